@@ -1,0 +1,1 @@
+"""The Gatekey server: decides what the holders of API keys may do."""

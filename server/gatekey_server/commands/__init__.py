@@ -1,0 +1,1 @@
+"""What can be done: one use case a function, which authorises, does its work in one transaction, and answers."""

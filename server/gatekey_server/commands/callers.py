@@ -1,0 +1,82 @@
+"""Who calls, and what the caller may do: service tokens are keys of the built-in product."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from gatekey_server.domain import builtin
+from gatekey_server.domain.decisions import Fact, Reason, Request, decide, holder_problem
+from gatekey_server.domain.errors import NotFound, PermissionDenied, Unauthenticated
+from gatekey_server.domain.grants import GrantSet, Path
+from gatekey_server.domain.secrets import Digest
+from gatekey_server.domain.specs import AccessMode
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A service whose token was found valid at `now`."""
+
+    fact: Fact
+    now: datetime
+
+    def may(self, path: Path, action: str) -> bool:
+        """Whether the token gives the action on the resource."""
+        decision = decide(self.fact, Request(path, action), self.now)
+        if decision.reason in (Reason.RESOURCE_UNKNOWN, Reason.ACTION_UNKNOWN):
+            raise AssertionError(f"the built-in spec does not declare {action} on {'/'.join(path)}")
+        return decision.allowed
+
+    def require(self, path: Path, action: str) -> None:
+        """Refuse the caller unless it may do the action.
+
+        Decided by the token and the name alone, before anything is looked up, so that the answer
+        tells nothing of what exists. Raises `NotFound` (`PRODUCT_NOT_FOUND`) where the caller has
+        no grant in the product at all, else `PermissionDenied` (`PERMISSION_MISSING`).
+        """
+        if self.may(path, action):
+            return
+        if len(path) > 1 and not self.sees(path[1]):
+            raise product_not_found(path[1])
+        resource = "/".join(path)
+        raise PermissionDenied(
+            "PERMISSION_MISSING",
+            f"the service token needs the permission `{action}` on `{resource}`",
+            metadata={"resource": resource, "action": action},
+        )
+
+    def sees(self, product: str) -> bool:
+        """Whether the token has any grant in the product."""
+        return self._grants.touches(("products", product))
+
+    def has_all_of(self, mode: AccessMode | None, grants: GrantSet) -> bool:
+        """Whether a service token of this mode and with these grants would have no more than the caller's."""
+        return self._grants.contains(self.fact.policy.key_grants(mode, grants))
+
+    @property
+    def _grants(self) -> GrantSet:
+        return self.fact.policy.key_grants(self.fact.mode, self.fact.grants)
+
+
+def identify(facts: Mapping[Digest, Fact], digests: Sequence[Digest], now: datetime) -> Caller:
+    """Find the caller behind the digests of its token.
+
+    Raises `Unauthenticated` (`TOKEN_INVALID`) where the token is none, or works no longer.
+    """
+    fact = find(facts, digests)
+    if fact is None or fact.product != builtin.PRODUCT.product:
+        raise Unauthenticated("TOKEN_INVALID", "the service token is not known")
+    problem = holder_problem(fact, now)
+    if problem is not None:
+        state = problem.name.removeprefix("KEY_").replace("_", " ").lower()
+        raise Unauthenticated("TOKEN_INVALID", f"the service token does not work: {state}")
+    return Caller(fact, now)
+
+
+def find(facts: Mapping[Digest, Fact], digests: Sequence[Digest]) -> Fact | None:
+    """The fact behind one secret, under whichever pepper it was sealed."""
+    return next((facts[digest] for digest in digests if digest in facts), None)
+
+
+def product_not_found(product: str) -> NotFound:
+    """The answer for a product that is not there, and for one that the caller may not see."""
+    return NotFound("PRODUCT_NOT_FOUND", f"there is no product `{product}`", metadata={"product": product})

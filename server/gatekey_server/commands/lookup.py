@@ -1,0 +1,90 @@
+"""Finding what a command is about, and refusing what is not there."""
+
+import uuid
+
+from gatekey_server.commands.callers import product_not_found
+from gatekey_server.domain.entities import ApiKey, Principal, Product, Tenant, TenantState
+from gatekey_server.domain.errors import FailedPrecondition, NotFound
+from gatekey_server.domain.names import (
+    ApiKeyName,
+    MachineUserName,
+    PrincipalName,
+    ProductName,
+    TenantName,
+    parse_key_id,
+)
+from gatekey_server.store import api_keys, principals, products, tenants
+from gatekey_server.store.database import Connection
+
+
+async def product(connection: Connection, name: ProductName) -> Product:
+    """Read a product. Raises `NotFound` (`PRODUCT_NOT_FOUND`)."""
+    found = await products.get(connection, name)
+    if found is None:
+        raise product_not_found(name.product)
+    return found
+
+
+async def tenant(connection: Connection, name: TenantName) -> Tenant:
+    """Read a tenant. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
+    found = await tenants.get(connection, name)
+    if found is None:
+        await product(connection, ProductName(name.product))
+        raise _tenant_not_found(name)
+    return found
+
+
+async def tenant_for_change(connection: Connection, name: TenantName) -> tuple[Product, Tenant]:
+    """Lock a tenant, and its product's spec, for a change inside the tenant.
+
+    Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`) and `FailedPrecondition` (`TENANT_DELETED`).
+    """
+    found_product = await products.lock_shared(connection, ProductName(name.product))
+    if found_product is None:
+        raise product_not_found(name.product)
+    found = await tenants.lock(connection, name)
+    if found is None:
+        raise _tenant_not_found(name)
+    if found.state is TenantState.DELETED:
+        raise FailedPrecondition("TENANT_DELETED", f"the tenant `{name}` is deleted", metadata={"tenant": str(name)})
+    return found_product, found
+
+
+async def principal(connection: Connection, within: Tenant, name: PrincipalName) -> Principal:
+    """Read a principal. Raises `NotFound` (`MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`)."""
+    found = await principals.get(connection, within, name)
+    if found is None:
+        raise principal_not_found(name)
+    return found
+
+
+async def api_key(connection: Connection, within: Tenant, name: ApiKeyName) -> ApiKey:
+    """Read a key. Raises `NotFound` (`API_KEY_NOT_FOUND`)."""
+    found = await api_keys.get(connection, within, key_uid(name))
+    if found is None:
+        raise api_key_not_found(name)
+    return found
+
+
+def key_uid(name: ApiKeyName) -> uuid.UUID:
+    """Read a key's uid from its name. Raises `NotFound` (`API_KEY_NOT_FOUND`)."""
+    uid = parse_key_id(name.api_key)
+    if uid is None:
+        raise api_key_not_found(name)
+    return uid
+
+
+def principal_not_found(name: PrincipalName) -> NotFound:
+    """The answer for a principal that is not there."""
+    if isinstance(name, MachineUserName):
+        return NotFound("MACHINE_USER_NOT_FOUND", f"there is no machine user `{name}`")
+    return NotFound("MEMBER_NOT_FOUND", f"there is no member `{name}`")
+
+
+def api_key_not_found(name: ApiKeyName) -> NotFound:
+    """The answer for a key that is not there."""
+    return NotFound("API_KEY_NOT_FOUND", f"there is no API key `{name}`")
+
+
+def _tenant_not_found(name: TenantName) -> NotFound:
+    return NotFound("TENANT_NOT_FOUND", f"there is no tenant `{name}`")

@@ -1,0 +1,205 @@
+"""The decision: may the holder of this secret do this action on this resource, now?"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from gatekey_server.domain.grants import EVERYTHING, NOTHING, GrantSet, Path, Permission
+from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
+
+
+class Reason(enum.Enum):
+    """Why a check was answered as it was, in the order in which the rules are tested."""
+
+    ALLOWED = "allowed"
+    KEY_UNKNOWN = "there is no such key"
+    KEY_REVOKED = "the key was revoked"
+    KEY_DISABLED = "the key is disabled"
+    KEY_EXPIRED = "the key has expired"
+    TENANT_SUSPENDED = "the key's {tenant} is suspended"
+    TENANT_DELETED = "the key's {tenant} was deleted"
+    TENANT_MISMATCH = "the key belongs to another {tenant}"
+    RESOURCE_UNKNOWN = "the product has no such resource"
+    ACTION_UNKNOWN = "the resource has no such action"
+    KEY_PERMISSION_MISSING = "the key needs the permission `{action}` on `{resource}`"
+    OWNER_PERMISSION_MISSING = "the role of the key's owner needs the permission `{action}` on `{resource}`"
+
+
+class PrincipalKind(enum.StrEnum):
+    """What kind of principal owns a key."""
+
+    MEMBER = "MEMBER"
+    MACHINE_USER = "MACHINE_USER"
+
+
+class Policy:
+    """A valid spec, made ready to decide by."""
+
+    __slots__ = ("_actions", "_grantable", "_modes", "_publishable", "_read_only", "_roles", "spec")
+
+    def __init__(self, spec: ProductSpec) -> None:
+        secret_keys = spec.secret_keys
+        if secret_keys is None:
+            raise ValueError("the spec was not validated")
+        self.spec = spec
+        # By the ids of the collections alone: `domains/acme.com/links/abc` is found as (domains, links).
+        self._actions: Mapping[Path, frozenset[str]] = {
+            tuple(c.pattern.split("/")[::2]): frozenset(c.actions) for c in spec.collections
+        }
+        self._roles: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.grants) for r in spec.roles}
+        self._modes = frozenset(secret_keys.modes)
+        self._read_only = GrantSet(((("*",), frozenset(spec.read_actions)),))
+        self._grantable = GrantSet.of(secret_keys.restricted.grantable) if secret_keys.restricted else NOTHING
+        self._publishable = GrantSet.of(spec.publishable_keys.grants) if spec.publishable_keys else NOTHING
+
+    @property
+    def machine_user_role(self) -> str | None:
+        """The role of every machine user; None where the product has none."""
+        return self.spec.machine_users.role if self.spec.machine_users else None
+
+    @property
+    def tenant_noun(self) -> str:
+        """What the product calls a tenant."""
+        return self.spec.tenant_noun or "tenant"
+
+    def actions_on(self, path: Path) -> frozenset[str] | None:
+        """The actions that the spec declares for the resource; None where there is no such resource."""
+        return self._actions.get(path[::2])
+
+    def role_grants(self, role: str | None) -> GrantSet:
+        """What a role gives; a role that the spec no longer has gives nothing."""
+        return self._roles.get(role, NOTHING) if role is not None else NOTHING
+
+    def key_allows(self, kind: KeyKind, mode: AccessMode | None, grants: GrantSet, path: Path, action: str) -> bool:
+        """Whether a key by itself gives the action. What the spec no longer offers, no key has."""
+        if kind is KeyKind.PUBLISHABLE:
+            return self._publishable.allows(path, action)
+        if mode not in self._modes:
+            return False
+        if mode is AccessMode.ALL:
+            return True
+        if mode is AccessMode.READ_ONLY:
+            return self._read_only.allows(path, action)
+        return grants.allows(path, action) and self._grantable.allows(path, action)
+
+    def key_grants(self, mode: AccessMode | None, grants: GrantSet) -> GrantSet:
+        """What a secret key of the mode is given, as grants, for comparing keys with one another."""
+        if mode is AccessMode.ALL:
+            return EVERYTHING
+        return self._read_only if mode is AccessMode.READ_ONLY else grants
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The principal that a key belongs to."""
+
+    kind: PrincipalKind
+    id: str
+    role: str | None
+    """The member's role; None for machine users, whose role is the spec's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What one secret stands for: everything that a decision about it depends on, but the time."""
+
+    policy: Policy
+    tenant: str
+    tenant_suspended: bool
+    tenant_deleted: bool
+    key_id: str
+    kind: KeyKind
+    mode: AccessMode | None
+    grants: GrantSet
+    owner: Owner | None
+    key_revoked: bool
+    key_disabled: bool
+    expire_time: datetime | None
+    """The earlier of the key's and the secret's; with time zone."""
+
+    @property
+    def product(self) -> str:
+        """The id of the key's product."""
+        return self.policy.spec.product
+
+    @property
+    def role(self) -> str | None:
+        """The owner's role as it is now; None where there is no owner."""
+        if self.owner is None:
+            return None
+        if self.owner.kind is PrincipalKind.MACHINE_USER:
+            return self.policy.machine_user_role
+        return self.owner.role
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A well-formed question."""
+
+    path: Path
+    action: str
+    tenant: str | None = None
+    """The id of the tenant that the request is about; None where the key says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer, and what would have had to be granted where something was missing."""
+
+    reason: Reason
+    missing: Permission | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the action is allowed."""
+        return self.reason is Reason.ALLOWED
+
+    def message(self, tenant_noun: str = "tenant") -> str:
+        """The reason in a sentence for people."""
+        missing = self.missing or Permission("", "")
+        return self.reason.value.format(tenant=tenant_noun, resource=missing.resource, action=missing.action)
+
+
+KEY_UNKNOWN = Decision(Reason.KEY_UNKNOWN)
+
+
+def decide(fact: Fact | None, request: Request, now: datetime) -> Decision:
+    """Answer a question by the facts. The first rule that fails names the reason."""
+    if fact is None:
+        return KEY_UNKNOWN
+    reason = holder_problem(fact, now)
+    if reason is not None:
+        return Decision(reason)
+    if request.tenant is not None and request.tenant != fact.tenant:
+        return Decision(Reason.TENANT_MISMATCH)
+    actions = fact.policy.actions_on(request.path)
+    if actions is None:
+        return Decision(Reason.RESOURCE_UNKNOWN)
+    if request.action not in actions:
+        return Decision(Reason.ACTION_UNKNOWN)
+    return _decide_permission(fact, request)
+
+
+def holder_problem(fact: Fact, now: datetime) -> Reason | None:
+    """Why the secret opens nothing at all; None where it may open something."""
+    if fact.key_revoked:
+        return Reason.KEY_REVOKED
+    if fact.key_disabled:
+        return Reason.KEY_DISABLED
+    if fact.expire_time is not None and fact.expire_time <= now:
+        return Reason.KEY_EXPIRED
+    if fact.tenant_suspended:
+        return Reason.TENANT_SUSPENDED
+    if fact.tenant_deleted:
+        return Reason.TENANT_DELETED
+    return None
+
+
+def _decide_permission(fact: Fact, request: Request) -> Decision:
+    policy, path, action = fact.policy, request.path, request.action
+    if not policy.key_allows(fact.kind, fact.mode, fact.grants, path, action):
+        return Decision(Reason.KEY_PERMISSION_MISSING, Permission("/".join(path), action))
+    if fact.kind is not KeyKind.PUBLISHABLE and not policy.role_grants(fact.role).allows(path, action):
+        return Decision(Reason.OWNER_PERMISSION_MISSING, Permission("/".join(path), action))
+    return Decision(Reason.ALLOWED)

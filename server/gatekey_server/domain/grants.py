@@ -1,0 +1,138 @@
+"""Resource paths, the patterns that cover them, and grants."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gatekey_server.domain.errors import InvalidRequest
+
+Path = tuple[str, ...]
+"""The segments of a resource path: collection, id, collection, id, …"""
+
+ANY = "*"
+MAX_PATH_CHARS = 1024
+MAX_SEGMENTS = 16
+MAX_SEGMENT_CHARS = 256
+MAX_ACTIONS = 64
+
+# RFC 3986's pchar without `*`: what can stand in a URL path without changing it. Ids with other
+# characters are percent-encoded by whoever makes the path; Gatekey compares and never decodes.
+ID_CHARS = r"A-Za-z0-9._~!$&'()+,;=:@%-"
+_SEGMENT = re.compile(rf"[{ID_CHARS}]+")
+_ACTION = re.compile(r"[a-z][A-Za-z0-9_.:-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One action on one resource."""
+
+    resource: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A resource pattern and the actions it gives; `*` among the actions stands for every action."""
+
+    resource: str
+    actions: tuple[str, ...]
+
+
+def parse_path(text: str, field: str) -> Path:
+    """Split a resource path without wildcards.
+
+    Raises `InvalidRequest` (`RESOURCE_REQUIRED`, `RESOURCE_TOO_LONG`, `RESOURCE_INVALID`).
+    """
+    return _split(text, field, wildcards=False)
+
+
+def parse_pattern(text: str, field: str) -> Path:
+    """Split a resource pattern. Raises as `parse_path`."""
+    return _split(text, field, wildcards=True)
+
+
+def parse_action(text: str, field: str, *, wildcard: bool = False) -> str:
+    """Check the form of an action's name. Raises `InvalidRequest` (`ACTION_REQUIRED`, `ACTION_INVALID`)."""
+    if not text:
+        raise InvalidRequest.at(field, "ACTION_REQUIRED", "an action is required")
+    if (wildcard and text == ANY) or _ACTION.fullmatch(text):
+        return text
+    raise InvalidRequest.at(
+        field,
+        "ACTION_INVALID",
+        "an action is a lower-case letter, then up to 63 letters, digits, `_`, `.`, `:` or `-`",
+    )
+
+
+def _split(text: str, field: str, *, wildcards: bool) -> Path:
+    if not text:
+        raise InvalidRequest.at(field, "RESOURCE_REQUIRED", "a resource is required")
+    if len(text) > MAX_PATH_CHARS:
+        raise InvalidRequest.at(field, "RESOURCE_TOO_LONG", f"more than {MAX_PATH_CHARS} characters")
+    segments = tuple(text.split("/"))
+    if len(segments) > MAX_SEGMENTS:
+        raise InvalidRequest.at(field, "RESOURCE_TOO_LONG", f"more than {MAX_SEGMENTS} segments")
+    for number, segment in enumerate(segments, 1):
+        problem = _segment_problem(segment, wildcards=wildcards)
+        if problem:
+            raise InvalidRequest.at(field, "RESOURCE_INVALID", f"segment {number} {problem}")
+    return segments
+
+
+def _segment_problem(segment: str, *, wildcards: bool) -> str | None:
+    if not segment:
+        return "is empty"
+    if segment == ANY:
+        return None if wildcards else "is a wildcard; a path names one resource"
+    if segment in {".", ".."}:
+        return f"is `{segment}`; paths are not resolved"
+    if len(segment) > MAX_SEGMENT_CHARS:
+        return f"has more than {MAX_SEGMENT_CHARS} characters"
+    if not _SEGMENT.fullmatch(segment):
+        return "holds a character other than A-Z a-z 0-9 . _ ~ ! $ & ' ( ) + , ; = : @ % -"
+    return None
+
+
+def covers(pattern: Path, path: Path) -> bool:
+    """Whether a pattern matches the path or a prefix of it, segment by segment."""
+    if len(pattern) > len(path):
+        return False
+    return all(want in (ANY, have) for want, have in zip(pattern, path, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSet:
+    """Grants made ready to be asked. Without order; the more grants, the more is allowed."""
+
+    rules: tuple[tuple[Path, frozenset[str]], ...]
+
+    @classmethod
+    def of(cls, grants: Iterable[Grant]) -> "GrantSet":
+        """Make a set of grants whose form is known to be right."""
+        return cls(tuple((tuple(g.resource.split("/")), frozenset(g.actions)) for g in grants))
+
+    def allows(self, path: Path, action: str) -> bool:
+        """Whether some grant covers the path and gives the action."""
+        return any((action in actions or ANY in actions) and covers(pattern, path) for pattern, actions in self.rules)
+
+    def contains(self, other: "GrantSet") -> bool:
+        """Whether everything that `other` allows is surely allowed by this set.
+
+        Each action of each grant must lie inside one grant of this set; what only several grants
+        together would cover is not found, so that a wrong answer is always "no".
+        """
+        return all(self._allows_all_below(pattern, action) for pattern, actions in other.rules for action in actions)
+
+    def touches(self, path: Path) -> bool:
+        """Whether some grant covers the path, an ancestor of it, or something below it."""
+        return any(
+            all(want in (ANY, have) for want, have in zip(pattern, path, strict=False)) for pattern, _ in self.rules
+        )
+
+    def _allows_all_below(self, pattern: Path, action: str) -> bool:
+        # A pattern is a path whose wildcards match only wildcards, so `covers` decides this as well.
+        return self.allows(pattern, action)
+
+
+EVERYTHING = GrantSet.of([Grant(ANY, (ANY,))])
+NOTHING = GrantSet(())

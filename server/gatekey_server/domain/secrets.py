@@ -1,0 +1,137 @@
+"""The strings that holders of keys present: how they are made, recognised and hashed.
+
+A secret is `<prefix><32 random base-62 characters><6 base-62 characters of a CRC-32>`. The tail has
+a fixed length, so that the prefix is split off from the right. 32 characters hold 190 random bits,
+which no search reaches; that is why a fast keyed hash is enough to store them.
+"""
+
+import hashlib
+import hmac
+import secrets
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NewType
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+RANDOM_CHARS = 32
+CHECKSUM_CHARS = 6
+TAIL_CHARS = RANDOM_CHARS + CHECKSUM_CHARS
+MAX_PREFIX_CHARS = 32
+MIN_PEPPER_BYTES = 32
+_HINT_CHARS = 4
+
+Digest = NewType("Digest", bytes)
+"""HMAC-SHA-256 of a whole secret under a pepper; 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """What may be stored of a secret."""
+
+    digest: Digest
+    pepper_version: int
+    hint: str
+    """The prefix and the first four characters after it. Not secret."""
+
+
+def new_secret(prefix: str) -> str:
+    """Make a secret from the system's source of randomness."""
+    body = prefix + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_CHARS))
+    return body + checksum(body)
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether the text can be a secret, by its length and its checksum."""
+    if not TAIL_CHARS < len(text) <= TAIL_CHARS + MAX_PREFIX_CHARS or not text.isascii():
+        return False
+    return checksum(text[:-CHECKSUM_CHARS]) == text[-CHECKSUM_CHARS:]
+
+
+def checksum(body: str) -> str:
+    """Write the CRC-32 of an ASCII text in base 62, with leading zeros. Finds typing errors, no more."""
+    number = zlib.crc32(body.encode("ascii"))
+    digits = []
+    for _ in range(CHECKSUM_CHARS):
+        number, digit = divmod(number, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+class Keyring:
+    """The peppers, by version: secrets are sealed under the newest and found under any.
+
+    Args:
+        peppers: the keys of the hash, at least 32 bytes each, by a version of at least 1.
+    """
+
+    __slots__ = ("_keyed", "current_version")
+
+    def __init__(self, peppers: Mapping[int, bytes]) -> None:
+        if not peppers:
+            raise ValueError("there is no pepper")
+        if any(version < 1 or len(pepper) < MIN_PEPPER_BYTES for version, pepper in peppers.items()):
+            raise ValueError(f"a pepper has a version below 1 or fewer than {MIN_PEPPER_BYTES} bytes")
+        # Copying a keyed state is several times cheaper than keying a new one for each secret.
+        self._keyed = {
+            version: hmac.new(pepper, digestmod=hashlib.sha256)
+            for version, pepper in sorted(peppers.items(), reverse=True)
+        }
+        self.current_version = max(peppers)
+
+    def __repr__(self) -> str:
+        return f"Keyring(versions={sorted(self._keyed)})"
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions, the newest first."""
+        return tuple(self._keyed)
+
+    def seal(self, secret: str) -> SealedSecret:
+        """Hash a secret under the newest pepper, for storing."""
+        hint = secret[: len(secret) - TAIL_CHARS + _HINT_CHARS]
+        return SealedSecret(self._digest(self.current_version, secret.encode()), self.current_version, hint)
+
+    def digests(self, secret: str) -> tuple[Digest, ...]:
+        """Hash a presented secret under every pepper; none where it cannot be a secret."""
+        if not is_well_formed(secret):
+            return ()
+        data = secret.encode()
+        return tuple(self._digest(version, data) for version in self._keyed)
+
+    def fingerprint(self, version: int) -> bytes:
+        """A value that tells whether two holders of this version have the same pepper."""
+        return self._digest(version, b"gatekey pepper fingerprint")[:16]
+
+    def _digest(self, version: int, data: bytes) -> Digest:
+        state = self._keyed[version].copy()
+        state.update(data)
+        return Digest(state.digest())
+
+
+class Mint:
+    """Makes the secret of one key and keeps the plaintext from whoever asked for it.
+
+    The edge hands a mint to a command; the command gets what may be stored, and only the edge reads
+    `secret`, to show it once. A command that is retried mints again, and the last secret counts.
+    """
+
+    __slots__ = ("_keyring", "_secret")
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._secret: str | None = None
+
+    def __repr__(self) -> str:
+        return "Mint()"
+
+    def __call__(self, prefix: str) -> SealedSecret:
+        self._secret = new_secret(prefix)
+        return self._keyring.seal(self._secret)
+
+    @property
+    def secret(self) -> str:
+        """The plaintext. Raises `ValueError` before anything was minted."""
+        if self._secret is None:
+            raise ValueError("nothing was minted")
+        return self._secret

@@ -1,0 +1,64 @@
+"""Errors on the wire: one table from the domain's errors to status codes."""
+
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from gatekey_server.domain import errors
+
+ERROR_DOMAIN = "gatekey"
+"""`google.rpc.ErrorInfo.domain` of every error of this service."""
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+_CODES: Mapping[type[errors.GatekeyError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+# Details travel in a header; a list of faults that is too long for one would lose the answer altogether.
+_MAX_VIOLATIONS = 50
+_MAX_MESSAGE_CHARS = 1000
+
+
+def status_code(error: errors.GatekeyError) -> grpc.StatusCode:
+    """The status code of an error."""
+    return _CODES[type(error)]
+
+
+def details(error: errors.GatekeyError) -> bytes:
+    """The `google.rpc.Status` of an error: `ErrorInfo`, and `BadRequest` where fields are at fault."""
+    status = status_pb2.Status(code=status_code(error).value[0], message=message(error))
+    _add(
+        status,
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata),
+    )
+    if error.violations:
+        bad_request = error_details_pb2.BadRequest()
+        for violation in error.violations[:_MAX_VIOLATIONS]:
+            bad_request.field_violations.add(
+                field=violation.field, reason=violation.reason, description=violation.description
+            )
+        _add(status, bad_request)
+    data: bytes = status.SerializeToString()
+    return data
+
+
+def message(error: errors.GatekeyError) -> str:
+    """The error's text, cut to what fits into a header."""
+    text = error.message
+    return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[: _MAX_MESSAGE_CHARS - 1]}…"
+
+
+def _add(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)

@@ -1,0 +1,82 @@
+"""The gRPC server: which services there are, and how they are served."""
+
+from dataclasses import dataclass
+
+import grpc
+from gatekey.v1 import (
+    api_key_service_pb2,
+    check_service_pb2,
+    machine_user_service_pb2,
+    member_service_pb2,
+    product_service_pb2,
+    tenant_service_pb2,
+)
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from gatekey_server.domain.secrets import Keyring
+from gatekey_server.freshness.facts import FactSource
+from gatekey_server.rpc.api_keys import ApiKeyServicer
+from gatekey_server.rpc.checks import CheckServicer
+from gatekey_server.rpc.edge import MAX_TRANSPORT_BYTES, Clock, Edge
+from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
+from gatekey_server.rpc.products import ProductServicer
+from gatekey_server.rpc.tenants import TenantServicer
+from gatekey_server.store.database import Database
+
+SERVICES: dict[str, ServiceDescriptor] = {
+    descriptor.full_name: descriptor
+    for module in (
+        check_service_pb2,
+        product_service_pb2,
+        tenant_service_pb2,
+        member_service_pb2,
+        machine_user_service_pb2,
+        api_key_service_pb2,
+    )
+    for descriptor in module.DESCRIPTOR.services_by_name.values()
+}
+"""Gatekey's own services, by their full name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A gRPC server that is ready to start, and the health that it tells."""
+
+    grpc: grpc.aio.Server
+    health: health.aio.HealthServicer
+
+    async def tell_health(self, *, serving: bool) -> None:
+        """Tell whoever asks, or watches, whether requests can be answered now."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *SERVICES):
+            await self.health.set(name, status)
+
+
+def build_server(database: Database, facts: FactSource, keyring: Keyring, clock: Clock) -> Server:
+    """Put all services together. Only health and reflection answer without a service token."""
+    server = grpc.aio.server(
+        options=[
+            # Two servers on one port would each get half of the requests.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MAX_TRANSPORT_BYTES),
+            ("grpc.max_metadata_size", 16 << 10),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ]
+    )
+    edge = Edge(facts, keyring, clock)
+    edge.register_unidentified(server, SERVICES["gatekey.v1.CheckService"], CheckServicer(facts, keyring, clock))
+    for name, servicer in {
+        "gatekey.v1.ProductService": ProductServicer(database),
+        "gatekey.v1.TenantService": TenantServicer(database),
+        "gatekey.v1.MemberService": MemberServicer(database),
+        "gatekey.v1.MachineUserService": MachineUserServicer(database),
+        "gatekey.v1.ApiKeyService": ApiKeyServicer(database, keyring, clock),
+    }.items():
+        edge.register(server, SERVICES[name], servicer)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    return Server(server, health_servicer)

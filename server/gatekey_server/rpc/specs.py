@@ -1,0 +1,118 @@
+"""Product specs on the wire."""
+
+from gatekey.v1 import product_spec_pb2 as pb
+from gatekey.v1 import types_pb2
+
+from gatekey_server.domain.errors import InvalidRequest
+from gatekey_server.domain.specs import (
+    AccessMode,
+    Collection,
+    CredentialHeader,
+    MachineUserPolicy,
+    ProductSpec,
+    PublishableKeyPolicy,
+    RestrictedPolicy,
+    Role,
+    SecretKeyPolicy,
+)
+from gatekey_server.rpc.values import (
+    ACCESS_MODE,
+    LIFETIME,
+    SCOPE,
+    read_duration,
+    read_grants,
+    write_duration,
+    write_grants,
+)
+
+
+def read_spec(message: pb.ProductSpec) -> ProductSpec:
+    """Read a spec as it is, right or wrong. Raises `InvalidRequest` for what no spec can hold at all."""
+    return ProductSpec(
+        product=message.product,
+        display_name=message.display_name,
+        tenant_noun=message.tenant_noun,
+        collections=tuple(Collection(c.pattern, tuple(c.actions), c.display_name) for c in message.collections),
+        read_actions=tuple(message.read_actions),
+        roles=tuple(Role(r.role, read_grants(r.grants), r.display_name, r.owner) for r in message.roles),
+        secret_keys=_read_secret_keys(message.secret_keys) if message.HasField("secret_keys") else None,
+        publishable_keys=PublishableKeyPolicy(
+            message.publishable_keys.prefix, read_grants(message.publishable_keys.grants)
+        )
+        if message.HasField("publishable_keys")
+        else None,
+        machine_users=MachineUserPolicy(
+            message.machine_users.role, LIFETIME.read(message.machine_users.lifetime, "machine_users.lifetime")
+        )
+        if message.HasField("machine_users")
+        else None,
+        credential=CredentialHeader(message.credential.header, message.credential.scheme)
+        if message.HasField("credential")
+        else None,
+    )
+
+
+def write_spec(spec: ProductSpec) -> pb.ProductSpec:
+    """Write a valid spec."""
+    message = pb.ProductSpec(
+        product=spec.product,
+        display_name=spec.display_name,
+        tenant_noun=spec.tenant_noun,
+        collections=[
+            pb.Collection(pattern=c.pattern, display_name=c.display_name, actions=c.actions) for c in spec.collections
+        ],
+        read_actions=spec.read_actions,
+        roles=[
+            pb.Role(role=r.role, display_name=r.display_name, grants=write_grants(r.grants), owner=r.owner)
+            for r in spec.roles
+        ],
+    )
+    if spec.secret_keys:
+        message.secret_keys.CopyFrom(_write_secret_keys(spec.secret_keys))
+    if spec.publishable_keys:
+        message.publishable_keys.prefix = spec.publishable_keys.prefix
+        message.publishable_keys.grants.extend(write_grants(spec.publishable_keys.grants))
+    if spec.machine_users:
+        message.machine_users.role = spec.machine_users.role
+        message.machine_users.lifetime = LIFETIME.write(spec.machine_users.lifetime)
+    if spec.credential:
+        message.credential.header = spec.credential.header
+        message.credential.scheme = spec.credential.scheme
+    return message
+
+
+def _read_secret_keys(message: pb.SecretKeyPolicy) -> SecretKeyPolicy:
+    at = "secret_keys"
+    return SecretKeyPolicy(
+        prefix=message.prefix,
+        modes=tuple(_read_mode(number, f"{at}.modes[{index}]") for index, number in enumerate(message.modes)),
+        default_mode=ACCESS_MODE.read(message.default_mode, f"{at}.default_mode"),
+        restricted=RestrictedPolicy(
+            SCOPE.read(message.restricted.scope, f"{at}.restricted.scope"),
+            read_grants(message.restricted.grantable),
+        )
+        if message.HasField("restricted")
+        else None,
+        max_lifetime=read_duration(message.max_lifetime, f"{at}.max_lifetime")
+        if message.HasField("max_lifetime")
+        else None,
+    )
+
+
+def _read_mode(number: types_pb2.AccessMode.ValueType, field: str) -> AccessMode:
+    mode = ACCESS_MODE.read(number, field)
+    if mode is None:
+        raise InvalidRequest.at(field, "ENUM_UNKNOWN", "a mode is required")
+    return mode
+
+
+def _write_secret_keys(policy: SecretKeyPolicy) -> pb.SecretKeyPolicy:
+    message = pb.SecretKeyPolicy(prefix=policy.prefix)
+    message.modes.extend(ACCESS_MODE.write(mode) for mode in policy.modes)
+    message.default_mode = ACCESS_MODE.write(policy.default_mode)
+    if policy.restricted:
+        message.restricted.scope = SCOPE.write(policy.restricted.scope)
+        message.restricted.grantable.extend(write_grants(policy.restricted.grantable))
+    if policy.max_lifetime is not None:
+        message.max_lifetime.CopyFrom(write_duration(policy.max_lifetime))
+    return message

@@ -1,0 +1,106 @@
+"""Enums, times and grants: protobuf on the one side, domain values on the other."""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic, Protocol, TypeVar
+
+from gatekey.v1 import (
+    api_key_service_pb2,
+    check_service_pb2,
+    product_spec_pb2,
+    tenant_service_pb2,
+    types_pb2,
+)
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gatekey_server.domain.decisions import Reason
+from gatekey_server.domain.entities import KeyState, TenantState
+from gatekey_server.domain.errors import InvalidRequest
+from gatekey_server.domain.grants import Grant
+from gatekey_server.domain.specs import AccessMode, KeyKind, Lifetime, RestrictedScope
+
+E = TypeVar("E", bound=enum.Enum)
+V = TypeVar("V", bound=int)
+
+
+class Wrapper(Protocol[V]):
+    """What generated code offers for a protobuf enum."""
+
+    def Name(self, number: V) -> str: ...  # noqa: N802 - protobuf's name
+    def Value(self, name: str) -> V: ...  # noqa: N802 - protobuf's name
+
+
+@dataclass(frozen=True, slots=True)
+class EnumMapping(Generic[E, V]):
+    """A domain enum and protobuf's: the names are the same but for the prefix."""
+
+    values: type[E]
+    wrapper: Wrapper[V]
+    prefix: str
+
+    def read(self, number: V, field: str) -> E | None:
+        """None for the unspecified value. Raises `InvalidRequest` (`ENUM_UNKNOWN`)."""
+        if number == 0:
+            return None
+        try:
+            return self.values[self.wrapper.Name(number).removeprefix(self.prefix)]
+        except ValueError:
+            raise InvalidRequest.at(field, "ENUM_UNKNOWN", f"{number} is not a value of this enum") from None
+
+    def write(self, value: E | None) -> V:
+        """The unspecified value for None."""
+        return self.wrapper.Value(f"{self.prefix}{value.name if value else 'UNSPECIFIED'}")
+
+
+KEY_KIND = EnumMapping(KeyKind, types_pb2.KeyKind, "KEY_KIND_")
+ACCESS_MODE = EnumMapping(AccessMode, types_pb2.AccessMode, "ACCESS_MODE_")
+REASON = EnumMapping(Reason, check_service_pb2.CheckResponse.Reason, "REASON_")
+SCOPE = EnumMapping(RestrictedScope, product_spec_pb2.RestrictedPolicy.Scope, "SCOPE_")
+LIFETIME = EnumMapping(Lifetime, product_spec_pb2.MachineUserPolicy.Lifetime, "LIFETIME_")
+KEY_STATE = EnumMapping(KeyState, api_key_service_pb2.ApiKey.State, "STATE_")
+TENANT_STATE = EnumMapping(TenantState, tenant_service_pb2.Tenant.State, "STATE_")
+
+
+def write_time(time: datetime | None) -> Timestamp | None:
+    """A timestamp to set a field to; None leaves it absent."""
+    if time is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp
+
+
+def read_time(timestamp: Timestamp, field: str) -> datetime:
+    """A time with time zone. Raises `InvalidRequest` (`TIME_INVALID`)."""
+    try:
+        return timestamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest.at(field, "TIME_INVALID", "not a time between the years 1 and 9999") from None
+
+
+def write_duration(duration: timedelta) -> Duration:
+    """A duration to set a field to."""
+    message = Duration()
+    message.FromTimedelta(duration)
+    return message
+
+
+def read_duration(duration: Duration, field: str) -> timedelta:
+    """A span of time. Raises `InvalidRequest` (`DURATION_INVALID`)."""
+    try:
+        return duration.ToTimedelta()
+    except (ValueError, OverflowError):
+        raise InvalidRequest.at(field, "DURATION_INVALID", "not a duration of at most 10000 years") from None
+
+
+def read_grants(grants: Iterable[types_pb2.Grant]) -> tuple[Grant, ...]:
+    """Grants, of whatever form."""
+    return tuple(Grant(grant.resource, tuple(grant.actions)) for grant in grants)
+
+
+def write_grants(grants: Iterable[Grant]) -> list[types_pb2.Grant]:
+    """Grants to set a field to."""
+    return [types_pb2.Grant(resource=grant.resource, actions=grant.actions) for grant in grants]

@@ -1,0 +1,116 @@
+"""Connections, transactions, and what the driver's errors mean."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeAlias, TypeVar
+
+import asyncpg
+
+from gatekey_server.domain.errors import Unavailable
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+T = TypeVar("T")
+
+TRANSACTION_ATTEMPTS = 5
+
+_LATER = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    # A primary that has become a standby; a new connection finds the new primary.
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+    TimeoutError,
+)
+_CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+class Database:
+    """A bounded pool of connections to one PostgreSQL.
+
+    Every method raises `Unavailable` (`DATABASE_UNAVAILABLE`) where the database cannot answer in time.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", acquire_timeout_s: float) -> None:
+        self._pool = pool
+        self._acquire_timeout_s = acquire_timeout_s
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, dsn: str, *, max_connections: int, statement_timeout_s: float, acquire_timeout_s: float
+    ) -> AsyncIterator["Database"]:
+        """Open a pool and close it at the end."""
+        with translated_errors():
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=max_connections,
+                # The server's own limit is the shorter, so that it answers before the client hangs up.
+                command_timeout=statement_timeout_s + 1,
+                timeout=acquire_timeout_s,
+                server_settings={
+                    "application_name": "gatekey",
+                    "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
+                    "idle_in_transaction_session_timeout": f"{statement_timeout_s * 2000:.0f}",
+                    "timezone": "UTC",
+                },
+            )
+        try:
+            yield cls(pool, acquire_timeout_s)
+        finally:
+            try:
+                async with asyncio.timeout(statement_timeout_s):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` in one transaction, and again where a concurrent one got in its way.
+
+        `work` must have no effects but those on the connection it is given.
+        """
+        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+            try:
+                async with self.connection() as connection, connection.transaction():
+                    return await work(connection)
+            except _CONFLICTS as error:
+                if attempt == TRANSACTION_ATTEMPTS:
+                    raise Unavailable("TRANSACTION_CONFLICT", "concurrent changes got in the way; try again") from error
+        raise AssertionError
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection, for statements that need no transaction."""
+        with translated_errors():
+            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                yield connection
+
+    async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Run one query outside a transaction."""
+        async with self.connection() as connection:
+            rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
+            return rows
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn what the driver says of an absent database into `Unavailable`.
+
+    Its texts may hold addresses and SQL: they stay in the cause, for the log.
+    """
+    try:
+        yield
+    except _LATER as error:
+        raise _unavailable() from error
+    except asyncpg.InterfaceError as error:
+        # The driver's ValueErrors are about arguments, and bugs of ours.
+        if isinstance(error, ValueError):
+            raise
+        raise _unavailable() from error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")

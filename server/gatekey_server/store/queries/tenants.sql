@@ -1,0 +1,78 @@
+-- name: tenant_get(product_id, tenant_id)^
+-- One tenant, by name, deleted or not.
+select tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time
+from tenant
+where product_id = :product_id and tenant_id = :tenant_id;
+
+-- name: tenant_lock(product_id, tenant_id)^
+-- The one lock that every mutation inside a tenant takes first: they queue here and cannot deadlock.
+select tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time
+from tenant
+where product_id = :product_id and tenant_id = :tenant_id
+for no key update;
+
+-- name: tenant_list(product_id, after, show_deleted, limit)
+-- One page, in the order of creation.
+select tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time
+from tenant
+where product_id = :product_id and tenant_uid > :after and (:show_deleted or delete_time is null)
+order by tenant_uid
+limit :limit;
+
+-- name: tenant_insert(product_id, tenant_id, display_name)^
+-- Nothing where the id is taken, also by a deleted tenant.
+insert into tenant (product_id, tenant_id, display_name)
+values (:product_id, :tenant_id, :display_name)
+on conflict (product_id, tenant_id) do nothing
+returning tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time;
+
+-- name: tenant_mark_deleted(tenant_uid)^
+-- From here on every check of the tenant's keys is denied.
+update tenant
+set delete_time = now()
+where tenant_uid = :tenant_uid
+returning tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time;
+
+-- name: tenant_mark_all_deleted(product_id)!
+-- The same for all tenants of a product.
+update tenant set delete_time = now() where product_id = :product_id and delete_time is null;
+
+-- name: tenant_count(product_id)$
+-- How many tenants, deleted ones included, stand in the way of the product's deletion.
+select count(*) from tenant where product_id = :product_id;
+
+-- name: tenant_purge_keys(tenant_uid, limit)$
+-- Removes one batch of a deleted tenant's keys, secrets with them. Answers how many.
+with batch as (
+    select tenant_uid, key_uid from api_key where tenant_uid = :tenant_uid order by key_uid limit :limit
+),
+gone as (
+    delete from api_key using batch
+    where api_key.tenant_uid = batch.tenant_uid and api_key.key_uid = batch.key_uid
+    returning 1
+)
+select count(*) from gone;
+
+-- name: tenant_purge_principals(tenant_uid, limit)$
+-- Removes one batch of a deleted tenant's principals, once its keys are gone. Answers how many.
+with batch as (
+    select tenant_uid, principal_uid from principal where tenant_uid = :tenant_uid order by principal_uid limit :limit
+),
+gone as (
+    delete from principal using batch
+    where principal.tenant_uid = batch.tenant_uid and principal.principal_uid = batch.principal_uid
+    returning 1
+)
+select count(*) from gone;
+
+-- name: tenant_purge(tenant_uid)!
+-- Removes a deleted tenant itself, once nothing is below it.
+delete from tenant where tenant_uid = :tenant_uid and delete_time is not null;
+
+-- name: tenant_next_deleted(product_id)^
+-- A deleted tenant of the product that is still there to be purged.
+select tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time
+from tenant
+where product_id = :product_id and delete_time is not null
+order by tenant_uid
+limit 1;

@@ -1,0 +1,76 @@
+"""The schema's migrations: which are needed, which are there, and how to run them.
+
+Migrations only go forward, hold their locks briefly or give up, and leave a schema that the
+previous release can go on using.
+"""
+
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from gatekey_server.store.database import Database, translated_errors
+
+_ADVISORY_LOCK = 7016996765293437282
+_LOCK_TIMEOUT_S = 5
+_STATEMENT_TIMEOUT_S = 300
+
+
+def newest_version() -> str:
+    """The version of the schema that this release needs."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if head is None:
+        raise AssertionError("the package holds no migrations")
+    return head
+
+
+async def current_version(database: Database) -> str | None:
+    """The version of the database's schema; None where it holds none."""
+    try:
+        rows = await database.fetch("select version_num from schema_version")
+    except asyncpg.UndefinedTableError:
+        return None
+    return str(rows[0]["version_num"]) if rows else None
+
+
+async def migrate(dsn: str, *, version: str = "head") -> None:
+    """Bring the schema up to a version. Two at once queue; an interrupted one is taken up by the next.
+
+    Raises `Unavailable` where the database cannot be reached or a lock was not to be had in time.
+    """
+    engine = create_async_engine(
+        # The driver reads the URL itself, so that every form of it means here what it means to the server.
+        "postgresql+asyncpg://",
+        async_creator=lambda: asyncpg.connect(dsn, server_settings={"application_name": "gatekey-migrate"}),
+        poolclass=NullPool,
+    )
+    with translated_errors():
+        try:
+            async with engine.connect() as connection:
+                await connection.run_sync(_upgrade, version)
+        finally:
+            await engine.dispose()
+
+
+def _upgrade(connection: SyncConnection, version: str) -> None:
+    connection.execute(text(f"select pg_advisory_lock({_ADVISORY_LOCK})"))
+    # Whoever waits for a lock makes everyone behind it wait: give up early and be called again.
+    connection.execute(text(f"set lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
+    connection.execute(text(f"set statement_timeout = '{_STATEMENT_TIMEOUT_S}s'"))
+    connection.commit()
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, version)
+    connection.commit()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
