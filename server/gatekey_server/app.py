@@ -1,6 +1,7 @@
 """The composition root: puts the parts together, runs them, and takes them down in order."""
 
 import asyncio
+import logging
 import os
 import secrets
 import signal
@@ -57,8 +58,8 @@ def serve(settings: Settings, on_ready: Callable[[Ready], None], *, wants_root_t
         keyring = _keyring(settings)
         with _database(settings) as (dsn, embedded):
             uvloop.run(_serve(settings, keyring, dsn, embedded, on_ready, wants_root_token=wants_root_token))
-    except (EmbeddedDatabaseError, GatekeyError) as error:
-        raise StartError(str(error)) from error
+    except (ConfigError, EmbeddedDatabaseError, GatekeyError) as error:
+        raise _start_error(error) from error
 
 
 def migrate(settings: Settings) -> str:
@@ -66,9 +67,16 @@ def migrate(settings: Settings) -> str:
     try:
         with _database(settings) as (dsn, _):
             uvloop.run(schema.migrate(dsn))
-    except (EmbeddedDatabaseError, GatekeyError) as error:
-        raise StartError(str(error)) from error
+    except (ConfigError, EmbeddedDatabaseError, GatekeyError) as error:
+        raise _start_error(error) from error
     return schema.newest_version()
+
+
+def _start_error(error: Exception) -> StartError:
+    # Callers are not told why the database cannot be reached; the operator is.
+    if isinstance(error, Unavailable) and error.reason == "DATABASE_UNAVAILABLE":
+        return StartError(f"the database cannot be used: {error.__cause__}")
+    return StartError(str(error))
 
 
 async def _serve(
@@ -154,7 +162,7 @@ async def _watch(server: Server, database: Database, embedded: EmbeddedPostgres 
         if now_serving != serving:
             serving = now_serving
             await server.tell_health(serving=serving)
-            _log.log(20 if serving else 30, "database.available" if serving else "database.unavailable")
+            _log.info("database.available") if serving else _log.warning("database.unavailable")
         if embedded is not None and not embedded.running:
             _log.error("embedded_database.died")
             try:
@@ -203,20 +211,28 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log to standard error: for people on a terminal, else one JSON object a line."""
+    """Log to standard error, ours and the libraries': for people on a terminal, else one JSON object a line."""
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    level = {"debug": 10, "info": 20, "warning": 30, "error": 40}[settings.log_level]
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(
-                [structlog.dev.ConsoleRenderer()]
-                if console
-                else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-            ),
-        ],
+        processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)

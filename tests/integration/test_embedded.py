@@ -157,13 +157,10 @@ def place() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture
-def directory(place: Path) -> Iterator[Path]:
-    """A directory that any user may enter, and below which no server is left in the end."""
-    path = Path(tempfile.mkdtemp(dir=place))
-    path.chmod(0o755)
+@contextmanager
+def no_server_left_below(path: Path) -> Iterator[None]:
     try:
-        yield path
+        yield
         wait_until(lambda: not servers_below(path))
     finally:
         for pid in servers_below(path):
@@ -171,8 +168,25 @@ def directory(place: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def directory(place: Path) -> Iterator[Path]:
+    """An empty directory that any user may enter."""
+    path = Path(tempfile.mkdtemp(dir=place))
+    path.chmod(0o755)
+    with no_server_left_below(path):
+        yield path
+
+
+@pytest.fixture
 def data_dir(directory: Path) -> Path:
     return directory / "data"
+
+
+@pytest.fixture
+def used_dir(place: Path) -> Iterator[Path]:
+    """A data directory that earlier tests have used, and may have treated badly; it saves making a cluster."""
+    path = place / "used"
+    with no_server_left_below(path):
+        yield path
 
 
 def test_a_restart_keeps_the_data(data_dir: Path) -> None:
@@ -202,9 +216,9 @@ def test_a_restart_keeps_the_data(data_dir: Path) -> None:
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
-def test_a_directory_has_one_owner(data_dir: Path) -> None:
-    with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
-        with owner(data_dir) as second:
+def test_a_directory_has_one_owner(used_dir: Path) -> None:
+    with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
+        with owner(used_dir) as second:
             assert f"process {os.getpid()}" in second.error
             assert "GATEKEY_DATA_DIR" in second.error
         with pytest.raises(EmbeddedDatabaseError, match="in use by another Gatekey"):
@@ -212,29 +226,29 @@ def test_a_directory_has_one_owner(data_dir: Path) -> None:
         assert query(database.dsn(), "select 1") == 1
 
 
-def test_a_killed_owner_takes_the_server_along_and_loses_nothing(data_dir: Path) -> None:
-    with owner(data_dir) as killed:
-        query(killed.dsn, "create table kept (id serial)", *(["insert into kept default values"] * 100))
+def test_a_killed_owner_takes_the_server_along_and_loses_nothing(used_dir: Path) -> None:
+    with owner(used_dir) as killed:
+        query(killed.dsn, "create table counted (id serial)", *(["insert into counted default values"] * 100))
         killed.kill()
-        wait_until(lambda: not servers_below(data_dir))
-    with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
-        assert query(database.dsn(), "select count(*) from kept") == 100
+        wait_until(lambda: not servers_below(used_dir))
+    with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
+        assert query(database.dsn(), "select count(*) from counted") == 100
 
 
-def test_a_start_may_follow_a_kill_at_once(data_dir: Path) -> None:
+def test_a_start_may_follow_a_kill_at_once(used_dir: Path) -> None:
     for number in range(3):
-        with owner(data_dir) as killed:
-            query(killed.dsn, f"create table kept_{number} ()")
+        with owner(used_dir) as killed:
+            query(killed.dsn, f"create table raced_{number} ()")
             killed.kill()
-            with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
-                tables = query(database.dsn(), "select count(*) from pg_tables where tablename like 'kept%'")
+            with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
+                tables = query(database.dsn(), "select count(*) from pg_tables where tablename like 'raced%'")
                 assert tables == number + 1
 
 
-def test_a_server_that_outlived_its_owner_is_ended_by_the_next_start(data_dir: Path) -> None:
-    with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
-        query(database.dsn(), "create table kept ()")
-    cluster = data_dir / "postgres"
+def test_a_server_that_outlived_its_owner_is_ended_by_the_next_start(used_dir: Path) -> None:
+    with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
+        query(database.dsn(), "create table orphaned ()")
+    cluster = used_dir / "postgres"
     addresses = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={cluster}")
     orphan = subprocess.Popen(
         [*become_owner_of(cluster), find_binaries() / "postgres", "-D", cluster, *addresses],
@@ -243,22 +257,22 @@ def test_a_server_that_outlived_its_owner_is_ended_by_the_next_start(data_dir: P
     )
     pid_file = cluster / "postmaster.pid"
     wait_until(lambda: pid_file.exists() and "ready" in pid_file.read_text())
-    with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
+    with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
         assert orphan.wait(1) == 0
-        assert query(database.dsn(), "select count(*) from kept") == 0
+        assert query(database.dsn(), "select count(*) from orphaned") == 0
 
 
-def test_server_and_owner_may_be_killed_together(data_dir: Path) -> None:
-    with owner(data_dir) as killed:
-        query(killed.dsn, "create table kept as select 42 as answer")
+def test_server_and_owner_may_be_killed_together(used_dir: Path) -> None:
+    with owner(used_dir) as killed:
+        query(killed.dsn, "create table recovered as select 42 as answer")
         os.kill(killed.pid, signal.SIGKILL)
         killed.kill()
-        with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
-            assert query(database.dsn(), "select answer from kept") == 42
+        with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
+            assert query(database.dsn(), "select answer from recovered") == 42
 
 
-def test_a_server_that_ended_by_itself_is_noticed(data_dir: Path) -> None:
-    database = EmbeddedPostgres(data_dir, settings=SETTINGS)
+def test_a_server_that_ended_by_itself_is_noticed(used_dir: Path) -> None:
+    database = EmbeddedPostgres(used_dir, settings=SETTINGS)
     with database:
         assert database.pid is not None
         os.kill(database.pid, signal.SIGKILL)
@@ -267,19 +281,19 @@ def test_a_server_that_ended_by_itself_is_noticed(data_dir: Path) -> None:
         assert query(database.dsn(), "select 1") == 1
 
 
-def test_a_stale_pid_does_not_stop_us_and_is_not_signalled(data_dir: Path) -> None:
+def test_a_stale_pid_does_not_stop_us_and_is_not_signalled(used_dir: Path) -> None:
     """A program of the same user, and with the same name, got the number of a server that is no more."""
-    with EmbeddedPostgres(data_dir, settings=SETTINGS):
-        pid_file = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
-    cluster = data_dir / "postgres"
-    namesake = shutil.copy(shutil.which("sleep") or "sleep", data_dir.parent / "postgres")
+    with EmbeddedPostgres(used_dir, settings=SETTINGS):
+        pid_file = (used_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+    cluster = used_dir / "postgres"
+    namesake = shutil.copy(shutil.which("sleep") or "sleep", used_dir.parent / "postgres")
     bystander = subprocess.Popen([*become_owner_of(cluster), namesake, "60"], cwd="/")
     try:
         wait_until(lambda: Path(f"/proc/{bystander.pid}/comm").read_text() == "postgres\n")
         stale = cluster / "postmaster.pid"
         stale.write_text("\n".join([str(bystander.pid), *pid_file[1:]]) + "\n")
         shutil.chown(stale, cluster.stat().st_uid, cluster.stat().st_gid)
-        with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
+        with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
             assert database.running
         assert bystander.poll() is None
     finally:
@@ -298,18 +312,18 @@ def test_an_interrupted_initdb_leaves_nothing(data_dir: Path) -> None:
         assert not list(data_dir.glob("postgres.init-*"))
 
 
-def test_ctrl_c_leaves_the_server_to_the_service(data_dir: Path) -> None:
-    with owner(data_dir) as interrupted:
+def test_ctrl_c_leaves_the_server_to_the_service(used_dir: Path) -> None:
+    with owner(used_dir) as interrupted:
         os.killpg(interrupted.process.pid, signal.SIGINT)
         time.sleep(0.2)  # To no effect, which cannot be waited for.
         assert query(interrupted.dsn, "select 1") == 1
         interrupted.process.communicate()
-        assert not servers_below(data_dir)
+        assert not servers_below(used_dir)
 
 
 @as_root
-def test_root_gives_the_server_no_privileges(data_dir: Path) -> None:
-    with EmbeddedPostgres(data_dir, settings=SETTINGS) as database:
+def test_root_gives_the_server_no_privileges(used_dir: Path) -> None:
+    with EmbeddedPostgres(used_dir, settings=SETTINGS) as database:
         assert user_of(database.pid) != 0
         assert capabilities_of(database.pid) == 0
 
@@ -390,11 +404,11 @@ def test_the_cluster_of_another_version_is_refused(data_dir: Path) -> None:
         EmbeddedPostgres(data_dir).start()
 
 
-def test_a_failed_start_shows_the_log_and_lets_go(data_dir: Path) -> None:
+def test_a_failed_start_shows_the_log_and_lets_go(used_dir: Path) -> None:
     for _ in range(2):
         with pytest.raises(EmbeddedDatabaseError, match=r'postgres\.log(.|\n)*"no_such_setting"'):
-            EmbeddedPostgres(data_dir, settings={"no_such_setting": "1"}).start()
-    assert not (data_dir / "postgres.socket").exists()
+            EmbeddedPostgres(used_dir, settings={"no_such_setting": "1"}).start()
+    assert not (used_dir / "postgres.socket").exists()
 
 
 def test_binaries_must_be_there(data_dir: Path) -> None:

@@ -19,6 +19,11 @@ _LATER = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.LockNotAvailableError,
+    # Refused by name or password: nothing that a request could mend.
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    # The driver's word for a connection that broke in the middle of its handshake.
+    asyncpg.InternalClientError,
     # A primary that has become a standby; a new connection finds the new primary.
     asyncpg.ReadOnlySQLTransactionError,
     OSError,
@@ -44,9 +49,12 @@ class Database:
     ) -> AsyncIterator["Database"]:
         """Open a pool and close it at the end."""
         with translated_errors():
-            pool = await asyncpg.create_pool(
+            pool = asyncpg.create_pool(
                 dsn,
-                min_size=1,
+                # Connections are made when they are needed and kept: a pool that keeps some ready by itself
+                # would go on trying, and logging, while the database is away.
+                min_size=0,
+                max_inactive_connection_lifetime=0,
                 max_size=max_connections,
                 # The server's own limit is the shorter, so that it answers before the client hangs up.
                 command_timeout=statement_timeout_s + 1,
@@ -58,6 +66,9 @@ class Database:
                     "timezone": "UTC",
                 },
             )
+            async with checked_url():
+                await pool
+                await pool.fetchval("select 1")
         try:
             yield cls(pool, acquire_timeout_s)
         finally:
@@ -93,6 +104,16 @@ class Database:
         async with self.connection() as connection:
             rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
             return rows
+
+
+@asynccontextmanager
+async def checked_url() -> AsyncIterator[None]:
+    """For the first use of a URL, which the driver parses only then."""
+    try:
+        yield
+    except ValueError as error:
+        # Without its text, which may repeat the password.
+        raise Unavailable("DATABASE_URL_INVALID", "the database's URL cannot be understood") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Migrations only go forward, hold their locks briefly or give up, and leave a sch
 previous release can go on using.
 """
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -12,10 +13,11 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from gatekey_server.store.database import Database, translated_errors
+from gatekey_server.store.database import Database, checked_url, translated_errors
 
 _ADVISORY_LOCK = 7016996765293437282
 _LOCK_TIMEOUT_S = 5
@@ -44,18 +46,27 @@ async def migrate(dsn: str, *, version: str = "head") -> None:
 
     Raises `Unavailable` where the database cannot be reached or a lock was not to be had in time.
     """
-    engine = create_async_engine(
-        # The driver reads the URL itself, so that every form of it means here what it means to the server.
-        "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(dsn, server_settings={"application_name": "gatekey-migrate"}),
-        poolclass=NullPool,
-    )
     with translated_errors():
+        # The driver reads the URL itself, so that every form of it means here what it means to the server.
+        async with checked_url():
+            connection = await asyncpg.connect(dsn, server_settings={"application_name": "gatekey-migrate"})
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=_giver(connection), poolclass=NullPool)
         try:
-            async with engine.connect() as connection:
-                await connection.run_sync(_upgrade, version)
+            async with engine.connect() as wrapped:
+                await wrapped.run_sync(_upgrade, version)
+        except DBAPIError as error:
+            # SQLAlchemy wraps the driver's error twice.
+            raise (error.orig and error.orig.__cause__) or error from None
         finally:
             await engine.dispose()
+            await connection.close()
+
+
+def _giver(connection: asyncpg.Connection) -> Callable[[], Awaitable[asyncpg.Connection]]:
+    async def give() -> asyncpg.Connection:
+        return connection
+
+    return give
 
 
 def _upgrade(connection: SyncConnection, version: str) -> None:

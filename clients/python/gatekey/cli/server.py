@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,7 +78,7 @@ def generate_pepper(version: Annotated[int, typer.Option(min=1, max=32767)] = 1)
     print(app.generate_pepper(version))  # noqa: T201
 
 
-def _settings(**overrides: object) -> Settings:
+def _settings(**overrides: Any) -> Settings:
     try:
         from gatekey_server import config  # noqa: PLC0415 - the extra may be missing
     except ModuleNotFoundError as error:

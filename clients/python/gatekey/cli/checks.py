@@ -1,0 +1,58 @@
+"""`gatekey check`: may the holder of this key do this action on this resource?"""
+
+import sys
+from typing import Annotated
+
+import typer
+from gatekey.v1 import check_service_pb2 as pb
+from gatekey.v1 import types_pb2
+
+from gatekey.cli.connection import connect
+from gatekey.cli.output import Columns, Output, OutputOption, enum_text, show, time_text
+from gatekey.cli.problems import Failure
+
+DENIED = 3
+_MAX_KEY_BYTES = 4096
+
+_COLUMNS: Columns[pb.CheckResponse] = (
+    ("Reason", lambda answer: reason_text(answer.reason)),
+    ("Key", lambda answer: answer.api_key),
+    ("Kind", lambda answer: enum_text(types_pb2.KeyKind, answer.kind, "KEY_KIND_")),
+    ("Owner", lambda answer: answer.principal),
+    ("Role", lambda answer: answer.role),
+    ("Missing", lambda answer: " ".join(f"{each.resource}:{each.action}" for each in answer.missing_permissions)),
+    ("Expires", lambda answer: time_text(answer.expire_time if answer.HasField("expire_time") else None)),
+)
+
+
+def check(
+    key: Annotated[str, typer.Argument(help="The secret; `-` reads it from standard input, out of sight of others.")],
+    resource: Annotated[str, typer.Argument(help="The path of the resource: links/abc.")],
+    action: Annotated[str, typer.Argument(help="The action: read.")],
+    tenant: Annotated[
+        str | None, typer.Option(metavar="ID", help="The tenant that the request is about; a key of another is denied.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Check a key. Ends with 0 if the action is allowed, with 3 if it is denied, with 1 if nothing was decided."""
+    request = pb.CheckRequest(key=_read_key() if key == "-" else key, resource=resource, action=action, tenant=tenant)
+    with connect() as gatekey:
+        answer = gatekey.call(gatekey.checks.Check, request)
+    if output is Output.TABLE:
+        typer.echo("Allowed" if answer.allowed else f"Denied: {answer.message}")
+    show(answer, output, _COLUMNS)
+    if not answer.allowed:
+        raise typer.Exit(DENIED)
+
+
+def reason_text(reason: pb.CheckResponse.Reason.ValueType) -> str:
+    """A reason without its prefix."""
+    return enum_text(pb.CheckResponse.Reason, reason, "REASON_").upper().replace("-", "_")
+
+
+def _read_key() -> str:
+    # What is not a key is for the server to say.
+    key = sys.stdin.buffer.readline(_MAX_KEY_BYTES).decode(errors="replace").strip()
+    if not key:
+        raise Failure("there is no key on standard input", reason="KEY_REQUIRED")
+    return key

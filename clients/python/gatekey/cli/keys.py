@@ -1,0 +1,213 @@
+"""`gatekey keys`: API keys."""
+
+import enum
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from gatekey.v1 import api_key_service_pb2 as pb
+from gatekey.v1 import types_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gatekey.cli import names
+from gatekey.cli.connection import connect
+from gatekey.cli.names import KeyIds, TenantIds
+from gatekey.cli.output import (
+    Columns,
+    Output,
+    OutputOption,
+    enum_text,
+    id_of,
+    mode_text,
+    name_of,
+    show,
+    show_done,
+    show_pages,
+    show_secret,
+    time_text,
+)
+
+app = typer.Typer(no_args_is_help=True, help="API keys.")
+
+
+class Mode(enum.StrEnum):
+    """An access mode, as people write it."""
+
+    ALL = "all"
+    READ_ONLY = "read-only"
+    RESTRICTED = "restricted"
+
+
+_TTL = re.compile(r"([1-9][0-9]{0,8})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+NameOption = Annotated[str, typer.Option("--name", help="The name for people.", show_default=False)]
+ModeOption = Annotated[Mode | None, typer.Option(help="The product's default if neither this nor --grant is given.")]
+GrantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grant", metavar="RESOURCE:ACTION[,ACTION…]", help="May be repeated. Means --mode restricted.", show_default=False
+    ),
+]
+ExpiresOption = Annotated[
+    str | None, typer.Option("--expires", metavar="TIME", help="When it stops working: 2027-01-01T00:00:00Z.")
+]
+TtlOption = Annotated[
+    str | None, typer.Option("--ttl", metavar="DURATION", help="How long it works: 90s, 15m, 12h, 30d, 2w.")
+]
+
+_COLUMNS: Columns[pb.ApiKey] = (
+    ("Display name", lambda key: key.display_name),
+    ("Kind", lambda key: enum_text(types_pb2.KeyKind, key.kind, "KEY_KIND_")),
+    ("Owner", lambda key: "/".join(key.owner.split("/")[4:])),
+    ("Mode", lambda key: mode_text(key.mode)),
+    ("Grants", lambda key: " ".join(f"{grant.resource}:{','.join(grant.actions)}" for grant in key.grants)),
+    ("State", lambda key: enum_text(pb.ApiKey.State, key.state, "STATE_")),
+    ("Secret", lambda key: " ".join(f"{secret.hint}…" for secret in key.secrets)),
+    ("Created", lambda key: time_text(key.create_time)),
+    ("Expires", lambda key: time_text(key.expire_time if key.HasField("expire_time") else None)),
+)
+
+
+@app.command()
+def create(
+    ids: TenantIds,
+    name: NameOption,
+    member: Annotated[str | None, typer.Option(metavar="ID", help="The member who owns it.")] = None,
+    machine_user: Annotated[str | None, typer.Option(metavar="ID", help="The machine user that owns it.")] = None,
+    new_machine_user: Annotated[
+        bool, typer.Option("--new-machine-user", help="Create a machine user that owns it.")
+    ] = False,
+    machine_user_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The id of the new machine user; else one is made.")
+    ] = None,
+    publishable: Annotated[
+        bool, typer.Option("--publishable", help="A publishable key, which the tenant owns.")
+    ] = False,
+    mode: ModeOption = None,
+    grant: GrantOption = None,
+    expires: ExpiresOption = None,
+    ttl: TtlOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create a key, and show its secret this once.
+
+    For a member (--member), a machine user (--machine-user or --new-machine-user), or --publishable:
+    gatekey keys create heyoo acme --name CI --member u_42 --grant links:read,update
+    """
+    if [member is not None, machine_user is not None, new_machine_user, publishable].count(True) != 1:
+        raise typer.BadParameter(
+            "exactly one of --member, --machine-user, --new-machine-user and --publishable is required"
+        )
+    if machine_user_id is not None and not new_machine_user:
+        raise typer.BadParameter("--machine-user-id needs --new-machine-user")
+    parent = names.resolve(ids, names.TENANT)
+    request = new_key(parent, name, mode, grant, expires, ttl)
+    if publishable:
+        request.api_key.kind = types_pb2.KEY_KIND_PUBLISHABLE
+    if new_machine_user:
+        request.new_machine_user.machine_user_id = machine_user_id or ""
+        request.new_machine_user.SetInParent()
+    request.api_key.owner = _owner(parent, member, machine_user)
+    create_key(request, output, "The secret")
+
+
+@app.command("list")
+def list_(
+    ids: TenantIds,
+    member: Annotated[str | None, typer.Option(metavar="ID", help="Only the keys of this member.")] = None,
+    machine_user: Annotated[str | None, typer.Option(metavar="ID", help="Only those of this machine user.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the keys of a tenant, without their secrets."""
+    if member is not None and machine_user is not None:
+        raise typer.BadParameter("only one of --member and --machine-user can be given")
+    parent = names.resolve(ids, names.TENANT)
+    request = pb.ListApiKeysRequest(parent=parent, owner=_owner(parent, member, machine_user))
+    with connect() as gatekey:
+        pages = gatekey.pages(gatekey.keys.ListApiKeys, request)
+        show_pages(pages, "api_keys", output, [("ID", id_of), *_COLUMNS])
+
+
+@app.command()
+def get(ids: KeyIds, output: OutputOption = Output.TABLE) -> None:
+    """Show a key, without its secret."""
+    request = pb.GetApiKeyRequest(name=names.resolve(ids, names.API_KEY))
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.keys.GetApiKey, request), output, [("Name", name_of), *_COLUMNS])
+
+
+@app.command()
+def delete(ids: KeyIds, output: OutputOption = Output.TABLE) -> None:
+    """Delete a key; its machine user goes with it where it lives only as long as its keys."""
+    name = names.resolve(ids, names.API_KEY)
+    with connect() as gatekey:
+        answer = gatekey.call(gatekey.keys.DeleteApiKey, pb.DeleteApiKeyRequest(name=name))
+    show_done(f"Deleted {name}", answer, output)
+
+
+def create_key(request: pb.CreateApiKeyRequest, output: Output, what: str) -> None:
+    """Create a key and print it with its secret; `what` is what people call the secret."""
+    with connect() as gatekey:
+        created = gatekey.call(gatekey.keys.CreateApiKey, request)
+    if output is Output.JSON:
+        show_done("", created, output)
+        return
+    show(created.api_key, output, [("Name", name_of), *_COLUMNS])
+    show_secret(created.secret, what)
+
+
+def new_key(
+    parent: str, name: str, mode: Mode | None, grants: Sequence[str] | None, expires: str | None, ttl: str | None
+) -> pb.CreateApiKeyRequest:
+    """Read what is common to all keys. Raises `typer.BadParameter`."""
+    key = pb.ApiKey(display_name=name, grants=[_grant(text) for text in grants or ()])
+    if mode is None and grants:
+        mode = Mode.RESTRICTED
+    if mode is not None:
+        key.mode = types_pb2.AccessMode.Value(f"ACCESS_MODE_{mode.name}")
+    expire_time = _expire_time(expires, ttl)
+    if expire_time is not None:
+        key.expire_time.CopyFrom(expire_time)
+    return pb.CreateApiKeyRequest(parent=parent, api_key=key)
+
+
+def _grant(text: str) -> types_pb2.Grant:
+    # The last colon: ids may hold colons as well.
+    resource, _, actions = text.rpartition(":")
+    if not resource or not all(actions.split(",")):
+        raise typer.BadParameter(f"{text!r} is not RESOURCE:ACTION[,ACTION…]", param_hint="--grant")
+    return types_pb2.Grant(resource=resource, actions=actions.split(","))
+
+
+def _expire_time(expires: str | None, ttl: str | None) -> Timestamp | None:
+    if expires is not None and ttl is not None:
+        raise typer.BadParameter("only one of --expires and --ttl can be given")
+    time = Timestamp()
+    try:
+        if expires is not None:
+            time.FromJsonString(expires)
+        elif ttl is not None:
+            time.FromDatetime(datetime.now(UTC) + _duration(ttl))
+        else:
+            return None
+    except ValueError:
+        raise typer.BadParameter(f"{expires!r} is not a time such as 2027-01-01T00:00:00Z", param_hint="--expires") from None
+    except OverflowError:
+        raise typer.BadParameter(f"{ttl} from now is later than the year 9999", param_hint="--ttl") from None
+    return time
+
+
+def _duration(text: str) -> timedelta:
+    match = _TTL.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a duration such as 90s, 15m, 12h, 30d or 2w", param_hint="--ttl")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _owner(parent: str, member: str | None, machine_user: str | None) -> str:
+    if member is not None:
+        return names.within(parent, "members", member)
+    return names.within(parent, "machineUsers", machine_user) if machine_user is not None else ""

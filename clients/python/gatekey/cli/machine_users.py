@@ -1,0 +1,62 @@
+"""`gatekey machine-users`: principals that are no person."""
+
+from typing import Annotated
+
+import typer
+from gatekey.v1 import machine_user_service_pb2 as pb
+
+from gatekey.cli import names
+from gatekey.cli.connection import connect
+from gatekey.cli.names import MachineUserIds, TenantIds
+from gatekey.cli.output import Columns, Output, OutputOption, id_of, name_of, show, show_done, show_pages, time_text
+
+app = typer.Typer(no_args_is_help=True, help="Principals that are no person.")
+
+_COLUMNS: Columns[pb.MachineUser] = (
+    ("Role", lambda user: user.role),
+    ("Display name", lambda user: user.display_name),
+    ("Created", lambda user: time_text(user.create_time)),
+)
+
+
+@app.command()
+def create(
+    ids: MachineUserIds, display_name: Annotated[str, typer.Option()] = "", output: OutputOption = Output.TABLE
+) -> None:
+    """Create a machine user without keys, where the product lets it live without."""
+    parent, machine_user_id = names.split(names.resolve(ids, names.MACHINE_USER))
+    request = pb.CreateMachineUserRequest(
+        parent=parent, machine_user_id=machine_user_id, machine_user=pb.MachineUser(display_name=display_name)
+    )
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.machine_users.CreateMachineUser, request), output)
+
+
+@app.command()
+def get(ids: MachineUserIds, output: OutputOption = Output.TABLE) -> None:
+    """Show a machine user."""
+    request = pb.GetMachineUserRequest(name=names.resolve(ids, names.MACHINE_USER))
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.machine_users.GetMachineUser, request), output)
+
+
+@app.command("list")
+def list_(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
+    """List the machine users of a tenant."""
+    request = pb.ListMachineUsersRequest(parent=names.resolve(ids, names.TENANT))
+    with connect() as gatekey:
+        pages = gatekey.pages(gatekey.machine_users.ListMachineUsers, request)
+        show_pages(pages, "machine_users", output, [("ID", id_of), *_COLUMNS])
+
+
+@app.command()
+def delete(ids: MachineUserIds, output: OutputOption = Output.TABLE) -> None:
+    """Delete a machine user with all its keys."""
+    name = names.resolve(ids, names.MACHINE_USER)
+    with connect() as gatekey:
+        answer = gatekey.call(gatekey.machine_users.DeleteMachineUser, pb.DeleteMachineUserRequest(name=name))
+    show_done(f"Deleted {name}", answer, output)
+
+
+def _show(user: pb.MachineUser, output: Output) -> None:
+    show(user, output, [("Name", name_of), *_COLUMNS])

@@ -1,0 +1,73 @@
+"""`gatekey members`: the people of a tenant."""
+
+from typing import Annotated
+
+import typer
+from gatekey.v1 import machine_user_service_pb2, member_service_pb2 as pb
+
+from gatekey.cli import names
+from gatekey.cli.connection import connect
+from gatekey.cli.names import MemberIds, TenantIds
+from gatekey.cli.output import Columns, Output, OutputOption, id_of, name_of, show, show_done, show_pages, time_text
+
+app = typer.Typer(no_args_is_help=True, help="The people of a tenant.")
+
+_MEMBER: Columns[pb.Member] = (
+    ("Name", name_of),
+    ("Role", lambda member: member.role),
+    ("Display name", lambda member: member.display_name),
+    ("Added", lambda member: time_text(member.create_time)),
+)
+_PEOPLE: Columns[pb.Person] = (
+    ("ID", lambda person: id_of(_who(person))),
+    ("Kind", lambda person: "machine user" if person.HasField("machine_user") else "member"),
+    ("Role", lambda person: _who(person).role),
+    ("Display name", lambda person: _who(person).display_name),
+    ("Added", lambda person: time_text(_who(person).create_time)),
+)
+
+
+@app.command()
+def add(
+    ids: MemberIds,
+    role: Annotated[str, typer.Option(help="One of the roles of the product's spec.")],
+    display_name: Annotated[str, typer.Option()] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Add a person to a tenant: gatekey members add heyoo acme u_42 --role owner."""
+    parent, member_id = names.split(names.resolve(ids, names.MEMBER))
+    member = pb.Member(role=role, display_name=display_name)
+    request = pb.AddMemberRequest(parent=parent, member_id=member_id, member=member)
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.members.AddMember, request), output, _MEMBER)
+
+
+@app.command()
+def get(ids: MemberIds, output: OutputOption = Output.TABLE) -> None:
+    """Show a member."""
+    request = pb.GetMemberRequest(name=names.resolve(ids, names.MEMBER))
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.members.GetMember, request), output, _MEMBER)
+
+
+@app.command("list")
+def list_(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
+    """List the people of a tenant, members and machine users, and count its users."""
+    request = pb.ListPeopleRequest(parent=names.resolve(ids, names.TENANT))
+    with connect() as gatekey:
+        last = show_pages(gatekey.pages(gatekey.members.ListPeople, request), "people", output, _PEOPLE)
+    if output is Output.TABLE:
+        typer.echo(f"\nUsers: {last.user_count} (machine users do not count)")
+
+
+@app.command()
+def remove(ids: MemberIds, output: OutputOption = Output.TABLE) -> None:
+    """Remove a person from a tenant, with all their keys."""
+    name = names.resolve(ids, names.MEMBER)
+    with connect() as gatekey:
+        answer = gatekey.call(gatekey.members.RemoveMember, pb.RemoveMemberRequest(name=name))
+    show_done(f"Removed {name}", answer, output)
+
+
+def _who(person: pb.Person) -> pb.Member | machine_user_service_pb2.MachineUser:
+    return person.machine_user if person.HasField("machine_user") else person.member

@@ -1,0 +1,162 @@
+"""What commands print: tables for people, the protobuf JSON mapping for programs."""
+
+import enum
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Protocol, TypeVar
+
+import typer
+from gatekey.v1 import types_pb2
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+
+# More than any row: what is piped into another program is not folded.
+_PIPE_WIDTH_CHARS = 100_000
+
+
+class Output(enum.StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[
+    Output, typer.Option("--output", "-o", help="For people, or the protobuf JSON mapping for programs.")
+]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class _EnumWrapper(Protocol):
+    def Name(self, number: Any) -> str: ...  # noqa: N802 - protobuf's name
+
+
+M = TypeVar("M", bound=Message)
+P = TypeVar("P", bound=Message)
+Columns = Sequence[tuple[str, Callable[[M], str]]]
+"""What people see of a message: labels, and how to get what stands below them."""
+
+
+def show(message: M, output: Output, columns: Columns[M]) -> None:
+    """Print one thing."""
+    if output is Output.JSON:
+        typer.echo(json.dumps(to_json(message), indent=2))
+        return
+    grid = Table.grid(padding=(0, 3))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text_of in columns:
+        text = text_of(message)
+        if text:
+            grid.add_row(label, text)
+    _console().print(grid)
+
+
+def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[Any]) -> P:
+    """Print a list page by page, as it comes; answers the last page, of which there must be one.
+
+    As JSON, the items of all pages stand under the field's name, next to the other fields of the last page.
+    """
+    page = next(pages)
+    name = page.DESCRIPTOR.fields_by_name[field].json_name
+    printer = _JsonList(name) if output is Output.JSON else _Rows(columns)
+    printer.add(getattr(page, field))
+    for page in pages:
+        printer.add(getattr(page, field))
+    rest = to_json(page)
+    del rest[name], rest["nextPageToken"]
+    printer.end(rest)
+    return page
+
+
+def show_done(what: str, answer: Message, output: Output) -> None:
+    """Say that something was done whose answer holds nothing that people want to see."""
+    typer.echo(json.dumps(to_json(answer), indent=2) if output is Output.JSON else what)
+
+
+def show_secret(secret: str, what: str) -> None:
+    """Print a secret, so that it is not overlooked and can be copied."""
+    typer.echo(f"\n{what}, shown this once:\n\n    {secret}\n")
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """The protobuf JSON mapping, with every field that has no presence, set or not."""
+    return json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+
+
+def id_of(message: _Named) -> str:
+    """The last segment of a resource name."""
+    return message.name.rpartition("/")[2]
+
+
+def name_of(message: _Named) -> str:
+    """The resource name."""
+    return message.name
+
+
+def time_text(time: Timestamp | None) -> str:
+    """A time to the second; nothing for None."""
+    return f"{time.ToDatetime():%Y-%m-%d %H:%M:%S}Z" if time is not None else ""
+
+
+def enum_text(wrapper: _EnumWrapper, number: int, prefix: str) -> str:
+    """A value as people write it: `read-only` for ACCESS_MODE_READ_ONLY; nothing for the unspecified one."""
+    try:
+        name = wrapper.Name(number).removeprefix(prefix)
+    except ValueError:
+        return str(number)  # A newer server has values that this program does not know.
+    return "" if name == "UNSPECIFIED" else name.lower().replace("_", "-")
+
+
+def mode_text(mode: types_pb2.AccessMode.ValueType) -> str:
+    """An access mode."""
+    return enum_text(types_pb2.AccessMode, mode, "ACCESS_MODE_")
+
+
+class _JsonList:
+    def __init__(self, name: str) -> None:
+        self._before_item = "\n  "
+        typer.echo(f'{{"{name}": [', nl=False)
+
+    def add(self, items: Sequence[Message]) -> None:
+        for item in items:
+            typer.echo(self._before_item + json.dumps(to_json(item)), nl=False)
+            self._before_item = ",\n  "
+
+    def end(self, rest: dict[str, Any]) -> None:
+        ending = "\n]" if self._before_item.startswith(",") else "]"
+        typer.echo(ending + "".join(f', "{key}": {json.dumps(value)}' for key, value in rest.items()) + "}")
+
+
+class _Rows:
+    def __init__(self, columns: Columns[Any]) -> None:
+        self._columns = columns
+        self._with_header = True
+
+    def add(self, items: Sequence[Any]) -> None:
+        # One table a page, so that a long list is neither kept nor waited for.
+        table = Table(
+            box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=self._with_header
+        )
+        self._with_header = False
+        for label, _ in self._columns:
+            table.add_column(label, overflow="fold")
+        for item in items:
+            table.add_row(*(text_of(item) for _, text_of in self._columns))
+        _console().print(table)
+
+    def end(self, rest: dict[str, Any]) -> None:
+        """Nothing: people see what the columns show."""
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH_CHARS
+    return Console(width=width, markup=False, highlight=False, emoji=False)

@@ -1,0 +1,119 @@
+"""`gatekey products`: the APIs that keys open."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from gatekey.v1 import product_service_pb2 as pb
+
+from gatekey.cli import names, specs
+from gatekey.cli.connection import CALL_S, connect
+from gatekey.cli.names import ProductIds
+from gatekey.cli.output import Columns, Output, OutputOption, id_of, mode_text, name_of, show, show_done, show_pages, time_text
+from gatekey.cli.problems import Failure
+
+app = typer.Typer(no_args_is_help=True, help="The APIs that keys open, each described by a spec.")
+
+_DELETE_TENANTS_S = 600.0
+
+
+class ProductOutput(enum.StrEnum):
+    """How a product is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+_COLUMNS: Columns[pb.Product] = (
+    ("Display name", lambda product: product.spec.display_name),
+    ("Keys", lambda product: _prefixes(product)),
+    ("Modes", lambda product: " ".join(mode_text(mode) for mode in product.spec.secret_keys.modes)),
+    ("Roles", lambda product: " ".join(role.role for role in product.spec.roles)),
+    ("Version", lambda product: str(product.spec_version)),
+    ("Updated", lambda product: time_text(product.update_time)),
+)
+
+
+@app.command()
+def apply(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Specs, in YAML.", show_default=False)],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a spec even where that leaves members or keys without permissions.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create the products of these specs, or replace their specs. Every problem of a spec is told."""
+    requests = [(file, pb.ApplyProductRequest(spec=spec, force=force)) for file, spec in _read_all(files)]
+    applied = pb.ListProductsResponse()
+    try:
+        with connect() as gatekey:
+            for file, request in requests:
+                try:
+                    applied.products.append(gatekey.call(gatekey.products.ApplyProduct, request))
+                except Failure as failure:
+                    raise Failure(f"{file}: {failure.message}", *failure.more, reason=failure.reason) from None
+    finally:
+        if applied.products:
+            show_pages(iter([applied]), "products", output, [("ID", id_of), *_COLUMNS])
+
+
+@app.command()
+def get(
+    product: ProductIds,
+    output: Annotated[
+        ProductOutput, typer.Option("--output", "-o", help="yaml: the spec, as `apply` reads it.")
+    ] = ProductOutput.TABLE,
+) -> None:
+    """Show a product, or its spec."""
+    request = pb.GetProductRequest(name=names.resolve([product], names.PRODUCT))
+    with connect() as gatekey:
+        found = gatekey.call(gatekey.products.GetProduct, request)
+    if output is ProductOutput.YAML:
+        typer.echo(specs.write_spec(found.spec), nl=False)
+    else:
+        show(found, Output(output), [("Name", name_of), *_COLUMNS])
+
+
+@app.command("list")
+def list_(output: OutputOption = Output.TABLE) -> None:
+    """List the products."""
+    with connect() as gatekey:
+        pages = gatekey.pages(gatekey.products.ListProducts, pb.ListProductsRequest())
+        show_pages(pages, "products", output, [("ID", id_of), *_COLUMNS])
+
+
+@app.command()
+def delete(
+    product: ProductIds,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete its tenants with it, and all their keys, for good.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Delete a product. Refused while it has tenants, unless forced."""
+    request = pb.DeleteProductRequest(name=names.resolve([product], names.PRODUCT), force=force)
+    with connect() as gatekey:
+        answer = gatekey.call(gatekey.products.DeleteProduct, request, _DELETE_TENANTS_S if force else CALL_S)
+    show_done(f"Deleted {request.name}", answer, output)
+
+
+def _read_all(files: list[Path]) -> list[tuple[Path, specs.ProductSpec]]:
+    read, problems = [], []
+    for file in files:
+        try:
+            read.append((file, specs.read_spec(file)))
+        except Failure as failure:
+            problems.append(failure)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = [line for problem in problems for line in problem.lines]
+        raise Failure(f"{len(problems)} specs cannot be used; nothing was applied", *lines)
+    return read
+
+
+def _prefixes(product: pb.Product) -> str:
+    spec = product.spec
+    return " ".join(prefix for prefix in (spec.secret_keys.prefix, spec.publishable_keys.prefix) if prefix)

@@ -1,0 +1,64 @@
+"""`gatekey tenants`: the containers of a product's customers."""
+
+from typing import Annotated
+
+import typer
+from gatekey.v1 import tenant_service_pb2 as pb
+
+from gatekey.cli import names
+from gatekey.cli.connection import connect
+from gatekey.cli.names import ProductIds, TenantIds
+from gatekey.cli.output import Columns, Output, OutputOption, enum_text, id_of, name_of, show, show_pages, time_text
+
+app = typer.Typer(no_args_is_help=True, help="The containers of a product's customers.")
+
+_COLUMNS: Columns[pb.Tenant] = (
+    ("Display name", lambda tenant: tenant.display_name),
+    ("State", lambda tenant: enum_text(pb.Tenant.State, tenant.state, "STATE_")),
+    ("Created", lambda tenant: time_text(tenant.create_time)),
+    ("Deleted", lambda tenant: time_text(tenant.delete_time if tenant.HasField("delete_time") else None)),
+)
+
+
+@app.command()
+def create(ids: TenantIds, display_name: Annotated[str, typer.Option()] = "", output: OutputOption = Output.TABLE) -> None:
+    """Create a tenant: gatekey tenants create heyoo acme --display-name Acme."""
+    parent, tenant_id = names.split(names.resolve(ids, names.TENANT))
+    request = pb.CreateTenantRequest(
+        parent=parent, tenant_id=tenant_id, tenant=pb.Tenant(display_name=display_name)
+    )
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.tenants.CreateTenant, request), output)
+
+
+@app.command()
+def get(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
+    """Show a tenant, also a deleted one."""
+    request = pb.GetTenantRequest(name=names.resolve(ids, names.TENANT))
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.tenants.GetTenant, request), output)
+
+
+@app.command("list")
+def list_(
+    product: ProductIds,
+    show_deleted: Annotated[bool, typer.Option("--show-deleted", help="Deleted tenants as well.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the tenants of a product."""
+    request = pb.ListTenantsRequest(parent=names.resolve([product], names.PRODUCT), show_deleted=show_deleted)
+    with connect() as gatekey:
+        pages = gatekey.pages(gatekey.tenants.ListTenants, request)
+        show_pages(pages, "tenants", output, [("ID", id_of), *_COLUMNS])
+
+
+@app.command()
+def delete(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
+    """Delete a tenant: its keys stop working at once. Its id remains taken."""
+    request = pb.DeleteTenantRequest(name=names.resolve(ids, names.TENANT))
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.tenants.DeleteTenant, request), output)
+
+
+def _show(tenant: pb.Tenant, output: Output) -> None:
+    show(tenant, output, [("Name", name_of), *_COLUMNS])

@@ -1,0 +1,86 @@
+"""Real parts for all tests: a PostgreSQL of our own, a server process, a client over the network."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from gatekey_server.domain.secrets import new_secret
+from gatekey_server.store.embedded import EmbeddedPostgres
+
+from tests.support.databases import Databases
+from tests.support.server import EXAMPLES, PEPPERS, Client, ServerProcess, read_example
+
+PRODUCTS = tuple(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL: the wheel's, or that of the directory GATEKEY_TEST_POSTGRES_BIN."""
+    bin_dir = os.environ.get("GATEKEY_TEST_POSTGRES_BIN")
+    postgres = EmbeddedPostgres(
+        tmp_path_factory.mktemp("cluster"),
+        bin_dir=Path(bin_dir) if bin_dir else None,
+        # The data need not outlive the tests.
+        settings={"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"},
+    )
+    with postgres:
+        yield postgres
+
+
+@pytest.fixture(scope="session")
+async def databases(cluster: EmbeddedPostgres) -> Databases:
+    """Makes fresh databases."""
+    made = Databases(cluster)
+    await made.prepare()
+    return made
+
+
+@pytest.fixture(scope="session")
+def root_token() -> str:
+    """The token that may do everything."""
+    return new_secret("gk_")
+
+
+@pytest.fixture(scope="session")
+async def database_url(databases: Databases) -> str:
+    """The database of the shared server."""
+    return await databases.create()
+
+
+@pytest.fixture(scope="session")
+async def server(database_url: str, root_token: str) -> AsyncIterator[ServerProcess]:
+    """A server that all tests share which neither stop it nor change the five products."""
+    process = await ServerProcess.start(
+        {"GATEKEY_DATABASE_URL": database_url, "GATEKEY_PEPPERS": PEPPERS, "GATEKEY_ROOT_TOKEN": root_token}
+    )
+    yield process
+    assert await process.stop() == 0
+    leaks = [line for line in process.output if root_token in line]
+    assert not leaks, "the root token was logged"
+
+
+@pytest.fixture(scope="session")
+async def root(server: ServerProcess, root_token: str) -> AsyncIterator[Client]:
+    """A client with the root token; the five products are applied."""
+    client = Client(server.address, root_token)
+    for product in PRODUCTS:
+        await client.apply(read_example(product))
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+def fresh_id() -> str:
+    """An id that no other test has, for tenants and products."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def sql(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to the shared server's database, to look at rows and to run SQL by hand."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
