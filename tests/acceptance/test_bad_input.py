@@ -349,9 +349,15 @@ async def test_unknown_enums_in_a_spec(root: Client, fresh_id: str) -> None:
     spec = read_example("codeqr")
     spec.product = fresh_id
     spec.secret_keys.modes.append(77)  # type: ignore[arg-type]
+    spec.secret_keys.default_mode = 78  # type: ignore[assignment]
+    spec.tenant_noun = "NOUN"
     with pytest.raises(grpc.RpcError) as raised:
         await root.apply(spec)
-    assert problem_of(raised.value).fields == {"spec.secret_keys.modes[3]": "ENUM_UNKNOWN"}
+    assert problem_of(raised.value).fields == {
+        "spec.secret_keys.modes[3]": "ENUM_UNKNOWN",
+        "spec.secret_keys.default_mode": "ENUM_UNKNOWN",
+        "spec.tenant_noun": "NOUN_INVALID",
+    }
     with pytest.raises(grpc.RpcError) as raised:
         await root.products.ApplyProduct(product_service_pb2.ApplyProductRequest())
     assert problem_of(raised.value).fields == {"spec": "SPEC_REQUIRED"}

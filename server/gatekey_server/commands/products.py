@@ -1,26 +1,30 @@
 """Applying, reading, listing and deleting products."""
 
+from collections.abc import Sequence
+
 from gatekey_server.commands import lookup
 from gatekey_server.commands.callers import Caller, product_not_found
 from gatekey_server.commands.paging import Page
 from gatekey_server.domain import builtin, specs
 from gatekey_server.domain.entities import Product
-from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest
+from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Violation
 from gatekey_server.domain.names import ProductName
 from gatekey_server.domain.specs import ProductSpec
 from gatekey_server.store import products, tenants
 from gatekey_server.store.database import Connection, Database
 
 
-async def apply_product(database: Database, caller: Caller, spec: ProductSpec, *, force: bool) -> Product:
-    """Create a product, or replace its spec.
+async def apply_product(
+    database: Database, caller: Caller, spec: ProductSpec, *, force: bool, violations: Sequence[Violation] = ()
+) -> Product:
+    """Create a product, or replace its spec. `violations` were found while the spec was read.
 
     Raises `InvalidRequest` (`SPEC_INVALID`) with everything that is wrong with the spec, and
     `FailedPrecondition` (`PRODUCT_BUILT_IN`, `PREFIX_TAKEN`, `SPEC_STRANDS`).
     """
     name = ProductName(spec.product)
     try:
-        specs.validate(spec)
+        specs.validate(spec, violations)
     except InvalidRequest as error:
         # A spec without a usable id names nothing to be authorised for: only its faults can be told.
         if any(violation.field == "product" for violation in error.violations):

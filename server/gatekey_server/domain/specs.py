@@ -149,13 +149,14 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
 _NOUN = re.compile(r"[a-z](?:[a-z -]{0,30}[a-z])?")
 
 
-def validate(spec: ProductSpec) -> None:
-    """Check a spec as a whole.
+def validate(spec: ProductSpec, found: Sequence[Violation] = ()) -> None:
+    """Check a spec as a whole; `found` was found while it was read, and says all about its fields.
 
     Raises `InvalidRequest` (`SPEC_INVALID`) with every violation; paths are those of the protobuf
     message, as in `roles[1].grants[0].resource`.
     """
-    violations = list(_Validation(spec).violations())
+    told = {violation.field for violation in found}
+    violations = [*found, *(v for v in _Validation(spec).violations() if v.field not in told)]
     if violations:
         raise InvalidRequest.all("SPEC_INVALID", violations)
 

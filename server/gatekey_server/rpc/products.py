@@ -6,7 +6,7 @@ from google.protobuf.empty_pb2 import Empty
 from gatekey_server.commands import products
 from gatekey_server.commands.callers import Caller
 from gatekey_server.domain.entities import Product
-from gatekey_server.domain.errors import InvalidRequest
+from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.names import ProductName
 from gatekey_server.rpc import paging
 from gatekey_server.rpc.specs import read_spec, write_spec
@@ -25,8 +25,12 @@ class ProductServicer:
     async def ApplyProduct(self, request: pb.ApplyProductRequest, caller: Caller) -> pb.Product:
         if not request.HasField("spec"):
             raise InvalidRequest.at("spec", "SPEC_REQUIRED", "a spec is required")
+        violations: list[Violation] = []
+        spec = read_spec(request.spec, violations)
         try:
-            product = await products.apply_product(self._database, caller, read_spec(request.spec), force=request.force)
+            product = await products.apply_product(
+                self._database, caller, spec, force=request.force, violations=violations
+            )
         except InvalidRequest as error:
             raise InvalidRequest.all(error.reason, [v.below("spec") for v in error.violations]) from None
         return _write(product)

@@ -1,9 +1,12 @@
 """Product specs on the wire."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from gatekey.v1 import product_spec_pb2 as pb
 from gatekey.v1 import types_pb2
 
-from gatekey_server.domain.errors import InvalidRequest
+from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.specs import (
     AccessMode,
     Collection,
@@ -25,9 +28,12 @@ from gatekey_server.rpc.values import (
     write_grants,
 )
 
+S = TypeVar("S")
+T = TypeVar("T")
 
-def read_spec(message: pb.ProductSpec) -> ProductSpec:
-    """Read a spec as it is, right or wrong. Raises `InvalidRequest` for what no spec can hold at all."""
+
+def read_spec(message: pb.ProductSpec, violations: list[Violation]) -> ProductSpec:
+    """Read a spec as it is, right or wrong; what no spec can hold at all is left out and told in `violations`."""
     return ProductSpec(
         product=message.product,
         display_name=message.display_name,
@@ -35,14 +41,15 @@ def read_spec(message: pb.ProductSpec) -> ProductSpec:
         collections=tuple(Collection(c.pattern, tuple(c.actions), c.display_name) for c in message.collections),
         read_actions=tuple(message.read_actions),
         roles=tuple(Role(r.role, read_grants(r.grants), r.display_name, r.owner) for r in message.roles),
-        secret_keys=_read_secret_keys(message.secret_keys) if message.HasField("secret_keys") else None,
+        secret_keys=_read_secret_keys(message.secret_keys, violations) if message.HasField("secret_keys") else None,
         publishable_keys=PublishableKeyPolicy(
             message.publishable_keys.prefix, read_grants(message.publishable_keys.grants)
         )
         if message.HasField("publishable_keys")
         else None,
         machine_users=MachineUserPolicy(
-            message.machine_users.role, LIFETIME.read(message.machine_users.lifetime, "machine_users.lifetime")
+            message.machine_users.role,
+            _read(violations, LIFETIME.read, message.machine_users.lifetime, "machine_users.lifetime"),
         )
         if message.HasField("machine_users")
         else None,
@@ -81,19 +88,22 @@ def write_spec(spec: ProductSpec) -> pb.ProductSpec:
     return message
 
 
-def _read_secret_keys(message: pb.SecretKeyPolicy) -> SecretKeyPolicy:
+def _read_secret_keys(message: pb.SecretKeyPolicy, violations: list[Violation]) -> SecretKeyPolicy:
     at = "secret_keys"
+    modes = [
+        _read(violations, _read_mode, number, f"{at}.modes[{index}]") for index, number in enumerate(message.modes)
+    ]
     return SecretKeyPolicy(
         prefix=message.prefix,
-        modes=tuple(_read_mode(number, f"{at}.modes[{index}]") for index, number in enumerate(message.modes)),
-        default_mode=ACCESS_MODE.read(message.default_mode, f"{at}.default_mode"),
+        modes=tuple(mode for mode in modes if mode is not None),
+        default_mode=_read(violations, ACCESS_MODE.read, message.default_mode, f"{at}.default_mode"),
         restricted=RestrictedPolicy(
-            SCOPE.read(message.restricted.scope, f"{at}.restricted.scope"),
+            _read(violations, SCOPE.read, message.restricted.scope, f"{at}.restricted.scope"),
             read_grants(message.restricted.grantable),
         )
         if message.HasField("restricted")
         else None,
-        max_lifetime=read_duration(message.max_lifetime, f"{at}.max_lifetime")
+        max_lifetime=_read(violations, read_duration, message.max_lifetime, f"{at}.max_lifetime")
         if message.HasField("max_lifetime")
         else None,
     )
@@ -104,6 +114,14 @@ def _read_mode(number: types_pb2.AccessMode.ValueType, field: str) -> AccessMode
     if mode is None:
         raise InvalidRequest.at(field, "ENUM_UNKNOWN", "a mode is required")
     return mode
+
+
+def _read(violations: list[Violation], read: Callable[[S, str], T], value: S, field: str) -> T | None:
+    try:
+        return read(value, field)
+    except InvalidRequest as error:
+        violations.extend(error.violations)
+        return None
 
 
 def _write_secret_keys(policy: SecretKeyPolicy) -> pb.SecretKeyPolicy:

@@ -27,6 +27,7 @@ order by key_uid
 limit :limit;
 
 -- name: key_insert(tenant_uid, key_uid, principal_uid, display_name, kind, mode, grants, expire_time)!
+-- A key without a secret; the secret follows in the same transaction.
 insert into api_key (tenant_uid, key_uid, principal_uid, display_name, kind, mode, grants, expire_time)
 values (:tenant_uid, :key_uid, :principal_uid, :display_name, :kind, :mode, :grants, :expire_time);
 

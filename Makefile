@@ -1,0 +1,81 @@
+# Everything sets itself up: each target makes the environment it needs, and makes it again when
+# pyproject.toml or constraints.txt has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUBS := clients/python
+PROTOS := $(wildcard protos/gatekey/v1/*.proto)
+SERVICES := $(wildcard protos/gatekey/v1/*_service.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types arrows protos protos-lint protos-check protos-baseline check lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## Serve on 127.0.0.1:50051 with an embedded database and five example products
+	@exec $(BIN)/gatekey serve --demo examples
+
+test: $(VENV)/.dev ## Run all tests, on a database that they start themselves
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+check: lint types arrows protos-lint protos-check ## All checks but the tests
+
+lint: $(VENV)/.dev ## Check style and common mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## Check types, strictly
+	$(BIN)/mypy
+
+arrows: $(VENV)/.dev ## Check which layer imports which
+	$(BIN)/lint-imports
+
+protos: $(VENV)/.dev ## Generate the Python stubs from protos/
+	rm -f $(STUBS)/gatekey/v1/*_pb2*.py*
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out=$(STUBS) --mypy_out=quiet:$(STUBS) $(PROTOS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
+		--grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) $(SERVICES)
+
+protos-lint: $(VENV)/.dev ## Check the protocol's style, and that no change breaks the baseline's clients
+	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/baseline.binpb
+
+protos-check: protos ## Check that the committed stubs are those of protos/
+	@test -z "$$(git status --porcelain -- $(STUBS)/gatekey/v1)" || \
+		{ git --no-pager diff --stat -- $(STUBS)/gatekey/v1; echo "The stubs differ from protos/: commit what 'make protos' makes."; exit 1; }
+
+protos-baseline: $(VENV)/.dev ## Take the protocol as it is for the one that must not be broken; part of a release
+	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.binpb
+
+lock: ## Choose the newest versions of all dependencies and write them down
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)-lock/bin/python -m pip install --quiet --group dev '.[embedded]'
+	{ echo "# Written by 'make lock': the versions that development and CI use."; \
+		$(VENV)-lock/bin/python -m pip freeze --exclude gatekey; } > constraints.txt
+	rm -rf $(VENV)-lock
+
+clean: ## Remove the environment and all caches; the data in .gatekey/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/.pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]' --group dev
+	@touch $@ $(VENV)/.run
