@@ -163,7 +163,7 @@ async def _make(root: Client, product: str, prefix: str, holder: Holder) -> Hold
     tenant = await root.create_tenant(product, f"{prefix}{OWN_TENANT}")
     if any(case.tenant == OTHER_TENANT for case in TABLE.cases if case.holder == holder):
         await root.create_tenant(product, f"{prefix}{OTHER_TENANT}")
-    fields = {}
+    fields: dict[str, Any] = {}
     if State.EXPIRES_LATER in holder.state:
         fields["expire_time"] = datetime.now(UTC) + timedelta(hours=1)
     created = await root.create_key(
@@ -196,7 +196,7 @@ async def _happen(database_url: str, holdings: Mapping[Holder, Holding]) -> None
     try:
         for holder, holding in holdings.items():
             uid = parse_key_id(holding.api_key.name.rsplit("/", 1)[1])
-            statements = [(KEY_SQL[state], uid) for state in holder.state & set(KEY_SQL)]
+            statements: list[tuple[Any, ...]] = [(KEY_SQL[state], uid) for state in holder.state & set(KEY_SQL)]
             tenant = holding.product, holding.tenant(OWN_TENANT)
             statements += [(TENANT_SQL[state], *tenant) for state in holder.state & set(TENANT_SQL)]
             role = TABLE.keys[holder.key].role_later

@@ -2,7 +2,7 @@
 
 import enum
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -244,8 +244,8 @@ class Table(_Strict):
         _refuse("specs that no key uses", set(self.specs) - named)
         return self
 
-    def _document(self, name: str) -> Mapping[str, Any]:
-        document = self.specs[name] if name in self.specs else _load(EXAMPLES / f"{name}.yaml")
+    def _document(self, name: str) -> dict[str, Any]:
+        document: dict[str, Any] = self.specs[name] if name in self.specs else _load(EXAMPLES / f"{name}.yaml")
         if _REPLACES not in document:
             return document
         merged = {**self._document(document[_REPLACES]), **document}

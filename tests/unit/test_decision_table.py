@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
 
 import pytest
 from gatekey_server.domain import specs
 from gatekey_server.domain.decisions import Fact, Owner, Policy, PrincipalKind, Reason, Request, decide
-from gatekey_server.domain.errors import InvalidRequest
+from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.grants import Grant, GrantSet, parse_action, parse_path
 from gatekey_server.domain.names import parse_id
 from gatekey_server.domain.secrets import Keyring, new_secret
@@ -14,11 +15,12 @@ from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.rpc.specs import read_spec
 
 from tests.conftest import PRODUCTS
-from tests.support.table import OWN_TENANT, Case, Holder, State, load
+from tests.support.table import OWN_TENANT, Case, Holder, State, Table, load
 
 TABLE = load()
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
+GROUP = {"group": "g", "about": "A group.", "key": "k", "rows": [["forms", "read", "ALLOWED"]]}
 KEYRING = Keyring({1: b"0" * 32})
 
 
@@ -61,7 +63,38 @@ def test_table_is_whole() -> None:
 )
 def test_specs_are_valid(name: str) -> None:
     """A decision is only as good as its spec."""
-    specs.validate(read_spec(TABLE.spec(name)))
+    violations: list[Violation] = []
+    specs.validate(read_spec(TABLE.spec(name), violations), violations)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"more": {}},
+        {"keys": {"k": {"spec": "tally", "role": "admin", "rol": "admin"}}},
+        {"keys": {"k": {"spec": "tally"}}},
+        {"keys": {"k": {"spec": "tally", "role": "admin", "machine": True}}},
+        {"keys": {"k": {"spec": "tally", "role": "admin"}, "unused": {"spec": "tally", "role": "admin"}}},
+        {"keys": {"other": {"spec": "tally", "role": "admin"}}},
+        {"specs": {"unused": {"replaces": "tally"}}},
+        {"groups": [GROUP | {"columns": ["resource", "action", "exspected"]}]},
+        {"groups": [GROUP | {"rows": [["forms", "read"]]}]},
+        {"groups": [GROUP | {"rows": []}]},
+        {"groups": [GROUP | {"rows": [["forms", "read", "PERMITTED"]]}]},
+        {"groups": [GROUP | {"rows": [["forms", "read", "ALLOWED"]] * 2}]},
+        {"groups": [GROUP | {"action": "read"}]},
+        {"groups": [GROUP | {"state": "expelled"}]},
+        {"groups": [GROUP | {"state": "revoked + revoked"}]},
+        {"groups": [GROUP, GROUP]},
+    ],
+    ids=str,
+)
+def test_table_that_is_not_understood_is_refused(spoilt: dict[str, Any]) -> None:
+    """No typing error makes a case that tests nothing."""
+    document = {"specs": {}, "keys": {"k": {"spec": "tally", "role": "admin"}}, "groups": [GROUP]}
+    assert len(Table.model_validate(document).cases) == 1
+    with pytest.raises(ValueError, match="validation error"):
+        Table.model_validate(document | spoilt)
 
 
 def _found(case: Case) -> Fact | None:
@@ -118,4 +151,4 @@ def _parse(case: Case) -> Request:
 
 @cache
 def _policy(name: str) -> Policy:
-    return Policy(read_spec(TABLE.spec(name)))
+    return Policy(read_spec(TABLE.spec(name), []))

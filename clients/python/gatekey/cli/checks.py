@@ -4,12 +4,12 @@ import sys
 from typing import Annotated
 
 import typer
-from gatekey.v1 import check_service_pb2 as pb
-from gatekey.v1 import types_pb2
 
 from gatekey.cli.connection import connect
 from gatekey.cli.output import Columns, Output, OutputOption, enum_text, show, time_text
 from gatekey.cli.problems import Failure
+from gatekey.v1 import check_service_pb2 as pb
+from gatekey.v1 import types_pb2
 
 DENIED = 3
 _MAX_KEY_BYTES = 4096

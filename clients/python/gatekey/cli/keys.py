@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
-from gatekey.v1 import api_key_service_pb2 as pb
-from gatekey.v1 import types_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gatekey.cli import names
@@ -24,10 +22,14 @@ from gatekey.cli.output import (
     name_of,
     show,
     show_done,
+    show_json,
     show_pages,
     show_secret,
     time_text,
 )
+from gatekey.cli.problems import Misuse
+from gatekey.v1 import api_key_service_pb2 as pb
+from gatekey.v1 import types_pb2
 
 app = typer.Typer(no_args_is_help=True, help="API keys.")
 
@@ -48,7 +50,10 @@ ModeOption = Annotated[Mode | None, typer.Option(help="The product's default if 
 GrantOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--grant", metavar="RESOURCE:ACTION[,ACTION…]", help="May be repeated. Means --mode restricted.", show_default=False
+        "--grant",
+        metavar="RESOURCE:ACTION[,ACTION…]",
+        help="May be repeated. Means --mode restricted.",
+        show_default=False,
     ),
 ]
 ExpiresOption = Annotated[
@@ -58,16 +63,42 @@ TtlOption = Annotated[
     str | None, typer.Option("--ttl", metavar="DURATION", help="How long it works: 90s, 15m, 12h, 30d, 2w.")
 ]
 
-_COLUMNS: Columns[pb.ApiKey] = (
+
+def _kind(key: pb.ApiKey) -> str:
+    return enum_text(types_pb2.KeyKind, key.kind, "KEY_KIND_")
+
+
+def _owner_in_tenant(key: pb.ApiKey) -> str:
+    return "/".join(key.owner.split("/")[4:])
+
+
+def _state(key: pb.ApiKey) -> str:
+    return enum_text(pb.ApiKey.State, key.state, "STATE_")
+
+
+def _expires(key: pb.ApiKey) -> str:
+    return time_text(key.expire_time if key.HasField("expire_time") else None)
+
+
+_DETAILS: Columns[pb.ApiKey] = (
+    ("Name", name_of),
     ("Display name", lambda key: key.display_name),
-    ("Kind", lambda key: enum_text(types_pb2.KeyKind, key.kind, "KEY_KIND_")),
-    ("Owner", lambda key: "/".join(key.owner.split("/")[4:])),
+    ("Kind", _kind),
+    ("Owner", _owner_in_tenant),
     ("Mode", lambda key: mode_text(key.mode)),
     ("Grants", lambda key: " ".join(f"{grant.resource}:{','.join(grant.actions)}" for grant in key.grants)),
-    ("State", lambda key: enum_text(pb.ApiKey.State, key.state, "STATE_")),
+    ("State", _state),
     ("Secret", lambda key: " ".join(f"{secret.hint}…" for secret in key.secrets)),
     ("Created", lambda key: time_text(key.create_time)),
-    ("Expires", lambda key: time_text(key.expire_time if key.HasField("expire_time") else None)),
+    ("Expires", _expires),
+)
+_LIST: Columns[pb.ApiKey] = (
+    ("ID", id_of),
+    ("Display name", lambda key: key.display_name),
+    ("Owner", _owner_in_tenant),
+    ("Mode", lambda key: mode_text(key.mode) or _kind(key)),
+    ("State", _state),
+    ("Expires", _expires),
 )
 
 
@@ -98,11 +129,9 @@ def create(
     gatekey keys create heyoo acme --name CI --member u_42 --grant links:read,update
     """
     if [member is not None, machine_user is not None, new_machine_user, publishable].count(True) != 1:
-        raise typer.BadParameter(
-            "exactly one of --member, --machine-user, --new-machine-user and --publishable is required"
-        )
+        raise Misuse("exactly one of --member, --machine-user, --new-machine-user and --publishable is required")
     if machine_user_id is not None and not new_machine_user:
-        raise typer.BadParameter("--machine-user-id needs --new-machine-user")
+        raise Misuse("--machine-user-id needs --new-machine-user")
     parent = names.resolve(ids, names.TENANT)
     request = new_key(parent, name, mode, grant, expires, ttl)
     if publishable:
@@ -123,12 +152,12 @@ def list_(
 ) -> None:
     """List the keys of a tenant, without their secrets."""
     if member is not None and machine_user is not None:
-        raise typer.BadParameter("only one of --member and --machine-user can be given")
+        raise Misuse("only one of --member and --machine-user can be given")
     parent = names.resolve(ids, names.TENANT)
     request = pb.ListApiKeysRequest(parent=parent, owner=_owner(parent, member, machine_user))
     with connect() as gatekey:
         pages = gatekey.pages(gatekey.keys.ListApiKeys, request)
-        show_pages(pages, "api_keys", output, [("ID", id_of), *_COLUMNS])
+        show_pages(pages, "api_keys", output, _LIST)
 
 
 @app.command()
@@ -136,7 +165,7 @@ def get(ids: KeyIds, output: OutputOption = Output.TABLE) -> None:
     """Show a key, without its secret."""
     request = pb.GetApiKeyRequest(name=names.resolve(ids, names.API_KEY))
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.GetApiKey, request), output, [("Name", name_of), *_COLUMNS])
+        show(gatekey.call(gatekey.keys.GetApiKey, request), output, _DETAILS)
 
 
 @app.command()
@@ -153,16 +182,16 @@ def create_key(request: pb.CreateApiKeyRequest, output: Output, what: str) -> No
     with connect() as gatekey:
         created = gatekey.call(gatekey.keys.CreateApiKey, request)
     if output is Output.JSON:
-        show_done("", created, output)
+        show_json(created)
         return
-    show(created.api_key, output, [("Name", name_of), *_COLUMNS])
+    show(created.api_key, output, _DETAILS)
     show_secret(created.secret, what)
 
 
 def new_key(
     parent: str, name: str, mode: Mode | None, grants: Sequence[str] | None, expires: str | None, ttl: str | None
 ) -> pb.CreateApiKeyRequest:
-    """Read what is common to all keys. Raises `typer.BadParameter`."""
+    """Read what is common to all keys. Raises `Misuse`."""
     key = pb.ApiKey(display_name=name, grants=[_grant(text) for text in grants or ()])
     if mode is None and grants:
         mode = Mode.RESTRICTED
@@ -178,13 +207,13 @@ def _grant(text: str) -> types_pb2.Grant:
     # The last colon: ids may hold colons as well.
     resource, _, actions = text.rpartition(":")
     if not resource or not all(actions.split(",")):
-        raise typer.BadParameter(f"{text!r} is not RESOURCE:ACTION[,ACTION…]", param_hint="--grant")
+        raise Misuse(f"--grant {text}: RESOURCE:ACTION[,ACTION…] is required")
     return types_pb2.Grant(resource=resource, actions=actions.split(","))
 
 
 def _expire_time(expires: str | None, ttl: str | None) -> Timestamp | None:
     if expires is not None and ttl is not None:
-        raise typer.BadParameter("only one of --expires and --ttl can be given")
+        raise Misuse("only one of --expires and --ttl can be given")
     time = Timestamp()
     try:
         if expires is not None:
@@ -194,16 +223,16 @@ def _expire_time(expires: str | None, ttl: str | None) -> Timestamp | None:
         else:
             return None
     except ValueError:
-        raise typer.BadParameter(f"{expires!r} is not a time such as 2027-01-01T00:00:00Z", param_hint="--expires") from None
+        raise Misuse(f"--expires {expires}: a time such as 2027-01-01T00:00:00Z is required") from None
     except OverflowError:
-        raise typer.BadParameter(f"{ttl} from now is later than the year 9999", param_hint="--ttl") from None
+        raise Misuse(f"--ttl {ttl}: ends after the year 9999") from None
     return time
 
 
 def _duration(text: str) -> timedelta:
     match = _TTL.fullmatch(text)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is not a duration such as 90s, 15m, 12h, 30d or 2w", param_hint="--ttl")
+        raise Misuse(f"--ttl {text}: a duration such as 90s, 15m, 12h, 30d or 2w is required")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 

@@ -3,12 +3,13 @@
 from typing import Annotated
 
 import typer
-from gatekey.v1 import machine_user_service_pb2, member_service_pb2 as pb
 
 from gatekey.cli import names
 from gatekey.cli.connection import connect
 from gatekey.cli.names import MemberIds, TenantIds
 from gatekey.cli.output import Columns, Output, OutputOption, id_of, name_of, show, show_done, show_pages, time_text
+from gatekey.v1 import machine_user_service_pb2
+from gatekey.v1 import member_service_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="The people of a tenant.")
 

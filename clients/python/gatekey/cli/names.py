@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gatekey.cli.problems import Misuse
+
 PRODUCT = ("products",)
 TENANT = (*PRODUCT, "tenants")
 MEMBER = (*TENANT, "members")
@@ -32,7 +34,7 @@ KeyIds = Annotated[list[str], typer.Argument(metavar="PRODUCT TENANT KEY", help=
 def resolve(ids: Sequence[str], collections: Sequence[str]) -> str:
     """Write the full name: `heyoo acme` and `products/heyoo acme` are `products/heyoo/tenants/acme`.
 
-    Raises `typer.BadParameter`.
+    Raises `Misuse`.
     """
     first = ids[0].split("/") if ids[0].startswith("products/") else ["products", ids[0]]
     segments = [*first]
@@ -42,7 +44,7 @@ def resolve(ids: Sequence[str], collections: Sequence[str]) -> str:
     if not is_whole or any("/" in segment for segment in segments):
         wanted = " ".join(_METAVARS[collection] for collection in collections)
         name = "/".join(f"{collection}/{_METAVARS[collection]}" for collection in collections)
-        raise typer.BadParameter(f"{wanted} is required, or the name {name}")
+        raise Misuse(f"{wanted} is required, or the name {name}")
     return "/".join(segments)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
-from gatekey.v1 import types_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
+
+from gatekey.v1 import types_pb2
 
 # More than any row: what is piped into another program is not folded.
 _PIPE_WIDTH_CHARS = 100_000
@@ -48,7 +49,7 @@ Columns = Sequence[tuple[str, Callable[[M], str]]]
 def show(message: M, output: Output, columns: Columns[M]) -> None:
     """Print one thing."""
     if output is Output.JSON:
-        typer.echo(json.dumps(to_json(message), indent=2))
+        show_json(message)
         return
     grid = Table.grid(padding=(0, 3))
     grid.add_column(style="bold", no_wrap=True)
@@ -57,7 +58,12 @@ def show(message: M, output: Output, columns: Columns[M]) -> None:
         text = text_of(message)
         if text:
             grid.add_row(label, text)
-    _console().print(grid)
+    _print(grid)
+
+
+def show_json(message: Message) -> None:
+    """Print one thing for programs."""
+    typer.echo(_json(to_json(message), indent=2))
 
 
 def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[Any]) -> P:
@@ -79,7 +85,10 @@ def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[
 
 def show_done(what: str, answer: Message, output: Output) -> None:
     """Say that something was done whose answer holds nothing that people want to see."""
-    typer.echo(json.dumps(to_json(answer), indent=2) if output is Output.JSON else what)
+    if output is Output.JSON:
+        show_json(answer)
+    else:
+        typer.echo(what)
 
 
 def show_secret(secret: str, what: str) -> None:
@@ -121,6 +130,11 @@ def mode_text(mode: types_pb2.AccessMode.ValueType) -> str:
     return enum_text(types_pb2.AccessMode, mode, "ACCESS_MODE_")
 
 
+def _json(value: Any, indent: int | None = None) -> str:
+    # Sorted: protobuf puts the fields that are not set behind those that are.
+    return json.dumps(value, indent=indent, sort_keys=True)
+
+
 class _JsonList:
     def __init__(self, name: str) -> None:
         self._before_item = "\n  "
@@ -128,12 +142,12 @@ class _JsonList:
 
     def add(self, items: Sequence[Message]) -> None:
         for item in items:
-            typer.echo(self._before_item + json.dumps(to_json(item)), nl=False)
+            typer.echo(self._before_item + _json(to_json(item)), nl=False)
             self._before_item = ",\n  "
 
     def end(self, rest: dict[str, Any]) -> None:
         ending = "\n]" if self._before_item.startswith(",") else "]"
-        typer.echo(ending + "".join(f', "{key}": {json.dumps(value)}' for key, value in rest.items()) + "}")
+        typer.echo(ending + "".join(f', "{key}": {_json(value)}' for key, value in rest.items()) + "}")
 
 
 class _Rows:
@@ -147,16 +161,19 @@ class _Rows:
             box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=self._with_header
         )
         self._with_header = False
-        for label, _ in self._columns:
-            table.add_column(label, overflow="fold")
+        for number, (label, _) in enumerate(self._columns):
+            table.add_column(label, overflow="fold", no_wrap=number == 0)
         for item in items:
             table.add_row(*(text_of(item) for _, text_of in self._columns))
-        _console().print(table)
+        _print(table)
 
     def end(self, rest: dict[str, Any]) -> None:
         """Nothing: people see what the columns show."""
 
 
-def _console() -> Console:
+def _print(table: Table) -> None:
     width = None if sys.stdout.isatty() else _PIPE_WIDTH_CHARS
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    with console.capture() as capture:
+        console.print(table)
+    typer.echo("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()), nl=False)

@@ -26,6 +26,10 @@ class Failure(Exception):
         return (f"{self.message} ({self.reason})" if self.reason else self.message, *self.more)
 
 
+class Misuse(Failure):
+    """The command line asks for something that cannot be. Ends with exit code 2."""
+
+
 def complain(kind: str, first: str, *more: str) -> None:
     """Say on standard error what is wrong. No secret gets through, and nothing that steers a terminal."""
     for line in (f"{kind}: {first}", *(f"  {line}" for line in more)):

@@ -5,13 +5,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from gatekey.v1 import product_service_pb2 as pb
 
 from gatekey.cli import names, specs
 from gatekey.cli.connection import CALL_S, connect
 from gatekey.cli.names import ProductIds
-from gatekey.cli.output import Columns, Output, OutputOption, id_of, mode_text, name_of, show, show_done, show_pages, time_text
+from gatekey.cli.output import (
+    Columns,
+    Output,
+    OutputOption,
+    id_of,
+    mode_text,
+    name_of,
+    show,
+    show_done,
+    show_pages,
+    time_text,
+)
 from gatekey.cli.problems import Failure
+from gatekey.v1 import product_service_pb2 as pb
+from gatekey.v1.product_spec_pb2 import ProductSpec
 
 app = typer.Typer(no_args_is_help=True, help="The APIs that keys open, each described by a spec.")
 
@@ -26,13 +38,32 @@ class ProductOutput(enum.StrEnum):
     YAML = "yaml"
 
 
-_COLUMNS: Columns[pb.Product] = (
+def _prefixes(product: pb.Product) -> str:
+    spec = product.spec
+    return " ".join(prefix for prefix in (spec.secret_keys.prefix, spec.publishable_keys.prefix) if prefix)
+
+
+def _modes(product: pb.Product) -> str:
+    return " ".join(mode_text(mode) for mode in product.spec.secret_keys.modes)
+
+
+_DETAILS: Columns[pb.Product] = (
+    ("Name", name_of),
     ("Display name", lambda product: product.spec.display_name),
-    ("Keys", lambda product: _prefixes(product)),
-    ("Modes", lambda product: " ".join(mode_text(mode) for mode in product.spec.secret_keys.modes)),
+    ("Keys", _prefixes),
+    ("Modes", _modes),
+    ("Collections", lambda product: " ".join(each.pattern for each in product.spec.collections)),
     ("Roles", lambda product: " ".join(role.role for role in product.spec.roles)),
     ("Version", lambda product: str(product.spec_version)),
+    ("Created", lambda product: time_text(product.create_time)),
     ("Updated", lambda product: time_text(product.update_time)),
+)
+_LIST: Columns[pb.Product] = (
+    ("ID", id_of),
+    ("Display name", lambda product: product.spec.display_name),
+    ("Keys", _prefixes),
+    ("Modes", _modes),
+    ("Version", lambda product: str(product.spec_version)),
 )
 
 
@@ -56,7 +87,7 @@ def apply(
                     raise Failure(f"{file}: {failure.message}", *failure.more, reason=failure.reason) from None
     finally:
         if applied.products:
-            show_pages(iter([applied]), "products", output, [("ID", id_of), *_COLUMNS])
+            show_pages(iter([applied]), "products", output, _LIST)
 
 
 @app.command()
@@ -73,7 +104,7 @@ def get(
     if output is ProductOutput.YAML:
         typer.echo(specs.write_spec(found.spec), nl=False)
     else:
-        show(found, Output(output), [("Name", name_of), *_COLUMNS])
+        show(found, Output(output), _DETAILS)
 
 
 @app.command("list")
@@ -81,7 +112,7 @@ def list_(output: OutputOption = Output.TABLE) -> None:
     """List the products."""
     with connect() as gatekey:
         pages = gatekey.pages(gatekey.products.ListProducts, pb.ListProductsRequest())
-        show_pages(pages, "products", output, [("ID", id_of), *_COLUMNS])
+        show_pages(pages, "products", output, _LIST)
 
 
 @app.command()
@@ -99,7 +130,7 @@ def delete(
     show_done(f"Deleted {request.name}", answer, output)
 
 
-def _read_all(files: list[Path]) -> list[tuple[Path, specs.ProductSpec]]:
+def _read_all(files: list[Path]) -> list[tuple[Path, ProductSpec]]:
     read, problems = [], []
     for file in files:
         try:
@@ -112,8 +143,3 @@ def _read_all(files: list[Path]) -> list[tuple[Path, specs.ProductSpec]]:
         lines = [line for problem in problems for line in problem.lines]
         raise Failure(f"{len(problems)} specs cannot be used; nothing was applied", *lines)
     return read
-
-
-def _prefixes(product: pb.Product) -> str:
-    spec = product.spec
-    return " ".join(prefix for prefix in (spec.secret_keys.prefix, spec.publishable_keys.prefix) if prefix)

@@ -5,20 +5,21 @@ Read as nodes rather than values: a node has a line, keeps duplicate keys, and i
 
 import difflib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from gatekey.v1.product_spec_pb2 import ProductSpec
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from gatekey.cli.problems import Failure
+from gatekey.v1.product_spec_pb2 import ProductSpec
 
 MAX_BYTES = 1 << 20
 # Far more than a valid spec has; aliases of aliases could make more than there is memory for.
@@ -27,10 +28,8 @@ _SHOWN_CHARS = 40
 _ROOT = "spec"
 
 _YAML = "tag:yaml.org,2002:"
-_SCALAR_TAGS = frozenset(f"{_YAML}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp"))
+_SCALAR_TAGS = frozenset(f"{_YAML}{name}" for name in ("str", "int", "float", "bool", "null"))
 _NULL = f"{_YAML}null"
-
-_Reader = Callable[[Node, FieldDescriptor, str], Any]
 
 
 def read_spec(path: Path) -> ProductSpec:
@@ -38,14 +37,16 @@ def read_spec(path: Path) -> ProductSpec:
     walk = _Walk()
     try:
         root = walk.yaml.compose(_read(path))
-        document = walk.message(root, ProductSpec.DESCRIPTOR, _ROOT) if root is not None else {}
+        document = walk.message(root, ProductSpec.DESCRIPTOR, _ROOT) if root is not None else None
     except YAMLError as error:
         raise _failure(path, [_syntax_problem(error)]) from None
     except RecursionError:
         raise _failure(path, [f"{_ROOT}: is nested too deeply (SYNTAX)"]) from None
+    except _TooManyValuesError:
+        raise _failure(path, [f"{_ROOT}: has more than {_MAX_VALUES} values (SPEC_TOO_LARGE)"]) from None
     if root is None:
         walk.problems.append(f"{_ROOT}: is empty (REQUIRED)")
-    if walk.problems:
+    if walk.problems or document is None:
         raise _failure(path, walk.problems)
     try:
         return json_format.ParseDict(document, ProductSpec())
@@ -82,9 +83,16 @@ def _failure(path: Path, problems: list[str]) -> Failure:
 def _syntax_problem(error: YAMLError) -> str:
     if isinstance(error, MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
-        where = f" at line {mark.line + 1}" if mark else ""
-        return f"{_ROOT}: {error.problem or error.context}{where} (SYNTAX)"
-    return f"{_ROOT}: {getattr(error, 'reason', 'is not YAML')} (SYNTAX)"
+        where = f"line {mark.line + 1}: " if mark else ""
+        what = ", ".join(text for text in (error.context, error.problem) if text)
+    else:
+        where = f"byte {error.position + 1}: " if isinstance(error, ReaderError) else ""
+        what = error.reason if isinstance(error, ReaderError) else "this is not YAML"
+    return f"{_ROOT}: {where}{what} (SYNTAX)"
+
+
+class _TooManyValuesError(Exception):
+    """Reading on could take for ever."""
 
 
 class _Walk:
@@ -95,11 +103,11 @@ class _Walk:
         self.problems: list[str] = []
         self._values = 0
 
-    def message(self, node: Node, descriptor: Descriptor, at: str) -> dict[str, Any]:
-        """Read the fields of a message."""
+    def message(self, node: Node, descriptor: Descriptor, at: str) -> dict[str, Any] | None:
+        """Read the fields of a message, as a document of the JSON mapping."""
         if not isinstance(node, MappingNode):
             self._add(node, at, f"fields are needed, not {_shown(node)}", "TYPE_INVALID")
-            return {}
+            return None
         return {
             field.json_name: value
             for field, value_node in self._fields(node, descriptor, at)
@@ -110,9 +118,11 @@ class _Walk:
         known = {name: field for field in descriptor.fields for name in (field.name, field.json_name)}
         seen = set()
         for key, value in node.value:
-            field = known.get(key.value) if isinstance(key, ScalarNode) else None
+            self._count()
+            name = key.value if isinstance(key, ScalarNode) else "?"
+            field = known.get(name)
             if field is None:
-                self._add(key, f"{at}.{_text(key)}", f"there is no such field{_hint(key, descriptor)}", "FIELD_UNKNOWN")
+                self._add(key, f"{at}.{_cut(name)}", f"there is no such field{_hint(name, known)}", "FIELD_UNKNOWN")
             elif field.name in seen:
                 self._add(key, f"{at}.{field.name}", "is given more than once", "FIELD_DUPLICATE")
             else:
@@ -122,30 +132,93 @@ class _Walk:
     def _field(self, node: Node, field: FieldDescriptor, at: str) -> Any:
         if node.tag == _NULL:
             return None
-        read = self._submessage if _has_fields(field) else self._leaf
         if not field.is_repeated:
-            return read(node, field, at)
+            return self._value(node, field, at)
         if not isinstance(node, SequenceNode):
             self._add(node, at, f"a list is needed, not {_shown(node)}", "TYPE_INVALID")
             return None
-        return [read(item, field, f"{at}[{index}]") for index, item in enumerate(node.value)]
+        return [self._value(item, field, f"{at}[{index}]") for index, item in enumerate(node.value)]
 
-    def _submessage(self, node: Node, field: FieldDescriptor, at: str) -> Any:
-        return self.message(node, field.message_type, at)
-
-    def _leaf(self, node: Node, field: FieldDescriptor, at: str) -> Any:
+    def _value(self, node: Node, field: FieldDescriptor, at: str) -> Any:
         self._count()
-        wanted = _wanted(field)
-        if not isinstance(node, ScalarNode) or node.tag not in _SCALAR_TAGS:
-            self._add(node, at, f"{wanted} is needed, not {_shown(node)}", "TYPE_INVALID")
-            return None
-        value = self.yaml.constructor.construct_object(node)
-        if field.enum_type is not None and not _is_member(value, field):
-            self._add(node, at, f"{wanted} is needed, not {_shown(node)}", "ENUM_UNKNOWN")
-            return None
-        document = {field.json_name: [value] if field.is_repeated else value}
+        if field.message_type is not None and not _is_scalar_in_json(field.message_type):
+            return self.message(node, field.message_type, at)
         try:
-            json_format.ParseDict(document, GetMessageClass(field.containing_type)())
-        except json_format.ParseError:
-            self._add(node, at, f"{wanted} is needed, not {_shown(node)}", "TYPE_INVALID")
+            return self._scalar(node, field)
+        except (ValueError, KeyError):
+            is_unknown = field.enum_type is not None and isinstance(node, ScalarNode)
+            reason = "ENUM_UNKNOWN" if is_unknown else "TYPE_INVALID"
+            self._add(node, at, f"{_wanted(field)} is needed, not {_shown(node)}", reason)
+            return None
+
+    def _scalar(self, node: Node, field: FieldDescriptor) -> Any:
+        """Read what stands for a field that has none of its own. Raises `ValueError` or `KeyError`."""
+        if not isinstance(node, ScalarNode) or node.tag not in _SCALAR_TAGS:
+            raise ValueError
+        value = self.yaml.constructor.construct_object(node)
+        # `ParseDict` takes `true` for 1, and numbers that stand for nothing.
+        if field.enum_type is not None and not _is_member(value, field.enum_type):
+            raise ValueError
+        message = GetMessageClass(cast("Descriptor", field.containing_type))()
+        try:
+            json_format.ParseDict({field.json_name: [value] if field.is_repeated else value}, message)
+        except json_format.ParseError as error:
+            raise ValueError from error
         return value
+
+    def _count(self) -> None:
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            raise _TooManyValuesError
+
+    def _add(self, node: Node, at: str, description: str, reason: str) -> None:
+        self.problems.append(f"{at}: line {node.start_mark.line + 1}: {description} ({reason})")
+
+
+def _is_scalar_in_json(message: Descriptor) -> bool:
+    return message.full_name.startswith("google.protobuf.")
+
+
+def _is_member(value: object, enum: EnumDescriptor) -> bool:
+    return value in enum.values_by_name or (type(value) is int and value in enum.values_by_number)
+
+
+def _wanted(field: FieldDescriptor) -> str:
+    if field.enum_type is not None:
+        return f"one of {', '.join(value.name for value in field.enum_type.values if value.number)}"
+    if field.message_type is not None:
+        return "a duration in seconds, such as `3600s`,"
+    return {
+        FieldDescriptor.TYPE_BOOL: "`true` or `false`",
+        FieldDescriptor.TYPE_STRING: "text, in quotes if need be,",
+    }.get(field.type, "another type")
+
+
+def _shown(node: Node) -> str:
+    if isinstance(node, MappingNode):
+        return "fields"
+    if isinstance(node, SequenceNode):
+        return "a list"
+    return f"`{_cut(node.value)}`" if node.value else "nothing"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    similar = difflib.get_close_matches(name[:_SHOWN_CHARS], known, n=1)
+    return f"; is it `{similar[0]}`?" if similar else ""
+
+
+def _readable(value: Any) -> Any:
+    """Lists of texts stand on one line: `actions: [read, write]`."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    items = CommentedSeq(_readable(item) for item in value)
+    # On one line, ruamel.yaml leaves out the quotes around what starts like these.
+    if all(isinstance(item, str) and not item.startswith(("?", ":")) for item in value):
+        items.fa.set_flow_style()
+    return items

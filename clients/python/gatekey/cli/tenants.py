@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import typer
-from gatekey.v1 import tenant_service_pb2 as pb
 
 from gatekey.cli import names
 from gatekey.cli.connection import connect
 from gatekey.cli.names import ProductIds, TenantIds
 from gatekey.cli.output import Columns, Output, OutputOption, enum_text, id_of, name_of, show, show_pages, time_text
+from gatekey.v1 import tenant_service_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="The containers of a product's customers.")
 
@@ -21,12 +21,12 @@ _COLUMNS: Columns[pb.Tenant] = (
 
 
 @app.command()
-def create(ids: TenantIds, display_name: Annotated[str, typer.Option()] = "", output: OutputOption = Output.TABLE) -> None:
+def create(
+    ids: TenantIds, display_name: Annotated[str, typer.Option()] = "", output: OutputOption = Output.TABLE
+) -> None:
     """Create a tenant: gatekey tenants create heyoo acme --display-name Acme."""
     parent, tenant_id = names.split(names.resolve(ids, names.TENANT))
-    request = pb.CreateTenantRequest(
-        parent=parent, tenant_id=tenant_id, tenant=pb.Tenant(display_name=display_name)
-    )
+    request = pb.CreateTenantRequest(parent=parent, tenant_id=tenant_id, tenant=pb.Tenant(display_name=display_name))
     with connect() as gatekey:
         _show(gatekey.call(gatekey.tenants.CreateTenant, request), output)
 

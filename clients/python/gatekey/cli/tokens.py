@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from gatekey_server.domain import builtin
 from gatekey_server.domain.secrets import new_secret
 
 from gatekey.cli import keys
@@ -14,6 +13,9 @@ app = typer.Typer(
     help="Service tokens. They are keys: `gatekey keys list gatekey system` lists them,"
     " `gatekey keys delete gatekey system KEY` ends one.",
 )
+
+_SYSTEM_TENANT = "products/gatekey/tenants/system"
+_PREFIX = "gk_"
 
 
 @app.command()
@@ -30,7 +32,7 @@ def create(
     What it may do is named by the API's own resource names:
     gatekey tokens create --name edge --grant products/heyoo/checks:create
     """
-    request = keys.new_key(str(builtin.SYSTEM_TENANT), name, mode, grant, expires, ttl)
+    request = keys.new_key(_SYSTEM_TENANT, name, mode, grant, expires, ttl)
     request.new_machine_user.SetInParent()
     keys.create_key(request, output, "The service token")
 
@@ -38,4 +40,4 @@ def create(
 @app.command()
 def generate() -> None:
     """Make a token to be given to a new server as GATEKEY_ROOT_TOKEN. Nothing is stored."""
-    typer.echo(new_secret(builtin.TOKEN_PREFIX))
+    typer.echo(new_secret(_PREFIX))

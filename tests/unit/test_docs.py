@@ -1,0 +1,163 @@
+"""The documents say what the code does: every reason, RPC, variable and limit is there, and nothing that is gone."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from gatekey.v1 import product_spec_pb2
+from gatekey_server import config
+from gatekey_server.domain import errors, specs
+from gatekey_server.domain.decisions import Reason
+from gatekey_server.rpc.errors import status_code
+from gatekey_server.rpc.specs import read_spec
+from google.protobuf import json_format
+from ruamel.yaml import YAML
+
+from tests.acceptance.test_callers import RULES
+from tests.support.server import ROOT
+
+SERVER = ROOT / "server" / "gatekey_server"
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+
+REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)*")
+LIMIT = re.compile(r"_?(?:MAX|MIN)_.*|.*_(?:S|MAX|ROWS|ATTEMPTS|PAGE_SIZE)")
+NO_LIMITS = {"_POLL_S"}
+
+
+def rows(document: str) -> Iterator[list[str]]:
+    """The cells of every row of every table, without the marks around code."""
+    for line in (ROOT / "docs" / document).read_text().splitlines():
+        if line.startswith("|") and not line.startswith("|-"):
+            yield [cell.strip().replace("`", "") for cell in line.strip("|").split(" | ")]
+
+
+# ---------------------------------------------------------------- reasons of errors
+
+
+def reasons() -> Mapping[str, set[str]]:
+    """The status codes of every reason that the server's code names."""
+    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    found = defaultdict(set)
+    for path in SERVER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            at_field = isinstance(node.func, ast.Attribute) and node.func.attr == "at"
+            named = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+            error = classes.get(named.id) if isinstance(named, ast.Name) else None
+            is_violation = error is errors.Violation
+            if error is None or not (is_violation or issubclass(error, errors.GatekeyError)):
+                continue
+            reason = node.args[1 if at_field or is_violation else 0]
+            # Elsewhere an error is handed on, and its reason with it.
+            if isinstance(reason, ast.Constant):
+                error = errors.InvalidRequest if is_violation else error
+                found[reason.value].add(status_code(error(reason.value, "")).name)
+    return found
+
+
+def test_every_reason_is_documented_with_its_code() -> None:
+    documented = {row[0]: {row[1]} for row in rows("api.md") if len(row) == 3 and REASON.fullmatch(row[0])}
+    assert documented == reasons()
+
+
+def test_the_reasons_of_decisions_are_documented_in_their_order() -> None:
+    known = Reason.__members__
+    documented = [row[1] for row in rows("permission-model.md") if row[0].isdigit()]
+    assert documented == [*(name for name in known if name != "ALLOWED"), "ALLOWED"]
+
+
+# ---------------------------------------------------------------- RPCs
+
+
+def test_what_every_rpc_needs_is_documented() -> None:
+    documented = {row[0]: (row[1], row[2]) for row in rows("security-model.md") if row[0] in RULES}
+    assert documented == {name: (_template(rule.resource), rule.action) for name, rule in RULES.items()}
+
+
+def _template(resource: str) -> str:
+    """`products/heyoo/tenants/acme` as `products/{product}/tenants/{tenant}`."""
+    ids = {
+        "products": "product",
+        "tenants": "tenant",
+        "members": "member",
+        "machineUsers": "machine_user",
+        "apiKeys": "api_key",
+    }
+    collections = resource.split("/")[::2]
+    has_id = len(resource.split("/")) % 2 == 0
+    parts = [f"{name}/{{{ids[name]}}}" for name in (collections if has_id else collections[:-1])]
+    return "/".join(parts if has_id else [*parts, collections[-1]])
+
+
+def test_every_rpc_is_among_the_methods() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    missing = [name for name in RULES if f"`{name.split('.')[1]}`" not in text]
+    assert not missing
+
+
+# ---------------------------------------------------------------- variables and limits
+
+
+def test_every_variable_is_documented_with_its_default() -> None:
+    documented = {row[0]: row[1] for row in rows("configuration.md") if row[0].startswith(config.PREFIX)}
+    for name, field in config.Settings.model_fields.items():
+        default = "none" if field.default is None else _text(field.default)
+        assert documented.pop(f"{config.PREFIX}{name.upper()}") == default
+    assert documented.keys() == {"GATEKEY_ADDRESS", "GATEKEY_TOKEN", "GATEKEY_CONFIG"}
+
+
+def limits() -> Iterator[tuple[str, str, str]]:
+    """File, name and value of every constant of the server that is named like a limit."""
+    for path in sorted(SERVER.rglob("*.py")):
+        names = [
+            target.id
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name) and LIMIT.fullmatch(target.id) and target.id not in NO_LIMITS
+        ]
+        file = path.relative_to(SERVER)
+        module = import_module(f"gatekey_server.{'.'.join(file.with_suffix('').parts)}") if names else None
+        yield from ((str(file), name, _text(getattr(module, name))) for name in names)
+
+
+def test_every_limit_is_documented_with_its_value() -> None:
+    documented = {tuple(row[2].split()): row[1] for row in rows("configuration.md") if len(row) == 3}
+    for file, name, value in limits():
+        assert re.search(rf"(?<!\d){re.escape(value)}(?![\d.])", documented.get((file, name), "")), (file, name, value)
+
+
+def test_every_documented_limit_is_there() -> None:
+    roots: Sequence[Path] = (SERVER, ROOT / "clients" / "python" / "gatekey" / "cli")
+    for row in rows("configuration.md"):
+        place = row[2].split() if len(row) == 3 else []
+        if len(place) == 2 and "." in place[0]:
+            assert any((root / place[0]).exists() and place[1] in (root / place[0]).read_text() for root in roots), row
+
+
+def _text(value: object) -> str:
+    if isinstance(value, timedelta):
+        return f"{value.days} days" if value.days else f"{value.seconds} s"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------- examples and links
+
+
+def test_the_worked_example_is_a_valid_spec() -> None:
+    text = (ROOT / "docs" / "product-specs.md").read_text()
+    (example,) = re.findall(r"```yaml\n(product: .*?)```", text, re.DOTALL)
+    message = json_format.ParseDict(YAML(typ="safe", pure=True).load(example), product_spec_pb2.ProductSpec())
+    specs.validate(read_spec(message, []))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
+    assert all((document.parent / target).exists() for target in targets), targets
