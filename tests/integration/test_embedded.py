@@ -394,6 +394,16 @@ def test_a_path_need_not_be_fit_for_a_socket(directory: Path, name: str) -> None
     assert not Path(socket_dir).exists()
 
 
+def test_a_restart_keeps_the_address(directory: Path) -> None:
+    database = EmbeddedPostgres(directory / ("long-" * 22), settings=SETTINGS)
+    addresses = set()
+    for _ in range(2):
+        with database:
+            addresses.add(database.dsn())
+            assert query(database.dsn(), "select 1") == 1
+    assert len(addresses) == 1
+
+
 def test_the_cluster_of_another_version_is_refused(data_dir: Path) -> None:
     cluster = data_dir / "postgres"
     cluster.mkdir(parents=True)

@@ -42,7 +42,7 @@ def rows(document: str) -> Iterator[list[str]]:
 def reasons() -> Mapping[str, set[str]]:
     """The status codes of every reason that the server's code names."""
     classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
-    found = defaultdict(set)
+    found: defaultdict[str, set[str]] = defaultdict(set)
     for path in SERVER.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
@@ -55,7 +55,7 @@ def reasons() -> Mapping[str, set[str]]:
                 continue
             reason = node.args[1 if at_field or is_violation else 0]
             # Elsewhere an error is handed on, and its reason with it.
-            if isinstance(reason, ast.Constant):
+            if isinstance(reason, ast.Constant) and isinstance(reason.value, str):
                 error = errors.InvalidRequest if is_violation else error
                 found[reason.value].add(status_code(error(reason.value, "")).name)
     return found

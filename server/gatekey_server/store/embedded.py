@@ -105,6 +105,7 @@ class EmbeddedPostgres:
         self._resources = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket_dir: Path | None = None
+        self._former_socket_dir: Path | None = None
 
     def start(self) -> None:
         """Make the cluster if there is none, start its server, and return when it accepts connections.
@@ -175,7 +176,9 @@ class EmbeddedPostgres:
         self._data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         resources.enter_context(_locked(self._data_dir / "postgres.lock"))
         account = _account(self._cluster)
-        socket_dir = resources.enter_context(_socket_directory(self._data_dir / "postgres.socket", account))
+        socket_dir = resources.enter_context(
+            _socket_directory(self._data_dir / "postgres.socket", self._former_socket_dir, account)
+        )
         programs = _programs(self._bin_dir or find_binaries(), account, reach=(self._data_dir, socket_dir))
         self._remove_unfinished()
         if self._cluster.exists():
@@ -183,7 +186,7 @@ class EmbeddedPostgres:
         else:
             self._initialise(programs, account)
         self._process = self._launch(programs, socket_dir, resources)
-        self._socket_dir = socket_dir
+        self._socket_dir = self._former_socket_dir = socket_dir
 
     def _remove_unfinished(self) -> None:
         for leftover in self._data_dir.glob(f"{_UNFINISHED}*"):
@@ -456,12 +459,18 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _socket_directory(preferred: Path, account: pwd.struct_passwd) -> Iterator[Path]:
-    """A new directory that only `account` may enter, and whose name fits into the address of a socket."""
+def _socket_directory(preferred: Path, former: Path | None, account: pwd.struct_passwd) -> Iterator[Path]:
+    """A new directory that only `account` may enter, and whose name fits into the address of a socket.
+
+    That of a former start is made again, so that whoever has its address finds the server there again.
+    """
     if _fits_an_address(preferred):
         shutil.rmtree(preferred, ignore_errors=True)
         preferred.mkdir(mode=0o700)
         directory = preferred
+    elif former is not None:
+        former.mkdir(mode=0o700)
+        directory = former
     else:
         directory = Path(tempfile.mkdtemp(prefix="gatekey-"))
     try:
