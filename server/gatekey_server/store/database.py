@@ -29,7 +29,13 @@ _LATER = (
     OSError,
     TimeoutError,
 )
-_CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_CONFLICTS = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    # The schema was migrated meanwhile, and the driver's plans are of the old one.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
 
 
 class Database:
