@@ -89,27 +89,53 @@ class Database:
 
         `work` must have no effects but those on the connection it is given.
         """
-        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
-            try:
-                async with self.connection() as connection, connection.transaction():
-                    return await work(connection)
-            except _CONFLICTS as error:
-                if attempt == TRANSACTION_ATTEMPTS:
-                    raise Unavailable("TRANSACTION_CONFLICT", "concurrent changes got in the way; try again") from error
-        raise AssertionError
+
+        async def attempt() -> T:
+            async with self._borrow() as connection, connection.transaction():
+                return await work(connection)
+
+        return await _tried_again(attempt)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Borrow a connection, for statements that need no transaction."""
+        try:
+            async with self._borrow() as connection:
+                yield connection
+        except _CONFLICTS as error:
+            raise _conflict() from error
+
+    async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Run one query outside a transaction, and again where a concurrent change got in its way."""
+
+        async def attempt() -> Sequence[asyncpg.Record]:
+            async with self._borrow() as connection:
+                rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
+                return rows
+
+        return await _tried_again(attempt)
+
+    @asynccontextmanager
+    async def _borrow(self) -> AsyncIterator[Connection]:
         with translated_errors():
             async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
                 yield connection
 
-    async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
-        """Run one query outside a transaction."""
-        async with self.connection() as connection:
-            rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
-            return rows
+
+async def _tried_again(attempt: Callable[[], Awaitable[T]]) -> T:
+    for _ in range(TRANSACTION_ATTEMPTS - 1):
+        try:
+            return await attempt()
+        except _CONFLICTS:
+            continue
+    try:
+        return await attempt()
+    except _CONFLICTS as error:
+        raise _conflict() from error
+
+
+def _conflict() -> Unavailable:
+    return Unavailable("TRANSACTION_CONFLICT", "concurrent changes got in the way; try again")
 
 
 @asynccontextmanager
