@@ -11,6 +11,7 @@ from gatekey_server.domain.secrets import new_secret
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 from tests.support.databases import Databases
+from tests.support.orphans import OrphanCheck
 from tests.support.server import EXAMPLES, PEPPERS, Client, ServerProcess, read_example
 
 PRODUCTS = tuple(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
@@ -45,9 +46,31 @@ def root_token() -> str:
 
 
 @pytest.fixture(scope="session")
-async def database_url(databases: Databases) -> str:
+async def orphan_check(databases: Databases) -> AsyncIterator[OrphanCheck]:
+    """Looks for orphans in the shared database; once more at the very end, when its server has stopped."""
+    async with OrphanCheck.open(await databases.create()) as check:
+        yield check
+        await check.assert_none()
+
+
+@pytest.fixture(scope="session")
+async def database_url(orphan_check: OrphanCheck) -> str:
     """The database of the shared server."""
-    return await databases.create()
+    return orphan_check.url
+
+
+@pytest.fixture
+async def orphan_check_afterwards(orphan_check: OrphanCheck) -> AsyncIterator[None]:
+    """No row of the shared database has lost its parent when the test is over."""
+    yield
+    await orphan_check.assert_none()
+
+
+@pytest.fixture(autouse=True)
+def no_orphans(request: pytest.FixtureRequest) -> None:
+    """After every test that uses the shared database; the others pay nothing for it."""
+    if "database_url" in request.fixturenames:
+        request.getfixturevalue("orphan_check_afterwards")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import secrets
 import signal
 import sys
@@ -10,18 +11,22 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
 import uvloop
 
-from gatekey_server.commands import bootstrap
-from gatekey_server.config import ConfigError, Settings, parse_peppers
+from gatekey_server.certificates import MaterialError
+from gatekey_server.commands import bootstrap, upkeep
+from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.config import ConfigError, Settings, parse_peppers, parse_tls_callers
 from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring, Mint
 from gatekey_server.freshness.facts import FactSource
 from gatekey_server.rpc.edge import utc_now
-from gatekey_server.rpc.server import Server, build_server
+from gatekey_server.rpc.server import Parts, Server, build_server
+from gatekey_server.rpc.tls import ServerTls, server_tls
 from gatekey_server.store import schema, service
 from gatekey_server.store.database import Database
 from gatekey_server.store.embedded import EmbeddedDatabaseError, EmbeddedPostgres
@@ -58,7 +63,7 @@ def serve(settings: Settings, on_ready: Callable[[Ready], None], *, wants_root_t
         keyring = _keyring(settings)
         with _database(settings) as (dsn, embedded):
             uvloop.run(_serve(settings, keyring, dsn, embedded, on_ready, wants_root_token=wants_root_token))
-    except (ConfigError, EmbeddedDatabaseError, GatekeyError) as error:
+    except (ConfigError, MaterialError, EmbeddedDatabaseError, GatekeyError) as error:
         raise _start_error(error) from error
 
 
@@ -101,20 +106,28 @@ async def _serve(
     ) as database:
         await _check_schema(database)
         new_root_token = await _bootstrap(settings, database, keyring, wants_root_token=wants_root_token)
-        server = build_server(database, FactSource(database), keyring, utc_now)
-        address = _bind(server, settings.listen)
+        tls = _tls(settings)
+        usage = UsageRecorder(database, settings.usage_flush_s)
+        retention = timedelta(days=settings.tenant_retention_days)
+        server = build_server(Parts(database, FactSource(database), keyring, utc_now, usage, retention, tls))
+        address = _bind(server, settings.listen, tls)
         await server.grpc.start()
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(_watch(server, database, embedded, stop))
+            background = [
+                tasks.create_task(_watch(server, database, embedded, stop)),
+                tasks.create_task(usage.run()),
+                tasks.create_task(_keep_up(settings, database)),
+            ]
             ready = Ready(address, new_root_token)
             announce = tasks.create_task(asyncio.to_thread(on_ready, ready))
-            _log.info("server.ready", address=address, embedded_database=embedded is not None)
+            _log.info("server.ready", address=address, tls=tls is not None, embedded_database=embedded is not None)
             await stop.wait()
             _log.info("server.stopping", grace_s=settings.shutdown_grace_s)
-            watch.cancel()
             await server.tell_health(serving=False)
             await server.grpc.stop(settings.shutdown_grace_s)
-            announce.cancel()
+            for task in (*background, announce):
+                task.cancel()
+        await usage.flush()
 
 
 async def _bootstrap(settings: Settings, database: Database, keyring: Keyring, *, wants_root_token: bool) -> str | None:
@@ -140,9 +153,19 @@ async def _check_schema(database: Database) -> None:
         raise StartError(f"the database's schema is {found}, and {needed} is needed: run `gatekey migrate`")
 
 
-def _bind(server: Server, listen: str) -> str:
+def _tls(settings: Settings) -> ServerTls | None:
+    if settings.tls_certificate is None:
+        return None
+    callers = parse_tls_callers(settings.tls_callers) if settings.tls_callers is not None else {}
+    return server_tls(settings.tls_files, callers)
+
+
+def _bind(server: Server, listen: str, tls: ServerTls | None) -> str:
     try:
-        port = server.grpc.add_insecure_port(listen)
+        if tls is None:
+            port = server.grpc.add_insecure_port(listen)
+        else:
+            port = server.grpc.add_secure_port(listen, tls.credentials)
     except RuntimeError:
         port = 0
     if port == 0:
@@ -175,6 +198,21 @@ async def _watch(server: Server, database: Database, embedded: EmbeddedPostgres 
         await asyncio.sleep(_PING_INTERVAL_S)
 
 
+async def _keep_up(settings: Settings, database: Database) -> None:
+    """Remove what is over, again and again."""
+    retention = timedelta(days=settings.key_retention_days)
+    while True:
+        # Servers that were started together do not do it together.
+        await asyncio.sleep(settings.upkeep_interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+        try:
+            removed = await upkeep.remove_what_is_over(database, retention, utc_now())
+        except GatekeyError as error:
+            _log.warning("upkeep.postponed", reason=error.reason)
+            continue
+        if any(removed.values()):
+            _log.info("upkeep.done", **removed)
+
+
 @contextmanager
 def _database(settings: Settings) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
     if settings.database_url is not None:
@@ -190,6 +228,8 @@ def _keyring(settings: Settings) -> Keyring:
     path = settings.peppers_file or settings.data_dir / "peppers"
     try:
         if settings.peppers_file is None and not path.exists():
+            if (settings.data_dir / "postgres").exists():
+                raise ConfigError([f"{path} is gone, and the database's keys are sealed under it: bring it back"])
             _write_private(path, generate_pepper(1) + "\n")
         return Keyring(parse_peppers(path.read_text()))
     except (OSError, ValueError) as error:

@@ -2,21 +2,32 @@
 
 import base64
 import binascii
+import ipaddress
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from cryptography import x509
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gatekey_server import certificates
 from gatekey_server.domain import builtin
+from gatekey_server.domain.names import ApiKeyName, parse_key_id
 from gatekey_server.domain.secrets import MIN_PEPPER_BYTES, is_well_formed
 
 PREFIX = "GATEKEY_"
 
+_TOKENS = f"{builtin.SYSTEM_TENANT}/apiKeys/"
+_DNS_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+
 # Read by the command line, never by the server; the same prefix, so known here.
-_CLIENT_VARIABLES = frozenset({"GATEKEY_ADDRESS", "GATEKEY_TOKEN", "GATEKEY_CONFIG"})
+_CLIENT_VARIABLES = frozenset(
+    f"GATEKEY_{name}" for name in ("ADDRESS", "TOKEN", "CONFIG", "ACTOR", "CA", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+)
 
 
 class ConfigError(Exception):
@@ -49,6 +60,42 @@ def parse_peppers(text: str) -> dict[int, bytes]:
     if not peppers:
         raise ValueError("there is no pepper")
     return peppers
+
+
+def parse_tls_callers(text: str) -> dict[x509.GeneralName, ApiKeyName]:
+    """Read which certificates stand for which service tokens: `NAME=TOKEN`, separated by commas or white space.
+
+    NAME is a whole subject alternative name, a URI if it holds a colon, else a DNS name. TOKEN is the
+    resource name of the token, which comes after the last `=`. Raises `ValueError`.
+    """
+    callers: dict[x509.GeneralName, ApiKeyName] = {}
+    for number, entry in enumerate(text.replace(",", " ").split(), 1):
+        name_text, equals, token = entry.rpartition("=")
+        if not equals:
+            raise ValueError(f"entry {number} is not NAME=TOKEN")
+        key_id = token.removeprefix(_TOKENS)
+        if key_id == token or parse_key_id(key_id) is None:
+            raise ValueError(f"entry {number} names no service token after the last `=`: {_TOKENS}key_… is required")
+        name = _parse_alternative_name(name_text, number)
+        if name in callers:
+            raise ValueError(f"entry {number} names {name_text}, which was named before")
+        callers[name] = ApiKeyName(builtin.SYSTEM_TENANT, key_id)
+    if not callers:
+        raise ValueError("there is no caller")
+    return callers
+
+
+def _parse_alternative_name(text: str, number: int) -> x509.GeneralName:
+    if _URI.fullmatch(text):
+        return x509.UniformResourceIdentifier(text)
+    if _DNS_NAME.fullmatch(text):
+        return x509.DNSName(text)
+    raise ValueError(f"entry {number} has neither a URI nor a DNS name before its last `=`; there are no wildcards")
+
+
+def _check_tls_callers(text: str) -> str:
+    parse_tls_callers(text)
+    return text
 
 
 def _check_listen(text: str) -> str:
@@ -84,6 +131,21 @@ class Settings(BaseSettings):
     listen: Annotated[str, AfterValidator(_check_listen)] = "127.0.0.1:50051"
     """The address to serve on, as HOST:PORT; port 0 picks a free one."""
 
+    tls_certificate: Path | None = None
+    """A PEM file: the server's certificate, followed by those between it and the clients' root."""
+
+    tls_key: Path | None = None
+    """A PEM file: the certificate's private key. Only the server may be able to read it."""
+
+    tls_client_ca: Path | None = None
+    """A PEM file of certificates; then every client must present one that is signed by one of these."""
+
+    tls_callers: Annotated[str, AfterValidator(_check_tls_callers)] | None = None
+    """Which client certificates stand for which service tokens, as NAME=TOKEN, separated by commas."""
+
+    insecure: bool = False
+    """Serve other machines without TLS, because something in between encrypts."""
+
     database_url: Annotated[SecretStr, AfterValidator(_check_database_url)] | None = None
     """A PostgreSQL to use, versions 15 to 18. Without it, one is started in `data_dir`."""
 
@@ -108,6 +170,18 @@ class Settings(BaseSettings):
     acquire_timeout_s: float = Field(default=2, gt=0, le=60)
     """How long a request may wait for a free connection."""
 
+    tenant_retention_days: float = Field(default=30, ge=0, le=3650)
+    """How long a deleted tenant can be undeleted, until it is purged."""
+
+    key_retention_days: float = Field(default=30, ge=0, le=3650)
+    """How long an expired or revoked key can still be read, until it is purged."""
+
+    usage_flush_s: float = Field(default=10, gt=0, le=3600)
+    """How often the last uses of keys are written down; what a crash can lose of them."""
+
+    upkeep_interval_s: float = Field(default=60, gt=0, le=86400)
+    """How often deleted tenants, ended keys and old request ids are looked for that are to be purged."""
+
     shutdown_grace_s: float = Field(default=10, ge=0, le=600)
     """How long requests that are being answered may take to finish after SIGTERM or Ctrl-C."""
 
@@ -118,15 +192,21 @@ class Settings(BaseSettings):
     """`auto`: for people on a terminal, else JSON lines."""
 
     @property
+    def tls_files(self) -> certificates.Files:
+        """Where the files of TLS are."""
+        return certificates.Files(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
+    @property
     def embedded(self) -> bool:
         """Whether the server runs a database of its own."""
         return self.database_url is None
 
 
-def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+def load(environment: Mapping[str, str] | None = None, *, serving: bool = True, **overrides: Any) -> Settings:
     """Read the configuration; `overrides` (by field name, None for none) win over the environment.
 
-    Raises `ConfigError` with every problem.
+    Without `serving` it may say nothing of how connections are secured, or point to files that are
+    not there. Raises `ConfigError` with every problem.
     """
     environment = os.environ if environment is None else environment
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _CLIENT_VARIABLES
@@ -136,24 +216,62 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         if name.startswith(PREFIX) and name not in known
     ]
     given = {name: value for name, value in overrides.items() if value is not None}
-    settings = None
+    unusable: set[str] = set()
     try:
         settings = Settings(**given)
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
-            name = f"{PREFIX}{str(problem['loc'][0]).upper()}"
-            problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
-    if settings is not None:
-        problems.extend(_combinations(settings))
-    if problems or settings is None:
+            field = str(problem["loc"][0])
+            unusable.add(field)
+            problems.append(f"{PREFIX}{field.upper()}: {problem['msg'].removeprefix('Value error, ')}")
+        # What is wrong with the others is told along with it.
+        settings = Settings(**given | {field: Settings.model_fields[field].default for field in unusable})
+    is_set = {field for field in Settings.model_fields if getattr(settings, field) is not None} | unusable
+    problems.extend(_pepper_problems(is_set))
+    if serving:
+        problems.extend(_tls_problems(settings, is_set))
+        problems.extend(certificates.problems(settings.tls_files))
+    if problems:
         raise ConfigError(problems)
     return settings
 
 
-def _combinations(settings: Settings) -> list[str]:
-    if settings.peppers is not None and settings.peppers_file is not None:
+def _tls_problems(settings: Settings, is_set: Set[str]) -> list[str]:
+    problems = []
+    if "tls_certificate" in is_set and "tls_key" not in is_set:
+        problems.append("GATEKEY_TLS_KEY is required with GATEKEY_TLS_CERTIFICATE")
+    if "tls_key" in is_set and "tls_certificate" not in is_set:
+        problems.append("GATEKEY_TLS_CERTIFICATE is required with GATEKEY_TLS_KEY")
+    if "tls_client_ca" in is_set and not is_set & {"tls_certificate", "tls_key"}:
+        problems.append("GATEKEY_TLS_CERTIFICATE and GATEKEY_TLS_KEY are required with GATEKEY_TLS_CLIENT_CA")
+    if "tls_callers" in is_set and "tls_client_ca" not in is_set:
+        problems.append("GATEKEY_TLS_CLIENT_CA is required with GATEKEY_TLS_CALLERS")
+    if is_set & {"tls_certificate", "tls_key", "tls_client_ca"}:
+        if settings.insecure:
+            problems.append(
+                "GATEKEY_INSECURE is true, but GATEKEY_TLS_CERTIFICATE, GATEKEY_TLS_KEY or GATEKEY_TLS_CLIENT_CA is set"
+            )
+    elif not settings.insecure and not _is_loopback(settings.listen):
+        problems.append(
+            f"GATEKEY_LISTEN: {settings.listen} serves other machines, and without TLS everyone in between reads the"
+            " keys: set GATEKEY_TLS_CERTIFICATE and GATEKEY_TLS_KEY, or GATEKEY_INSECURE=true where something else,"
+            " such as a mesh's sidecar, encrypts"
+        )
+    return problems
+
+
+def _is_loopback(listen: str) -> bool:
+    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _pepper_problems(is_set: Set[str]) -> list[str]:
+    if {"peppers", "peppers_file"} <= is_set:
         return ["GATEKEY_PEPPERS and GATEKEY_PEPPERS_FILE are both set"]
-    if not settings.embedded and settings.peppers is None and settings.peppers_file is None:
+    if "database_url" in is_set and not is_set & {"peppers", "peppers_file"}:
         return [
             (
                 "GATEKEY_PEPPERS (or GATEKEY_PEPPERS_FILE) is required with GATEKEY_DATABASE_URL;"

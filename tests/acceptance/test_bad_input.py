@@ -367,7 +367,7 @@ async def test_a_spec_with_very_many_problems_still_gets_its_answer(root: Client
     spec = read_example("codeqr")
     spec.product = fresh_id
     for _ in range(250):
-        spec.roles[0].grants.add(resource="no//where" * 20, actions=["?" * 50])
+        spec.roles[0].grants.add(resource="no//where" * 110, actions=["?" * 900])
     with pytest.raises(grpc.RpcError) as raised:
         await root.apply(spec)
     assert problem_of(raised.value).reason == "SPEC_INVALID"

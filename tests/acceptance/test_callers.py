@@ -9,6 +9,7 @@ import grpc
 import pytest
 from gatekey.v1 import (
     api_key_service_pb2,
+    audit_service_pb2,
     check_service_pb2,
     machine_user_service_pb2,
     member_service_pb2,
@@ -20,12 +21,16 @@ from gatekey_server.domain import builtin
 from gatekey_server.domain.secrets import new_secret
 from gatekey_server.rpc.server import SERVICES
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.server import Client, problem_of, read_example
 
 TENANT = "products/heyoo/tenants/acme"
+KEY = f"{TENANT}/apiKeys/key_00000000000000000000000000"
+MASK = FieldMask(paths=["display_name"])
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,45 @@ RULES: Mapping[str, Rule] = {
         f"{TENANT}/apiKeys/key_00000000000000000000000000",
         "delete",
         api_key_service_pb2.DeleteApiKeyRequest(name=f"{TENANT}/apiKeys/key_00000000000000000000000000"),
+    ),
+    "TenantService.SuspendTenant": Rule(TENANT, "suspend", tenant_service_pb2.SuspendTenantRequest(name=TENANT)),
+    "TenantService.ResumeTenant": Rule(TENANT, "resume", tenant_service_pb2.ResumeTenantRequest(name=TENANT)),
+    "TenantService.UndeleteTenant": Rule(TENANT, "undelete", tenant_service_pb2.UndeleteTenantRequest(name=TENANT)),
+    "TenantService.UpdateTenant": Rule(
+        TENANT,
+        "update",
+        tenant_service_pb2.UpdateTenantRequest(tenant=tenant_service_pb2.Tenant(name=TENANT), update_mask=MASK),
+    ),
+    "MemberService.UpdateMember": Rule(
+        f"{TENANT}/members/u",
+        "update",
+        member_service_pb2.UpdateMemberRequest(
+            member=member_service_pb2.Member(name=f"{TENANT}/members/u"), update_mask=MASK
+        ),
+    ),
+    "MachineUserService.UpdateMachineUser": Rule(
+        f"{TENANT}/machineUsers/mu",
+        "update",
+        machine_user_service_pb2.UpdateMachineUserRequest(
+            machine_user=machine_user_service_pb2.MachineUser(name=f"{TENANT}/machineUsers/mu"), update_mask=MASK
+        ),
+    ),
+    "ApiKeyService.DisableApiKey": Rule(KEY, "disable", api_key_service_pb2.DisableApiKeyRequest(name=KEY)),
+    "ApiKeyService.EnableApiKey": Rule(KEY, "enable", api_key_service_pb2.EnableApiKeyRequest(name=KEY)),
+    "ApiKeyService.RevokeApiKey": Rule(KEY, "revoke", api_key_service_pb2.RevokeApiKeyRequest(name=KEY)),
+    "ApiKeyService.RotateApiKey": Rule(KEY, "rotate", api_key_service_pb2.RotateApiKeyRequest(name=KEY)),
+    "ApiKeyService.UpdateApiKey": Rule(
+        KEY,
+        "update",
+        api_key_service_pb2.UpdateApiKeyRequest(
+            api_key=api_key_service_pb2.ApiKey(name=KEY, display_name="Key"), update_mask=MASK
+        ),
+    ),
+    "ApiKeyService.IdentifySecret": Rule(
+        f"{TENANT}/apiKeys", "identify", api_key_service_pb2.IdentifySecretRequest(secret="hey_x")
+    ),
+    "AuditService.ListAuditEvents": Rule(
+        f"{TENANT}/auditEvents", "list", audit_service_pb2.ListAuditEventsRequest(parent=TENANT)
     ),
 }
 
@@ -217,6 +261,8 @@ async def test_a_token_for_another_product_sees_nothing(
         answer = await call(clients["other_product"], METHODS[name], RULES[name].request)
         assert isinstance(answer, check_service_pb2.CheckResponse)
         assert answer.reason == answer.REASON_KEY_UNKNOWN
+    elif name == "ApiKeyService.IdentifySecret":
+        await assert_refused(clients["other_product"], name, grpc.StatusCode.NOT_FOUND, "SECRET_NOT_FOUND")
     elif name == "ProductService.ListProducts":
         await assert_refused(clients["other_product"], name, grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
     else:
@@ -238,6 +284,8 @@ async def test_every_action_but_the_needed_one_is_not_enough(
             answer = await call(client, METHODS[name], rule.request)
             assert isinstance(answer, check_service_pb2.CheckResponse)
             assert answer.reason == answer.REASON_KEY_UNKNOWN
+        elif name == "ApiKeyService.IdentifySecret":
+            await assert_refused(client, name, grpc.StatusCode.NOT_FOUND, "SECRET_NOT_FOUND")
         else:
             await assert_refused(client, name, grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
     finally:
@@ -255,7 +303,7 @@ async def test_the_needed_action_on_the_needed_resource_is_enough(root: Client, 
     try:
         await call(client, METHODS[name], rule.request)
     except grpc.RpcError as error:
-        assert problem_of(error).reason == "TENANT_NOT_FOUND"  # noqa: PT017 - either is fine
+        assert problem_of(error).reason in {"TENANT_NOT_FOUND", "SECRET_NOT_FOUND"}  # noqa: PT017 - either is fine
     finally:
         await client.close()
 
@@ -279,6 +327,38 @@ async def test_a_check_token_checks_its_product_and_does_nothing_else(root: Clie
         assert problem_of(raised.value).metadata == {"resource": tenant, "action": "get"}
     finally:
         await client.close()
+
+
+async def test_a_key_of_another_product_is_unknown_to_who_names_its_own(root: Client, fresh_id: str) -> None:
+    tenant = await root.create_tenant("codeqr", fresh_id)
+    owner = await root.add_member(tenant, "owner", "owner")
+    key = (await root.create_key(tenant, owner)).secret
+    request = check_service_pb2.CheckRequest(key=key, resource="links/a", action="read")
+    assert (await root.checks.Check(request)).allowed
+    request.product = "codeqr"
+    assert (await root.checks.Check(request)).allowed
+    unknown = await root.check(new_secret("codeqr_"), "links/a", "read")
+    request.product = "bitsy"
+    assert await root.checks.Check(request) == unknown
+    request.product = ""
+    with pytest.raises(grpc.RpcError) as raised:
+        await root.checks.Check(request)
+    assert problem_of(raised.value).fields == {"product": "ID_REQUIRED"}
+
+
+async def test_a_token_that_ends_leaves_none_behind_that_does_not(root: Client) -> None:
+    system = "products/gatekey/tenants/system"
+    end = Timestamp()
+    end.GetCurrentTime()
+    end.seconds += 60
+    maker = await root.create_key(system, mode="ALL", new_machine_user=True, expire_time=end)
+    client = root.with_token(maker.secret)
+    for fields in ({}, {"expire_time": Timestamp(seconds=end.seconds + 1)}):
+        with pytest.raises(grpc.RpcError) as raised:
+            await client.create_key(system, mode="ALL", new_machine_user=True, **fields)
+        assert problem_of(raised.value).reason == "TOKEN_EXCEEDS_CALLER"
+    assert (await client.create_key(system, mode="ALL", new_machine_user=True, expire_time=end)).secret
+    await client.close()
 
 
 async def test_a_read_only_token_changes_nothing(root: Client, clients: dict[str, Client], fresh_id: str) -> None:

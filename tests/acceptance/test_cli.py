@@ -417,8 +417,63 @@ def test_a_key_of_a_member(cli: Cli) -> None:
     assert key["owner"] == "products/heyoo/tenants/acme/members/u_42"
     assert key in cli.json("keys", "list", "heyoo", "acme", "--member", key["owner"])["apiKeys"]
     assert secret not in cli("keys", "get", name).out
-    assert cli("keys", "delete", name).out == f"Deleted {name}\n"
+    assert cli("keys", "delete", name, "--dry-run").out == f"Would delete {name} (API keys: 1)\n"
+    assert cli("keys", "delete", name).out == f"Deleted {name} (API keys: 1)\n"
     assert "(API_KEY_NOT_FOUND)" in cli("keys", "get", name, code=1).err
+
+
+def test_the_life_of_a_key(cli: Cli) -> None:
+    created = cli.json("keys", "create", "heyoo", "acme", "--name", "Life", "--member", "u_42")
+    name, secret = created["apiKey"]["name"], created["secret"]
+    assert cli.json("keys", "identify", secret)["name"] == name
+    updated = cli.json("keys", "update", name, "--name", "New", "--description", "For CI", "--label", "team=a")
+    assert (updated["displayName"], updated["description"], updated["labels"]) == ("New", "For CI", {"team": "a"})
+    assert "(ETAG_MISMATCH)" in cli("keys", "disable", name, "--etag", created["apiKey"]["etag"], code=1).err
+    assert cli.json("keys", "disable", name)["state"] == "STATE_DISABLED"
+    assert cli.json("keys", "enable", name)["state"] == "STATE_ACTIVE"
+    assert cli.json("keys", "rotate", name, "--dry-run")["secretWithheld"]
+    rotated = cli.json("keys", "rotate", name, "--grace", "1h")
+    for each in (secret, rotated["secret"]):
+        assert cli("check", each, "tags", "read").out.startswith("Allowed")
+    assert cli.json("keys", "revoke", name, "--reason", "Leaked")["revokeReason"] == "Leaked"
+    assert "KEY_REVOKED" in cli("check", "-", "tags", "read", stdin=rotated["secret"], code=3).out
+
+
+def test_the_life_of_a_tenant_and_its_record(cli: Cli) -> None:
+    cli("tenants", "create", "heyoo", "record")
+    cli("members", "add", "heyoo", "record", "first", "--role", "owner")
+    assert "(LAST_OWNER)" in cli("members", "remove", "heyoo", "record", "first", code=1).err
+    assert cli.json("members", "update", "heyoo", "record", "first", "--display-name", "First")["role"] == "owner"
+    assert cli.json("tenants", "update", "heyoo", "record", "--display-name", "Record")["displayName"] == "Record"
+    assert cli.json("tenants", "suspend", "heyoo", "record")["state"] == "STATE_SUSPENDED"
+    assert cli.json("tenants", "resume", "heyoo", "record")["state"] == "STATE_ACTIVE"
+    assert "Would delete" in cli("tenants", "delete", "heyoo", "record", "--dry-run").out
+    assert "(members: 1" not in cli("tenants", "delete", "heyoo", "record").err
+    assert cli.json("tenants", "undelete", "heyoo", "record")["state"] == "STATE_ACTIVE"
+    actor = "products/heyoo/tenants/record/members/first"
+    cli("tenants", "suspend", "heyoo", "record", GATEKEY_ACTOR=actor)
+    events = cli.json("audit", "list", "heyoo", "record")["auditEvents"]
+    assert [event["verb"] for event in events] == [
+        "CreateTenant",
+        "AddMember",
+        "UpdateMember",
+        "UpdateTenant",
+        "SuspendTenant",
+        "ResumeTenant",
+        "DeleteTenant",
+        "UndeleteTenant",
+        "SuspendTenant",
+    ]
+    assert events[-1]["actor"] == actor
+    verified = cli("audit", "verify", "heyoo", "record").out
+    assert verified.startswith("The chain of 9 events is whole. Head: 9:")
+    head = verified.split()[-1]
+    cli("tenants", "resume", "heyoo", "record")
+    assert "10 events" in cli("audit", "verify", "heyoo", "record", "--head", head).out
+    wrong = f"9:{'0' * 64}"
+    assert "(CHAIN_BROKEN)" in cli("audit", "verify", "heyoo", "record", "--head", wrong, code=1).err
+    assert "(CHAIN_BROKEN)" in cli("audit", "verify", "heyoo", "record", "--head", f"99:{'0' * 64}", code=1).err
+    assert "whole" in cli("audit", "verify", "heyoo").out
 
 
 def test_a_key_comes_with_its_machine_user_and_goes_with_it(cli: Cli) -> None:

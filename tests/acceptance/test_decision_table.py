@@ -14,6 +14,7 @@ import pytest
 from gatekey.v1 import api_key_service_pb2, machine_user_service_pb2, member_service_pb2
 from gatekey.v1 import check_service_pb2 as pb
 from gatekey_server.domain.names import parse_key_id
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.conftest import PRODUCTS
 from tests.support.server import Client, problem_of
@@ -166,15 +167,25 @@ async def _make(root: Client, product: str, prefix: str, holder: Holder) -> Hold
     fields: dict[str, Any] = {}
     if State.EXPIRES_LATER in holder.state:
         fields["expire_time"] = datetime.now(UTC) + timedelta(hours=1)
+    # No key can be given more than its owner has; what the owner's role leaves of it is the table's matter.
+    strongest = next(role.role for role in TABLE.spec(key.spec).roles if role.owner)
+    owner = await root.add_member(tenant, OWNER, strongest) if key.role else ""
     created = await root.create_key(
         tenant,
-        await root.add_member(tenant, OWNER, key.role) if key.role else "",
+        owner,
         kind=key.kind,
         mode=key.mode or "UNSPECIFIED",
         grants=key.grants,
         new_machine_user=key.machine,
         **fields,
     )
+    if owner:
+        demotion = member_service_pb2.UpdateMemberRequest(
+            member=member_service_pb2.Member(name=owner, role=key.role),
+            update_mask=FieldMask(paths=["role"]),
+            force=True,
+        )
+        await root.members.UpdateMember(demotion, timeout=10)
     return Holding(product, prefix, created.secret, created.api_key)
 
 
@@ -187,7 +198,7 @@ async def _remove(root: Client, holder: Holder, holding: Holding) -> None:
             request = machine_user_service_pb2.DeleteMachineUserRequest(name=owner)
             await root.machine_users.DeleteMachineUser(request, timeout=10)
         else:
-            await root.members.RemoveMember(member_service_pb2.RemoveMemberRequest(name=owner), timeout=10)
+            await root.members.RemoveMember(member_service_pb2.RemoveMemberRequest(name=owner, force=True), timeout=10)
 
 
 async def _happen(database_url: str, holdings: Mapping[Holder, Holding]) -> None:

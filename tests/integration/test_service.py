@@ -121,7 +121,9 @@ async def test_a_database_without_schema_is_migrated_by_hand(databases: Database
 
 async def test_migrations_at_once_queue(databases: Databases) -> None:
     url = await databases.create(template="template1")
-    await asyncio.gather(*(schema.migrate(url) for _ in range(5)))
+    variables = {"GATEKEY_DATABASE_URL": url, "GATEKEY_PEPPERS": PEPPERS}
+    results = await asyncio.gather(*(run_async("migrate", **variables) for _ in range(4)))
+    assert [result.returncode for result in results] == [0] * 4, [result.stderr for result in results]
 
 
 async def test_the_root_token_is_made_once_and_shown_once(databases: Databases) -> None:

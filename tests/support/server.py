@@ -13,6 +13,7 @@ import grpc
 from gatekey.v1 import (
     api_key_service_pb2,
     api_key_service_pb2_grpc,
+    audit_service_pb2_grpc,
     check_service_pb2,
     check_service_pb2_grpc,
     machine_user_service_pb2_grpc,
@@ -160,18 +161,25 @@ def _unpack(status: status_pb2.Status, message: Any) -> Any:
 
 
 class Client:
-    """All stubs over one connection, with a service token."""
+    """All stubs over one connection, with a service token; over TLS with `credentials`."""
 
-    def __init__(self, address: str, token: str | None) -> None:
+    def __init__(self, address: str, token: str | None, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.address = address
         self.token = token
-        self.channel = grpc.aio.insecure_channel(address, interceptors=[_Authorize(token)])
+        interceptors = [_Authorize(token)]
+        if credentials is None:
+            self.channel = grpc.aio.insecure_channel(address, interceptors=interceptors)
+        else:
+            # Else clients with the same credentials share a connection: no handshake for the second.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            self.channel = grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
         self.checks = check_service_pb2_grpc.CheckServiceStub(self.channel)
         self.products = product_service_pb2_grpc.ProductServiceStub(self.channel)
         self.tenants = tenant_service_pb2_grpc.TenantServiceStub(self.channel)
         self.members = member_service_pb2_grpc.MemberServiceStub(self.channel)
         self.machine_users = machine_user_service_pb2_grpc.MachineUserServiceStub(self.channel)
         self.keys = api_key_service_pb2_grpc.ApiKeyServiceStub(self.channel)
+        self.audit = audit_service_pb2_grpc.AuditServiceStub(self.channel)
 
     async def close(self) -> None:
         """Close the connection."""

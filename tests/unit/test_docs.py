@@ -109,7 +109,7 @@ def test_every_variable_is_documented_with_its_default() -> None:
     for name, field in config.Settings.model_fields.items():
         default = "none" if field.default is None else _text(field.default)
         assert documented.pop(f"{config.PREFIX}{name.upper()}") == default
-    assert documented.keys() == {"GATEKEY_ADDRESS", "GATEKEY_TOKEN", "GATEKEY_CONFIG"}
+    assert documented.keys() == config._CLIENT_VARIABLES
 
 
 def limits() -> Iterator[tuple[str, str, str]]:

@@ -71,6 +71,17 @@ UNKNOWN_PATTERNS += ["*/a/links/b/c", "abc/links"]
 
 # What is changed in the valid spec, and everything that is wrong with it then.
 MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
+    # Limits, and what roles administer
+    ({"limits": {"members": -1}}, ["limits.members LIMIT_INVALID"]),
+    ({"limits": {"apiKeys": 1_000_001}}, ["limits.api_keys LIMIT_INVALID"]),
+    (
+        {"roles[0].administration": [{"resource": "links", "actions": ["create"]}]},
+        ["roles[0].administration[0].resource RESOURCE_UNKNOWN"],
+    ),
+    (
+        {"roles[0].administration": [{"resource": "apiKeys", "actions": ["suspend"]}]},
+        ["roles[0].administration[0].actions[0] ACTION_UNKNOWN"],
+    ),
     # The product's id and names
     *(
         ({"product": product}, ["product PRODUCT_ID_INVALID"])

@@ -17,6 +17,8 @@ class CheckResult:
 
     decision: Decision
     fact: Fact | None
+    caller: Fact
+    """What is known of the service token."""
 
 
 async def check(
@@ -30,5 +32,6 @@ async def check(
     caller = callers.identify(facts, token, now)
     fact = callers.find(facts, key)
     if fact is None or not caller.may((*ProductName(fact.product).path, "checks"), "create"):
-        return CheckResult(KEY_UNKNOWN, None)
-    return CheckResult(decide(fact, request, now), fact)
+        return CheckResult(KEY_UNKNOWN, None, caller.fact)
+    decision = decide(fact, request, now)
+    return CheckResult(decision, None if decision is KEY_UNKNOWN else fact, caller.fact)

@@ -34,8 +34,10 @@ async def tenant(connection: Connection, name: TenantName) -> Tenant:
     return found
 
 
-async def tenant_for_change(connection: Connection, name: TenantName) -> tuple[Product, Tenant]:
-    """Lock a tenant, and its product's spec, for a change inside the tenant.
+async def tenant_for_change(
+    connection: Connection, name: TenantName, *, deleted: bool = False
+) -> tuple[Product, Tenant]:
+    """Lock a tenant, and its product's spec, for a change inside the tenant; a deleted one only if `deleted`.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`) and `FailedPrecondition` (`TENANT_DELETED`).
     """
@@ -45,7 +47,7 @@ async def tenant_for_change(connection: Connection, name: TenantName) -> tuple[P
     found = await tenants.lock(connection, name)
     if found is None:
         raise _tenant_not_found(name)
-    if found.state is TenantState.DELETED:
+    if found.state is TenantState.DELETED and not deleted:
         raise FailedPrecondition("TENANT_DELETED", f"the tenant `{name}` is deleted", metadata={"tenant": str(name)})
     return found_product, found
 

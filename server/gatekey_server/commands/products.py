@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from gatekey_server.commands import lookup
+from gatekey_server.commands import actors, lookup
 from gatekey_server.commands.callers import Caller, product_not_found
+from gatekey_server.commands.mutations import Change, Mutation, check_etag, refuse_repetition, run
 from gatekey_server.commands.paging import Page
 from gatekey_server.domain import builtin, specs
-from gatekey_server.domain.entities import Product
+from gatekey_server.domain.audit import describe
+from gatekey_server.domain.entities import Deleted, Product
 from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Violation
 from gatekey_server.domain.names import ProductName
 from gatekey_server.domain.specs import ProductSpec
@@ -15,14 +17,20 @@ from gatekey_server.store.database import Connection, Database
 
 
 async def apply_product(
-    database: Database, caller: Caller, spec: ProductSpec, *, force: bool, violations: Sequence[Violation] = ()
+    database: Database,
+    mutation: Mutation[Product],
+    spec: ProductSpec,
+    etag: str,
+    *,
+    force: bool,
+    violations: Sequence[Violation] = (),
 ) -> Product:
     """Create a product, or replace its spec. `violations` were found while the spec was read.
 
     Raises `InvalidRequest` (`SPEC_INVALID`) with everything that is wrong with the spec, and
-    `FailedPrecondition` (`PRODUCT_BUILT_IN`, `PREFIX_TAKEN`, `SPEC_STRANDS`).
+    `FailedPrecondition` (`PRODUCT_BUILT_IN`, `PREFIX_TAKEN`, `SPEC_STRANDS`), and `Aborted` (`ETAG_MISMATCH`).
     """
-    name = ProductName(spec.product)
+    name, caller = ProductName(spec.product), mutation.caller
     try:
         specs.validate(spec, violations)
     except InvalidRequest as error:
@@ -33,26 +41,29 @@ async def apply_product(
         raise
     caller.require(name.path, "apply")
     _refuse_built_in(name)
+    actors.refuse_other_tenant(mutation, None)
 
-    async def work(connection: Connection) -> Product:
+    async def work(connection: Connection) -> Change[Product]:
         before = await products.lock(connection, name)
-        if before is None:
+        if before is None and not etag:
             after = await products.insert(connection, spec)
             if after is not None:
                 await _claim_prefixes(connection, spec)
-                return after
+                return Change(after, name, None, describe(after))
             # Another call has just created it; the lock waits for that call's end.
             before = await products.lock(connection, name)
-            if before is None:
-                raise product_not_found(name.product)
+        if before is None:
+            raise product_not_found(name.product)
+        check_etag(etag, before.etag)
         if before.policy.spec == spec:
-            return before
+            return Change(before, name, None, None)
         if not force:
             await _refuse_stranding(connection, name, spec)
         await _claim_prefixes(connection, spec)
-        return await products.update_spec(connection, spec, before.spec_version + 1)
+        after = await products.update_spec(connection, spec, before.spec_version + 1)
+        return Change(after, name, describe(before), describe(after))
 
-    return await database.transaction(work)
+    return await run(database, mutation, work)
 
 
 async def get_product(database: Database, caller: Caller, name: ProductName) -> Product:
@@ -70,44 +81,66 @@ async def list_products(database: Database, caller: Caller, after: str, size: in
     return Page.of(found, size, lambda product: product.name.product)
 
 
-async def delete_product(database: Database, caller: Caller, name: ProductName, *, force: bool) -> None:
-    """Delete a product; with `force`, its tenants as well.
+async def delete_product(
+    database: Database, mutation: Mutation[Deleted], name: ProductName, etag: str, *, force: bool
+) -> Deleted:
+    """Delete a product; with `force`, its tenants as well. Answers what went with it.
 
-    Raises `NotFound` (`PRODUCT_NOT_FOUND`) and `FailedPrecondition` (`PRODUCT_BUILT_IN`, `PRODUCT_HAS_TENANTS`).
+    Raises `NotFound` (`PRODUCT_NOT_FOUND`), `Aborted` (`ETAG_MISMATCH`) and `FailedPrecondition`
+    (`PRODUCT_BUILT_IN`, `PRODUCT_HAS_TENANTS`).
     """
-    caller.require(name.path, "delete")
+    mutation.caller.require(name.path, "delete")
     _refuse_built_in(name)
+    actors.refuse_other_tenant(mutation, None)
+    contents = Deleted()
     if force:
-        await _delete_tenants(database, name)
+        await refuse_repetition(database, mutation)
+        contents = await _delete_tenants(database, name, etag, keep=mutation.validate_only)
 
-    async def work(connection: Connection) -> None:
-        if await products.lock(connection, name) is None:
-            raise product_not_found(name.product)
+    async def work(connection: Connection) -> Change[Deleted]:
+        before = await _lock(connection, name, etag)
         count = await tenants.count(connection, name)
-        if count:
+        if count and not (force and mutation.validate_only):
             raise FailedPrecondition(
                 "PRODUCT_HAS_TENANTS",
                 f"the product `{name.product}` has {count} tenants, deleted ones included",
                 metadata={"tenants": str(count)},
             )
-        await products.delete(connection, name)
+        if not count:
+            await products.delete(connection, name)
+        return Change(contents, name, describe(before), None)
 
-    await database.transaction(work)
+    return await run(database, mutation, work)
 
 
-async def _delete_tenants(database: Database, name: ProductName) -> None:
-    async def mark(connection: Connection) -> None:
-        if await products.lock(connection, name) is None:
-            raise product_not_found(name.product)
-        await tenants.mark_all_deleted(connection, name)
+async def _delete_tenants(database: Database, name: ProductName, etag: str, *, keep: bool) -> Deleted:
+    """Delete all tenants of a product in transactions of bounded size; answers what they held."""
 
-    await database.transaction(mark)
-    while True:
+    async def mark(connection: Connection) -> Deleted:
+        await _lock(connection, name, etag)
+        contents = await tenants.count_contents_of_all(connection, name)
+        if not keep:
+            await tenants.mark_all_deleted(connection, name)
+        return contents
+
+    contents = await database.transaction(mark)
+    while not keep:
         async with database.connection() as connection:
             tenant = await tenants.next_deleted(connection, name)
         if tenant is None:
-            return
-        await tenants.purge(database, tenant)
+            break
+        await tenants.purge_contents(database, tenant)
+        async with database.connection() as connection:
+            await tenants.purge(connection, tenant)
+    return contents
+
+
+async def _lock(connection: Connection, name: ProductName, etag: str) -> Product:
+    product = await products.lock(connection, name)
+    if product is None:
+        raise product_not_found(name.product)
+    check_etag(etag, product.etag)
+    return product
 
 
 async def _claim_prefixes(connection: Connection, spec: ProductSpec) -> None:

@@ -1,30 +1,35 @@
-"""Creating, reading, listing and deleting tenants."""
+"""The life of tenants."""
 
-from gatekey_server.commands import lookup
+from datetime import timedelta
+
+from gatekey_server.commands import actors, lookup
 from gatekey_server.commands.callers import Caller, product_not_found
+from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
 from gatekey_server.commands.paging import Page
 from gatekey_server.domain import builtin
-from gatekey_server.domain.entities import Tenant
+from gatekey_server.domain.audit import describe
+from gatekey_server.domain.entities import Deleted, Tenant, TenantState
 from gatekey_server.domain.errors import AlreadyExists, FailedPrecondition
 from gatekey_server.domain.names import ProductName, TenantName
 from gatekey_server.store import products, tenants
 from gatekey_server.store.database import Connection, Database
 
 
-async def create_tenant(database: Database, caller: Caller, name: TenantName, display_name: str) -> Tenant:
+async def create_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, display_name: str) -> Tenant:
     """Create a tenant. Raises `NotFound` (`PRODUCT_NOT_FOUND`) and `AlreadyExists` (`TENANT_EXISTS`)."""
     product = ProductName(name.product)
-    caller.require((*product.path, "tenants"), "create")
+    mutation.caller.require((*product.path, "tenants"), "create")
+    actors.refuse_other_tenant(mutation, None)
 
-    async def work(connection: Connection) -> Tenant:
+    async def work(connection: Connection) -> Change[Tenant]:
         if await products.lock_shared(connection, product) is None:
             raise product_not_found(product.product)
         tenant = await tenants.insert(connection, name, display_name)
         if tenant is None:
             raise AlreadyExists("TENANT_EXISTS", f"there is a tenant `{name}`; it may be a deleted one")
-        return tenant
+        return Change(tenant, name, None, describe(tenant))
 
-    return await database.transaction(work)
+    return await run(database, mutation, work)
 
 
 async def get_tenant(database: Database, caller: Caller, name: TenantName) -> Tenant:
@@ -45,18 +50,110 @@ async def list_tenants(
     return Page.of(found, size, lambda tenant: tenant.uid)
 
 
-async def delete_tenant(database: Database, caller: Caller, name: TenantName) -> Tenant:
-    """Make a tenant a deleted one; its keys stop working at once.
+async def update_tenant(
+    database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str, *, display_name: str | None
+) -> Tenant:
+    """Change what is not None. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
+    mutation.caller.require(name.path, "update")
 
-    Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`) and `FailedPrecondition`
-    (`TENANT_DELETED`, `TENANT_BUILT_IN`).
+    async def work(connection: Connection) -> Change[Tenant]:
+        before = await _lock(connection, mutation, name, "update", etag)
+        if display_name is None or display_name == before.display_name:
+            return Change(before, name, None, None)
+        after = await tenants.update(connection, before, display_name)
+        return Change(after, name, describe(before), describe(after))
+
+    return await run(database, mutation, work)
+
+
+async def suspend_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str) -> Tenant:
+    """Deny all keys of a tenant until it is resumed.
+
+    Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`TENANT_BUILT_IN`), and as `lookup.tenant_for_change`.
     """
-    caller.require(name.path, "delete")
+    mutation.caller.require(name.path, "suspend")
+    _refuse_built_in(name)
+
+    async def work(connection: Connection) -> Change[Tenant]:
+        before = await _lock(connection, mutation, name, "suspend", etag)
+        after = before if before.suspend_time is not None else await tenants.suspend(connection, before)
+        return Change(after, name, describe(before), describe(after))
+
+    return await run(database, mutation, work)
+
+
+async def resume_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str) -> Tenant:
+    """End a suspension. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
+    mutation.caller.require(name.path, "resume")
+
+    async def work(connection: Connection) -> Change[Tenant]:
+        before = await _lock(connection, mutation, name, "resume", etag)
+        after = before if before.suspend_time is None else await tenants.resume(connection, before)
+        return Change(after, name, describe(before), describe(after))
+
+    return await run(database, mutation, work)
+
+
+async def delete_tenant(
+    database: Database,
+    mutation: Mutation[tuple[Tenant, Deleted]],
+    name: TenantName,
+    etag: str,
+    retention: timedelta,
+) -> tuple[Tenant, Deleted]:
+    """Make a tenant a deleted one, to be purged after `retention`; its keys stop working at once.
+
+    Answers what it holds as well. Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition`
+    (`TENANT_BUILT_IN`), and as `lookup.tenant_for_change`.
+    """
+    mutation.caller.require(name.path, "delete")
+    _refuse_built_in(name)
+
+    async def work(connection: Connection) -> Change[tuple[Tenant, Deleted]]:
+        before = await _lock(connection, mutation, name, "delete", etag)
+        contents = await tenants.count_contents(connection, before)
+        after = await tenants.mark_deleted(connection, before, retention)
+        return Change((after, contents), name, describe(before), describe(after))
+
+    return await run(database, mutation, work)
+
+
+async def undelete_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str) -> Tenant:
+    """Take a deletion back.
+
+    Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`TENANT_NOT_DELETED`,
+    `TENANT_PURGE_DUE`), and as
+    `lookup.tenant_for_change`.
+    """
+    mutation.caller.require(name.path, "undelete")
+
+    async def work(connection: Connection) -> Change[Tenant]:
+        before = await _lock(connection, mutation, name, "undelete", etag, deleted=True)
+        if before.state is not TenantState.DELETED:
+            raise FailedPrecondition("TENANT_NOT_DELETED", f"the tenant `{name}` is not deleted")
+        after = await tenants.undelete(connection, before)
+        if after is None:
+            raise FailedPrecondition("TENANT_PURGE_DUE", f"the time to undelete `{name}` is over")
+        return Change(after, name, describe(before), describe(after))
+
+    return await run(database, mutation, work)
+
+
+async def _lock(
+    connection: Connection,
+    mutation: Mutation[Tenant] | Mutation[tuple[Tenant, Deleted]],
+    name: TenantName,
+    action: str,
+    etag: str,
+    *,
+    deleted: bool = False,
+) -> Tenant:
+    product, tenant = await lookup.tenant_for_change(connection, name, deleted=deleted)
+    await actors.authorise(connection, mutation, product.policy, tenant, "tenant", action)
+    check_etag(etag, tenant.etag)
+    return tenant
+
+
+def _refuse_built_in(name: TenantName) -> None:
     if name == builtin.SYSTEM_TENANT:
-        raise FailedPrecondition("TENANT_BUILT_IN", "the tenant of the service tokens cannot be deleted")
-
-    async def work(connection: Connection) -> Tenant:
-        _, tenant = await lookup.tenant_for_change(connection, name)
-        return await tenants.mark_deleted(connection, tenant)
-
-    return await database.transaction(work)
+        raise FailedPrecondition("TENANT_BUILT_IN", "the tenant of the service tokens cannot be switched off")

@@ -25,7 +25,7 @@ SYSTEM_TENANT = TenantName(PRODUCT.product, "system")
 TOKEN_PREFIX = "gk_"  # noqa: S105 - how tokens start
 ROOT_MACHINE_USER = "root"
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 """Raised with every change of `SPEC`; a server never replaces a newer release's spec with its own."""
 
 SPEC = ProductSpec(
@@ -34,10 +34,29 @@ SPEC = ProductSpec(
     collections=(
         Collection("products", ("apply", "get", "list", "delete")),
         Collection("products/*/checks", ("create",)),
-        Collection("products/*/tenants", ("create", "get", "list", "delete")),
-        Collection("products/*/tenants/*/members", ("create", "get", "list", "delete")),
-        Collection("products/*/tenants/*/machineUsers", ("create", "get", "list", "delete")),
-        Collection("products/*/tenants/*/apiKeys", ("create", "get", "list", "delete")),
+        Collection("products/*/auditEvents", ("list",)),
+        Collection(
+            "products/*/tenants",
+            ("create", "get", "list", "update", "suspend", "resume", "delete", "undelete"),
+        ),
+        Collection("products/*/tenants/*/auditEvents", ("list",)),
+        Collection("products/*/tenants/*/members", ("create", "get", "list", "update", "delete")),
+        Collection("products/*/tenants/*/machineUsers", ("create", "get", "list", "update", "delete")),
+        Collection(
+            "products/*/tenants/*/apiKeys",
+            (
+                "create",
+                "get",
+                "list",
+                "identify",
+                "update",
+                "disable",
+                "enable",
+                "revoke",
+                "rotate",
+                "delete",
+            ),
+        ),
     ),
     read_actions=("get", "list"),
     roles=(Role("admin", (Grant(ANY, (ANY,)),), owner=True),),

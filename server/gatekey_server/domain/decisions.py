@@ -1,6 +1,7 @@
 """The decision: may the holder of this secret do this action on this resource, now?"""
 
 import enum
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,7 +37,7 @@ class PrincipalKind(enum.StrEnum):
 class Policy:
     """A valid spec, made ready to decide by."""
 
-    __slots__ = ("_actions", "_grantable", "_modes", "_publishable", "_read_only", "_roles", "spec")
+    __slots__ = ("_actions", "_administration", "_grantable", "_modes", "_publishable", "_read_only", "_roles", "spec")
 
     def __init__(self, spec: ProductSpec) -> None:
         secret_keys = spec.secret_keys
@@ -48,6 +49,7 @@ class Policy:
             tuple(c.pattern.split("/")[::2]): frozenset(c.actions) for c in spec.collections
         }
         self._roles: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.grants) for r in spec.roles}
+        self._administration: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.administration) for r in spec.roles}
         self._modes = frozenset(secret_keys.modes)
         self._read_only = GrantSet(((("*",), frozenset(spec.read_actions)),))
         self._grantable = GrantSet.of(secret_keys.restricted.grantable) if secret_keys.restricted else NOTHING
@@ -57,6 +59,11 @@ class Policy:
     def machine_user_role(self) -> str | None:
         """The role of every machine user; None where the product has none."""
         return self.spec.machine_users.role if self.spec.machine_users else None
+
+    @property
+    def publishable_grants(self) -> GrantSet:
+        """What every publishable key may do."""
+        return self._publishable
 
     @property
     def tenant_noun(self) -> str:
@@ -70,6 +77,14 @@ class Policy:
     def role_grants(self, role: str | None) -> GrantSet:
         """What a role gives; a role that the spec no longer has gives nothing."""
         return self._roles.get(role, NOTHING) if role is not None else NOTHING
+
+    def administration(self, role: str | None) -> GrantSet:
+        """What a role may administer; a role that the spec no longer has may administer nothing."""
+        return self._administration.get(role, NOTHING) if role is not None else NOTHING
+
+    def is_owner(self, role: str | None) -> bool:
+        """Whether the role owns the tenant."""
+        return any(known.role == role and known.owner for known in self.spec.roles)
 
     def key_allows(self, kind: KeyKind, mode: AccessMode | None, grants: GrantSet, path: Path, action: str) -> bool:
         """Whether a key by itself gives the action. What the spec no longer offers, no key has."""
@@ -117,6 +132,10 @@ class Fact:
     key_disabled: bool
     expire_time: datetime | None
     """The earlier of the key's and the secret's; with time zone."""
+    uid: tuple[int, uuid.UUID] = (0, uuid.UUID(int=0))
+    """The database's own ids of the tenant and the key; no decision depends on them."""
+    was_used: bool = True
+    """Whether a use of the key was written down before."""
 
     @property
     def product(self) -> str:
@@ -141,6 +160,8 @@ class Request:
     action: str
     tenant: str | None = None
     """The id of the tenant that the request is about; None where the key says it."""
+    product: str | None = None
+    """The id of the product that asks; None where there is no doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +187,7 @@ KEY_UNKNOWN = Decision(Reason.KEY_UNKNOWN)
 
 def decide(fact: Fact | None, request: Request, now: datetime) -> Decision:
     """Answer a question by the facts. The first rule that fails names the reason."""
-    if fact is None:
+    if fact is None or request.product not in (None, fact.product):
         return KEY_UNKNOWN
     reason = holder_problem(fact, now)
     if reason is not None:

@@ -1,7 +1,9 @@
 """What Gatekey keeps, as values. `uid`s are the database's own; nobody outside sees them."""
 
 import enum
+import hashlib
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,6 +30,11 @@ class KeyState(enum.StrEnum):
     EXPIRED = "EXPIRED"
 
 
+def _etag(*identity: object) -> str:
+    """A short text that changes with every version, and that no other thing of the same name has."""
+    return hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """An API that keys open."""
@@ -38,6 +45,11 @@ class Product:
     built_in: bool
     create_time: datetime
     update_time: datetime
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the spec."""
+        return _etag("product", self.name.product, self.create_time, self.spec_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,13 @@ class Tenant:
     create_time: datetime
     suspend_time: datetime | None
     delete_time: datetime | None
+    purge_time: datetime | None
+    version: int
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the tenant itself."""
+        return _etag("tenant", self.uid, self.version)
 
     @property
     def state(self) -> TenantState:
@@ -69,6 +88,12 @@ class Principal:
     """A member's role; None for machine users, whose role is the spec's."""
     display_name: str
     create_time: datetime
+    version: int
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the principal itself."""
+        return _etag("principal", self.uid, self.version)
 
     @property
     def is_machine_user(self) -> bool:
@@ -101,6 +126,16 @@ class ApiKey:
     disable_time: datetime | None
     revoke_time: datetime | None
     secrets: tuple[SecretInfo, ...]
+    description: str
+    labels: Mapping[str, str]
+    revoke_reason: str
+    version: int
+    last_use_time: datetime | None
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the key itself."""
+        return _etag("api_key", self.uid, self.version)
 
     def state(self, now: datetime) -> KeyState:
         """The first that holds of revoked, disabled, expired, active: the order of decisions."""
@@ -111,3 +146,13 @@ class ApiKey:
         if self.expire_time is not None and self.expire_time <= now:
             return KeyState.EXPIRED
         return KeyState.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """How many things a deletion removed."""
+
+    tenants: int = 0
+    members: int = 0
+    machine_users: int = 0
+    api_keys: int = 0

@@ -6,6 +6,7 @@ GatekeyError
 ├── PermissionDenied     the caller is known, and may not do this
 ├── NotFound             there is no such thing, or none that the caller may see
 ├── AlreadyExists        the name is taken
+├── Aborted              it has changed since the caller last saw it
 ├── FailedPrecondition   the data are in a state that forbids it
 ├── ResourceExhausted    a limit is reached
 └── Unavailable          no answer could be had now; trying again later may help
@@ -85,6 +86,10 @@ class NotFound(GatekeyError):
 
 class AlreadyExists(GatekeyError):
     """The name is taken."""
+
+
+class Aborted(GatekeyError):
+    """It has changed since the caller last saw it."""
 
 
 class FailedPrecondition(GatekeyError):

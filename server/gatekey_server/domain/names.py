@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,8 +10,11 @@ from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.grants import ID_CHARS, Path
 
 MAX_DISPLAY_NAME_CHARS = 128
+MAX_LABELS = 64
+MAX_LABEL_CHARS = 256
 
 _ID = re.compile(rf"[{ID_CHARS}]{{1,128}}")
+_LABEL_KEY = re.compile(r"[a-z][a-z0-9_./-]{0,62}")
 _PRODUCT_ID = re.compile(r"[a-z](?:-?[a-z0-9]){0,62}")
 _NOT_IDS = frozenset({".", "..", "-"})  # `-` stands for "any parent" in resource names (AIP-159)
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -47,6 +51,31 @@ def parse_display_name(text: str, field: str, *, required: bool = False) -> str:
     if not text.isprintable():
         raise InvalidRequest.at(field, "DISPLAY_NAME_INVALID", "holds a character that cannot be printed")
     return text
+
+
+def parse_text(text: str, field: str, most_chars: int) -> str:
+    """Check a text for people, which may have several lines. Raises `InvalidRequest` (`TEXT_INVALID`)."""
+    if len(text) > most_chars:
+        raise InvalidRequest.at(field, "TEXT_INVALID", f"more than {most_chars} characters")
+    if not all(character.isprintable() or character == "\n" for character in text):
+        raise InvalidRequest.at(field, "TEXT_INVALID", "holds a character that cannot be printed")
+    return text
+
+
+def parse_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
+    """Check labels. Raises `InvalidRequest` (`LABELS_INVALID`)."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest.at(field, "LABELS_INVALID", f"more than {MAX_LABELS}")
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise InvalidRequest.at(
+                field, "LABELS_INVALID", "a label's key is 1 to 63 characters of a-z 0-9 _ . / -, a letter first"
+            )
+        if len(value) > MAX_LABEL_CHARS or not value.isprintable():
+            raise InvalidRequest.at(
+                f"{field}[{key}]", "LABELS_INVALID", f"a value is at most {MAX_LABEL_CHARS} printable characters"
+            )
+    return dict(labels)
 
 
 def format_key_id(key_uid: uuid.UUID) -> str:

@@ -70,6 +70,17 @@ class Role:
     grants: tuple[Grant, ...] = ()
     display_name: str = ""
     owner: bool = False
+    administration: tuple[Grant, ...] = ()
+    """What a person of the role may administer as an actor; resources are those of `ADMINISTRATION`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """How much a tenant can hold; 0 for no limit."""
+
+    members: int = 0
+    machine_users: int = 0
+    api_keys: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,7 @@ class ProductSpec:
     machine_users: MachineUserPolicy | None = None
     display_name: str = ""
     tenant_noun: str = ""
+    limits: TenantLimits = TenantLimits()
 
     @property
     def prefixes(self) -> dict[KeyKind, str]:
@@ -140,6 +152,17 @@ class ProductSpec:
             found[KeyKind.PUBLISHABLE] = self.publishable_keys.prefix
         return found
 
+
+ADMINISTRATION = (
+    Collection("tenant", ("update", "suspend", "resume", "delete", "undelete")),
+    Collection("members", ("create", "update", "delete")),
+    Collection("machineUsers", ("create", "update", "delete")),
+    Collection("apiKeys", ("create", "update", "disable", "enable", "revoke", "rotate", "delete")),
+    Collection("ownApiKeys", ("create", "update", "disable", "enable", "revoke", "rotate", "delete")),
+)
+"""What can be administered inside a tenant. `ownApiKeys` are those of the actor itself."""
+
+MAX_LIMIT = 1_000_000
 
 _COLLECTION = re.compile(r"[a-z][A-Za-z0-9_-]{0,62}(?:/\*/[a-z][A-Za-z0-9_-]{0,62}){0,7}")
 _ROLE = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -161,11 +184,43 @@ def validate(spec: ProductSpec, found: Sequence[Violation] = ()) -> None:
         raise InvalidRequest.all("SPEC_INVALID", violations)
 
 
+class _GrantValidation:
+    """What can be wrong with grants over collections."""
+
+    def __init__(self, collections: Sequence[Collection]) -> None:
+        self._reached = [(tuple(c.pattern.split("/")), c.actions) for c in collections]
+
+    def grants(self, grants: Sequence[Grant], at: str, *, least: int) -> Iterator[Violation]:
+        yield from _size(grants, at, least, MAX_GRANTS)
+        for field, grant in _indexed(at, grants):
+            yield from self.grant(grant, field)
+
+    def grant(self, grant: Grant, at: str) -> Iterator[Violation]:
+        wrong_form = list(_grant_form(grant, at))
+        yield from wrong_form
+        if wrong_form:
+            return
+        reached = self._actions_below(tuple(grant.resource.split("/")))
+        if reached is None:
+            yield Violation(f"{at}.resource", "RESOURCE_UNKNOWN", f"`{grant.resource}` covers no declared collection")
+            return
+        for field, action in _indexed(f"{at}.actions", grant.actions):
+            if action != ANY and action not in reached:
+                yield Violation(
+                    field, "ACTION_UNKNOWN", f"no collection that `{grant.resource}` covers declares `{action}`"
+                )
+
+    def _actions_below(self, pattern: Path) -> set[str] | None:
+        reached = [actions for path, actions in self._reached if _reaches(pattern, path)]
+        return {action for actions in reached for action in actions} if reached else None
+
+
 class _Validation:
     def __init__(self, spec: ProductSpec) -> None:
         self.spec = spec
-        self.collection_paths = [tuple(c.pattern.split("/")) for c in spec.collections]
         self.actions = {action for c in spec.collections for action in c.actions}
+        self._grants = _GrantValidation(spec.collections).grants
+        self._administration = _GrantValidation(ADMINISTRATION).grants
 
     def violations(self) -> Iterator[Violation]:
         yield from self._names()
@@ -176,6 +231,7 @@ class _Validation:
         yield from self._publishable_keys()
         yield from self._machine_users()
         yield from self._credential()
+        yield from self._limits()
 
     def _names(self) -> Iterator[Violation]:
         if not is_product_id(self.spec.product):
@@ -227,6 +283,7 @@ class _Validation:
                 yield Violation(f"{at}.role", "ROLE_DUPLICATE", f"`{role.role}` is declared twice")
             yield from _display_name(role.display_name, f"{at}.display_name")
             yield from self._grants(role.grants, f"{at}.grants", least=0)
+            yield from self._administration(role.administration, f"{at}.administration", least=0)
         owners = sum(r.owner for r in self.spec.roles)
         if self.spec.roles and owners != 1:
             yield Violation("roles", "OWNER_ROLE_COUNT", f"exactly one role owns the tenant; {owners} do")
@@ -305,35 +362,15 @@ class _Validation:
         if credential.scheme and not _SCHEME.fullmatch(credential.scheme):
             yield Violation("credential.scheme", "SCHEME_INVALID", "a scheme is letters, digits and dashes, up to 32")
 
-    def _grants(self, grants: Sequence[Grant], at: str, *, least: int) -> Iterator[Violation]:
-        yield from _size(grants, at, least, MAX_GRANTS)
-        for field, grant in _indexed(at, grants):
-            yield from self.grant(grant, field)
-
-    def grant(self, grant: Grant, at: str) -> Iterator[Violation]:
-        wrong_form = list(_grant_form(grant, at))
-        yield from wrong_form
-        if wrong_form:
-            return
-        reached = self._actions_below(tuple(grant.resource.split("/")))
-        if reached is None:
-            yield Violation(f"{at}.resource", "RESOURCE_UNKNOWN", f"`{grant.resource}` covers no declared collection")
-            return
-        for field, action in _indexed(f"{at}.actions", grant.actions):
-            if action != ANY and action not in reached:
-                yield Violation(
-                    field,
-                    "ACTION_UNKNOWN",
-                    f"no collection that `{grant.resource}` covers declares `{action}`",
-                )
-
-    def _actions_below(self, pattern: Path) -> set[str] | None:
-        reached = [
-            collection.actions
-            for collection, path in zip(self.spec.collections, self.collection_paths, strict=True)
-            if _reaches(pattern, path)
-        ]
-        return {action for actions in reached for action in actions} if reached else None
+    def _limits(self) -> Iterator[Violation]:
+        limits = self.spec.limits
+        for name, limit in (
+            ("members", limits.members),
+            ("machine_users", limits.machine_users),
+            ("api_keys", limits.api_keys),
+        ):
+            if not 0 <= limit <= MAX_LIMIT:
+                yield Violation(f"limits.{name}", "LIMIT_INVALID", f"a limit is between 0 and {MAX_LIMIT}")
 
 
 def _reaches(pattern: Path, collection: Path) -> bool:
@@ -349,10 +386,7 @@ def validate_grants(spec: ProductSpec, grants: Sequence[Grant], field: str) -> N
 
     Raises `InvalidRequest` (`GRANTS_INVALID`) with every violation.
     """
-    validation = _Validation(spec)
-    violations = [*_size(grants, field, 1, MAX_GRANTS)]
-    for at, grant in _indexed(field, grants):
-        violations.extend(validation.grant(grant, at))
+    violations = list(_GrantValidation(spec.collections).grants(grants, field, least=1))
     if violations:
         raise InvalidRequest.all("GRANTS_INVALID", violations)
 
@@ -374,7 +408,7 @@ def strands_key(spec: ProductSpec, kind: KeyKind, mode: AccessMode | None, grant
         return True
     if mode is not AccessMode.RESTRICTED:
         return False
-    validation = _Validation(spec)
+    validation = _GrantValidation(spec.collections)
     unknown = any(violation for grant in grants for violation in validation.grant(grant, ""))
     return unknown or not grantable(spec.secret_keys, grants)
 

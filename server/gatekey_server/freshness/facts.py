@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gatekey_server.domain.decisions import Fact
+from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.store import facts
 from gatekey_server.store.database import Database
@@ -24,3 +25,10 @@ class FactSource:
         if not digests:
             return {}
         return await facts.load(self._database, self._specs, digests)
+
+    async def digests_of(self, key: ApiKeyName) -> tuple[Digest, ...]:
+        """By which digests to ask for the facts of a key whose holder presents no secret; none for no such key.
+
+        Costs a round trip. Raises `Unavailable` where the database cannot answer.
+        """
+        return await facts.digests(self._database, key)

@@ -1,35 +1,46 @@
 """`ApiKeyService` on the wire."""
 
+from datetime import datetime, timedelta
+
 from gatekey.v1 import api_key_service_pb2 as pb
-from google.protobuf.empty_pb2 import Empty
 
 from gatekey_server.commands import api_keys
-from gatekey_server.commands.api_keys import NewApiKey, NewMachineUser
-from gatekey_server.commands.callers import Caller
-from gatekey_server.domain.entities import ApiKey
+from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, NewApiKey, NewMachineUser
+from gatekey_server.domain.entities import ApiKey, Deleted
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.names import (
     ApiKeyName,
     PrincipalName,
     TenantName,
     parse_display_name,
+    parse_labels,
     parse_principal_name,
+    parse_text,
 )
 from gatekey_server.domain.secrets import Keyring, Mint
-from gatekey_server.domain.specs import KeyKind
+from gatekey_server.domain.specs import MAX_LIFETIME, KeyKind
 from gatekey_server.rpc import paging
-from gatekey_server.rpc.edge import Clock
+from gatekey_server.rpc.edge import Call, Clock
 from gatekey_server.rpc.people import read_new_machine_user, write_machine_user
 from gatekey_server.rpc.values import (
     ACCESS_MODE,
     KEY_KIND,
     KEY_STATE,
+    read_duration,
     read_grants,
+    read_mask,
     read_time,
+    write_deleted,
     write_grants,
     write_time,
 )
 from gatekey_server.store.database import Database
+
+MAX_GRACE = timedelta(days=30)
+MAX_DESCRIPTION_CHARS = 1024
+MAX_REASON_CHARS = 256
+
+_CHANGEABLE = ("display_name", "description", "labels", "mode", "grants", "expire_time")
 
 # ruff: noqa: N802 - methods are named and described by the protocol definition
 
@@ -42,34 +53,80 @@ class ApiKeyServicer:
         self._keyring = keyring
         self._clock = clock
 
-    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, caller: Caller) -> pb.CreateApiKeyResponse:
-        mint = Mint(self._keyring)
-        created = await api_keys.create_api_key(self._database, caller, mint, _read_new(request))
-        user = created.machine_user
-        return pb.CreateApiKeyResponse(
-            api_key=self._write(created.key),
-            secret=mint.secret,
-            machine_user=write_machine_user(user, created.policy) if user else None,
-        )
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
+        mint, mutation = Mint(self._keyring), call.mutation(request, self._write_created)
+        created = await api_keys.create_api_key(self._database, mutation, mint, _read_new(request, call.caller.now))
+        response = self._write_created(created)
+        if not mutation.validate_only:
+            response.secret, response.secret_withheld = mint.secret, False
+        return response
 
-    async def GetApiKey(self, request: pb.GetApiKeyRequest, caller: Caller) -> pb.ApiKey:
+    async def GetApiKey(self, request: pb.GetApiKeyRequest, call: Call) -> pb.ApiKey:
         name = ApiKeyName.parse(request.name, "name")
-        return self._write(await api_keys.get_api_key(self._database, caller, name))
+        return self._write(await api_keys.get_api_key(self._database, call.caller, name))
 
-    async def ListApiKeys(self, request: pb.ListApiKeysRequest, caller: Caller) -> pb.ListApiKeysResponse:
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
         parent = TenantName.parse(request.parent, "parent")
         size = paging.read_size(request.page_size)
         after = paging.read_uuid(request, request.page_token)
         owner = parse_principal_name(request.owner, "owner") if request.owner else None
-        page = await api_keys.list_api_keys(self._database, caller, parent, after, size, owner)
+        page = await api_keys.list_api_keys(self._database, call.caller, parent, after, size, owner)
         return pb.ListApiKeysResponse(
             api_keys=[self._write(key) for key in page.items],
             next_page_token=paging.write_token(request, page.next_cursor),
         )
 
-    async def DeleteApiKey(self, request: pb.DeleteApiKeyRequest, caller: Caller) -> Empty:
-        await api_keys.delete_api_key(self._database, caller, ApiKeyName.parse(request.name, "name"))
-        return Empty()
+    async def UpdateApiKey(self, request: pb.UpdateApiKeyRequest, call: Call) -> pb.ApiKey:
+        key, mutation = request.api_key, call.mutation(request, self._write)
+        name = ApiKeyName.parse(key.name, "api_key.name")
+        change = _read_change(key, read_mask(request.update_mask, _CHANGEABLE, "a key"))
+        return self._write(await api_keys.update_api_key(self._database, mutation, name, key.etag, change))
+
+    async def DisableApiKey(self, request: pb.DisableApiKeyRequest, call: Call) -> pb.ApiKey:
+        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write)
+        return self._write(await api_keys.disable_api_key(self._database, mutation, name, request.etag))
+
+    async def EnableApiKey(self, request: pb.EnableApiKeyRequest, call: Call) -> pb.ApiKey:
+        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write)
+        return self._write(await api_keys.enable_api_key(self._database, mutation, name, request.etag))
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, call: Call) -> pb.ApiKey:
+        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write)
+        reason = parse_text(request.reason, "reason", MAX_REASON_CHARS)
+        return self._write(await api_keys.revoke_api_key(self._database, mutation, name, request.etag, reason))
+
+    async def RotateApiKey(self, request: pb.RotateApiKeyRequest, call: Call) -> pb.RotateApiKeyResponse:
+        name = ApiKeyName.parse(request.name, "name")
+        mint, mutation = Mint(self._keyring), call.mutation(request, self._write_rotated)
+        grace = read_duration(request.grace, "grace")
+        if not timedelta() <= grace <= MAX_GRACE:
+            raise InvalidRequest.at("grace", "GRACE_INVALID", f"a grace is between 0 and {MAX_GRACE.days} days")
+        key = await api_keys.rotate_api_key(self._database, mutation, mint, name, request.etag, grace)
+        response = self._write_rotated(key)
+        if not mutation.validate_only:
+            response.secret, response.secret_withheld = mint.secret, False
+        return response
+
+    async def IdentifySecret(self, request: pb.IdentifySecretRequest, call: Call) -> pb.ApiKey:
+        if not request.secret:
+            raise InvalidRequest.at("secret", "SECRET_REQUIRED", "a secret is required")
+        digests = self._keyring.digests(request.secret)
+        return self._write(await api_keys.identify_secret(self._database, call.caller, digests))
+
+    async def DeleteApiKey(self, request: pb.DeleteApiKeyRequest, call: Call) -> pb.DeleteApiKeyResponse:
+        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, _write_deleted)
+        return _write_deleted(await api_keys.delete_api_key(self._database, mutation, name, request.etag))
+
+    def _write_created(self, created: CreatedApiKey) -> pb.CreateApiKeyResponse:
+        user = created.machine_user
+        return pb.CreateApiKeyResponse(
+            api_key=self._write(created.key),
+            secret_withheld=True,
+            machine_user=write_machine_user(user, created.policy) if user else None,
+        )
+
+    def _write_rotated(self, key: ApiKey) -> pb.RotateApiKeyResponse:
+        return pb.RotateApiKeyResponse(api_key=self._write(key), secret_withheld=True)
 
     def _write(self, key: ApiKey) -> pb.ApiKey:
         return pb.ApiKey(
@@ -90,10 +147,52 @@ class ApiKeyServicer:
                 )
                 for secret in key.secrets
             ],
+            description=key.description,
+            labels=key.labels,
+            revoke_time=write_time(key.revoke_time),
+            revoke_reason=key.revoke_reason,
+            etag=key.etag,
+            last_use_time=write_time(key.last_use_time),
         )
 
 
-def _read_new(request: pb.CreateApiKeyRequest) -> NewApiKey:
+def _write_deleted(deleted: Deleted) -> pb.DeleteApiKeyResponse:
+    return pb.DeleteApiKeyResponse(deleted=write_deleted(deleted))
+
+
+def _read_change(key: pb.ApiKey, fields: frozenset[str]) -> ApiKeyChange:
+    """Read what is to be changed; what the mask leaves out may hold anything."""
+    return ApiKeyChange(
+        fields,
+        display_name=parse_display_name(key.display_name, "api_key.display_name", required=True)
+        if "display_name" in fields
+        else "",
+        description=parse_text(key.description, "api_key.description", MAX_DESCRIPTION_CHARS)
+        if "description" in fields
+        else "",
+        labels=parse_labels(key.labels, "api_key.labels") if "labels" in fields else {},
+        mode=ACCESS_MODE.read(key.mode, "api_key.mode") if "mode" in fields else None,
+        grants=read_grants(key.grants) if "grants" in fields else (),
+        expire_time=_read_expire_time(key) if "expire_time" in fields else None,
+    )
+
+
+def _read_expire_time(key: pb.ApiKey) -> datetime | None:
+    return read_time(key.expire_time, "api_key.expire_time") if key.HasField("expire_time") else None
+
+
+def _read_expiry(request: pb.CreateApiKeyRequest, now: datetime) -> datetime | None:
+    if not request.HasField("ttl"):
+        return _read_expire_time(request.api_key)
+    if request.api_key.HasField("expire_time"):
+        raise InvalidRequest.at("ttl", "TTL_NOT_ALLOWED", "`api_key.expire_time` says it already")
+    ttl = read_duration(request.ttl, "ttl")
+    if not timedelta() < ttl <= MAX_LIFETIME:
+        raise InvalidRequest.at("ttl", "TTL_INVALID", f"more than 0, and at most {MAX_LIFETIME.days} days")
+    return now + ttl
+
+
+def _read_new(request: pb.CreateApiKeyRequest, now: datetime) -> NewApiKey:
     if not request.HasField("api_key"):
         raise InvalidRequest.at("api_key", "API_KEY_REQUIRED", "what to create is required")
     parent, key = TenantName.parse(request.parent, "parent"), request.api_key
@@ -104,7 +203,9 @@ def _read_new(request: pb.CreateApiKeyRequest) -> NewApiKey:
         owner=_read_owner(parent, request),
         mode=ACCESS_MODE.read(key.mode, "api_key.mode"),
         grants=read_grants(key.grants),
-        expire_time=read_time(key.expire_time, "api_key.expire_time") if key.HasField("expire_time") else None,
+        expire_time=_read_expiry(request, now),
+        description=parse_text(key.description, "api_key.description", MAX_DESCRIPTION_CHARS),
+        labels=parse_labels(key.labels, "api_key.labels"),
     )
 
 

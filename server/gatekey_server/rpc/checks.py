@@ -3,6 +3,7 @@
 from gatekey.v1 import check_service_pb2 as pb
 
 from gatekey_server.commands import callers, checks
+from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.decisions import Fact, Owner, PrincipalKind, Request
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.grants import parse_action, parse_path
@@ -16,10 +17,11 @@ from gatekey_server.rpc.values import KEY_KIND, REASON
 class CheckServicer:
     """Answers checks; the caller and the key are looked up together."""
 
-    def __init__(self, facts: FactSource, keyring: Keyring, clock: Clock) -> None:
+    def __init__(self, facts: FactSource, keyring: Keyring, clock: Clock, usage: UsageRecorder) -> None:
         self._facts = facts
         self._keyring = keyring
         self._clock = clock
+        self._usage = usage
 
     async def Check(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse:  # noqa: N802
         """See the protocol definition."""
@@ -30,7 +32,12 @@ class CheckServicer:
             callers.identify(await self._facts.get(token.digests), token.digests, self._clock())
             raise
         digests = self._keyring.digests(request.key)
-        return _write(await checks.check(self._facts, token.digests, digests, question, self._clock()))
+        now = self._clock()
+        result = await checks.check(self._facts, token.digests, digests, question, now)
+        self._usage.record(result.caller, now)
+        if result.fact is not None and result.decision.allowed:
+            self._usage.record(result.fact, now)
+        return _write(result)
 
 
 def _read(request: pb.CheckRequest) -> Request:
@@ -40,6 +47,7 @@ def _read(request: pb.CheckRequest) -> Request:
         parse_path(request.resource, "resource"),
         parse_action(request.action, "action"),
         parse_id(request.tenant, "tenant") if request.HasField("tenant") else None,
+        parse_id(request.product, "product") if request.HasField("product") else None,
     )
 
 

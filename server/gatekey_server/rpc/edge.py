@@ -5,14 +5,16 @@ registered from the service's descriptor, so that no method can be left without 
 of them sees a request whose caller is not known.
 """
 
+import hashlib
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -20,16 +22,21 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
+from gatekey_server.commands.mutations import Mutation, Replayed
+from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unauthenticated, Unavailable
+from gatekey_server.domain.names import PrincipalName, parse_principal_name
 from gatekey_server.domain.secrets import Digest, Keyring
 from gatekey_server.freshness.facts import FactSource
-from gatekey_server.rpc import errors
+from gatekey_server.rpc import errors, tls
+from gatekey_server.rpc.tls import CertificateCallers
 
 MAX_REQUEST_BYTES = 1 << 20
 # Beyond this the transport refuses a message before it is read, with a status but without details.
 MAX_TRANSPORT_BYTES = 4 << 20
 
 _SCHEME = "bearer "
+_ACTOR = "gatekey-actor"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Clock = Callable[[], datetime]
@@ -37,6 +44,7 @@ Method = Callable[[Any, Any], Awaitable[Message]]
 
 _log = structlog.get_logger()
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def utc_now() -> datetime:
@@ -53,22 +61,84 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A service token as it was presented: hashed, not yet looked up."""
+    """A service token, not yet looked up: as it was presented, hashed, or the one that a certificate stands for."""
 
     digests: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a caller who is known."""
+
+    caller: Caller
+    method: MethodDescriptor
+    actors: tuple[str, ...]
+    """The values of the metadata `gatekey-actor`."""
+
+    def mutation(self, request: Message, answer: Callable[[R], Message]) -> Mutation[R]:
+        """What the request says about how to carry it out; `answer` writes what repetitions are answered.
+
+        Raises `InvalidRequest` (`REQUEST_ID_INVALID`, `NAME_INVALID`).
+        """
+        wish = cast("MutationRequest", request)
+        return Mutation(
+            caller=self.caller,
+            verb=self.method.name,
+            actor=self._actor(),
+            validate_only=wish.validate_only,
+            request_id=_read_request_id(wish.request_id),
+            fingerprint=self._fingerprint(request),
+            answer=lambda result: answer(result).SerializeToString(),
+        )
+
+    def _actor(self) -> PrincipalName | None:
+        if not self.actors:
+            return None
+        if len(self.actors) > 1:
+            raise InvalidRequest.at(_ACTOR, "NAME_INVALID", "there is more than one")
+        return parse_principal_name(self.actors[0], _ACTOR)
+
+    def _fingerprint(self, request: Message) -> bytes:
+        text = repr((self.method.full_name, self.actors, request.SerializeToString(deterministic=True)))
+        return hashlib.sha256(text.encode()).digest()
+
+
+class MutationRequest(Protocol):
+    """What the requests of all mutations have."""
+
+    request_id: str
+    validate_only: bool
+
+
+def _read_request_id(text: str) -> uuid.UUID | None:
+    if not text:
+        return None
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise InvalidRequest.at("request_id", "REQUEST_ID_INVALID", "is not a UUID") from None
 
 
 class Edge:
     """Wraps methods of servicers into handlers of gRPC."""
 
-    def __init__(self, facts: FactSource, keyring: Keyring, clock: Clock) -> None:
+    def __init__(
+        self,
+        facts: FactSource,
+        keyring: Keyring,
+        clock: Clock,
+        certificate_callers: CertificateCallers,
+        usage: UsageRecorder,
+    ) -> None:
         self._facts = facts
         self._keyring = keyring
         self._clock = clock
+        self._certificate_callers = certificate_callers
+        self._usage = usage
 
     def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-        """Serve all methods of a service; each gets the request and the `Caller`."""
-        self._register(server, service, servicer, self._caller)
+        """Serve all methods of a service; each gets the request and the `Call`."""
+        self._register(server, service, servicer, self._call)
 
     def register_unidentified(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
         """Serve all methods of a service; each gets the request and the `Token`, and identifies the caller itself.
@@ -82,11 +152,11 @@ class Edge:
         server: grpc.aio.Server,
         service: ServiceDescriptor,
         servicer: object,
-        identify: Callable[[Context], Awaitable[T]],
+        identify: Callable[[MethodDescriptor, Context], Awaitable[T]],
     ) -> None:
         handlers = {
             method.name: grpc.unary_unary_rpc_method_handler(
-                _handler(method.full_name, getattr(servicer, method.name), identify),
+                _handler(method, getattr(servicer, method.name), identify),
                 request_deserializer=_decoder(method.input_type),
                 response_serializer=GetMessageClass(method.output_type).SerializeToString,
             )
@@ -94,8 +164,10 @@ class Edge:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
-    async def _token(self, context: Context) -> Token:
+    async def _token(self, _: MethodDescriptor, context: Context) -> Token:
         values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        if not values and self._certificate_callers:
+            return await self._certificate_token(context)
         if not values:
             raise Unauthenticated("TOKEN_MISSING", "the metadata `authorization: Bearer <service token>` is required")
         if len(values) > 1:
@@ -105,22 +177,36 @@ class Edge:
             raise Unauthenticated("TOKEN_INVALID", "`authorization` is not of the form `Bearer <service token>`")
         return Token(self._keyring.digests(text[len(_SCHEME) :].strip()))
 
-    async def _caller(self, context: Context) -> Caller:
-        token = await self._token(context)
+    async def _certificate_token(self, context: Context) -> Token:
+        key = tls.caller_of(context.auth_context(), self._certificate_callers)
+        digests = await self._facts.digests_of(key)
+        if not digests:
+            raise Unauthenticated("TOKEN_INVALID", f"the client certificate stands for {key}, which is no more")
+        return Token(digests)
+
+    async def _call(self, method: MethodDescriptor, context: Context) -> Call:
+        token = await self._token(method, context)
         facts = await self._facts.get(token.digests)
-        return callers.identify(facts, token.digests, self._clock())
+        caller = callers.identify(facts, token.digests, self._clock())
+        self._usage.record(caller.fact, caller.now)
+        actors = tuple(str(value) for key, value in context.invocation_metadata() or () if key == _ACTOR)
+        return Call(caller, method, actors)
 
 
 def _handler(
-    name: str, method: Method, identify: Callable[[Context], Awaitable[T]]
+    descriptor: MethodDescriptor, method: Method, identify: Callable[[MethodDescriptor, Context], Awaitable[T]]
 ) -> Callable[[Message | Malformed, Context], Awaitable[Message]]:
+    name, answer_class = descriptor.full_name, GetMessageClass(descriptor.output_type)
+
     async def handle(request: Message | Malformed, context: Context) -> Message:
         try:
             # The token first: to whoever has none, a bad request tells nothing.
-            identity = await identify(context)
+            identity = await identify(descriptor, context)
             if isinstance(request, Malformed):
                 raise request.error
             return await method(request, identity)
+        except Replayed as replayed:
+            return answer_class.FromString(replayed.answer)
         except GatekeyError as error:
             if isinstance(error, Unavailable):
                 _log.warning("rpc.unavailable", method=name, reason=error.reason, cause=repr(error.__cause__))

@@ -19,13 +19,14 @@ _CODES: Mapping[type[errors.GatekeyError], grpc.StatusCode] = {
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.Aborted: grpc.StatusCode.ABORTED,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
 # Details travel in a header; a list of faults that is too long for one would lose the answer altogether.
-_MAX_VIOLATIONS = 50
+_MAX_DETAILS_BYTES = 6000
 _MAX_MESSAGE_CHARS = 1000
 
 
@@ -43,10 +44,13 @@ def details(error: errors.GatekeyError) -> bytes:
     )
     if error.violations:
         bad_request = error_details_pb2.BadRequest()
-        for violation in error.violations[:_MAX_VIOLATIONS]:
-            bad_request.field_violations.add(
+        for violation in error.violations:
+            added = bad_request.field_violations.add(
                 field=violation.field, reason=violation.reason, description=violation.description
             )
+            if status.ByteSize() + bad_request.ByteSize() > _MAX_DETAILS_BYTES:
+                bad_request.field_violations.remove(added)
+                break
         _add(status, bad_request)
     data: bytes = status.SerializeToString()
     return data

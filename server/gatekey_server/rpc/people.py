@@ -3,16 +3,15 @@
 import secrets
 
 from gatekey.v1 import machine_user_service_pb2, member_service_pb2
-from google.protobuf.empty_pb2 import Empty
 
 from gatekey_server.commands import people
-from gatekey_server.commands.callers import Caller
 from gatekey_server.domain.decisions import Policy
-from gatekey_server.domain.entities import Principal
+from gatekey_server.domain.entities import Deleted, Principal
 from gatekey_server.domain.names import MachineUserName, MemberName, TenantName, parse_display_name, parse_id
 from gatekey_server.domain.secrets import ALPHABET
 from gatekey_server.rpc import paging
-from gatekey_server.rpc.values import write_time
+from gatekey_server.rpc.edge import Call
+from gatekey_server.rpc.values import read_mask, write_deleted, write_time
 from gatekey_server.store.database import Database
 
 # ruff: noqa: N802 - methods are named and described by the protocol definition
@@ -24,43 +23,62 @@ class MemberServicer:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def AddMember(
-        self, request: member_service_pb2.AddMemberRequest, caller: Caller
-    ) -> member_service_pb2.Member:
+    async def AddMember(self, request: member_service_pb2.AddMemberRequest, call: Call) -> member_service_pb2.Member:
         parent = TenantName.parse(request.parent, "parent")
         name = MemberName(parent, parse_id(request.member_id, "member_id"))
         member = await people.add_member(
             self._database,
-            caller,
+            call.mutation(request, _write_member),
             name,
             role=request.member.role,
             display_name=parse_display_name(request.member.display_name, "member.display_name"),
         )
         return _write_member(member)
 
-    async def GetMember(
-        self, request: member_service_pb2.GetMemberRequest, caller: Caller
-    ) -> member_service_pb2.Member:
+    async def GetMember(self, request: member_service_pb2.GetMemberRequest, call: Call) -> member_service_pb2.Member:
         name = MemberName.parse(request.name, "name")
-        member, _ = await people.get_person(self._database, caller, name)
+        member, _ = await people.get_person(self._database, call.caller, name)
         return _write_member(member)
 
     async def ListPeople(
-        self, request: member_service_pb2.ListPeopleRequest, caller: Caller
+        self, request: member_service_pb2.ListPeopleRequest, call: Call
     ) -> member_service_pb2.ListPeopleResponse:
         parent = TenantName.parse(request.parent, "parent")
         size = paging.read_size(request.page_size)
         after = paging.read_number(request, request.page_token)
-        page, policy, users = await people.list_people(self._database, caller, parent, after, size)
+        page, policy, users = await people.list_people(self._database, call.caller, parent, after, size)
         return member_service_pb2.ListPeopleResponse(
             people=[_write_person(principal, policy) for principal in page.items],
             next_page_token=paging.write_token(request, page.next_cursor),
             user_count=users,
         )
 
-    async def RemoveMember(self, request: member_service_pb2.RemoveMemberRequest, caller: Caller) -> Empty:
-        await people.remove_person(self._database, caller, MemberName.parse(request.name, "name"))
-        return Empty()
+    async def UpdateMember(
+        self, request: member_service_pb2.UpdateMemberRequest, call: Call
+    ) -> member_service_pb2.Member:
+        member = request.member
+        fields = read_mask(request.update_mask, ["role", "display_name"], "a member")
+        updated = await people.update_member(
+            self._database,
+            call.mutation(request, _write_member),
+            MemberName.parse(member.name, "member.name"),
+            member.etag,
+            role=member.role if "role" in fields else None,
+            display_name=parse_display_name(member.display_name, "member.display_name")
+            if "display_name" in fields
+            else None,
+            force=request.force,
+        )
+        return _write_member(updated)
+
+    async def RemoveMember(
+        self, request: member_service_pb2.RemoveMemberRequest, call: Call
+    ) -> member_service_pb2.RemoveMemberResponse:
+        name = MemberName.parse(request.name, "name")
+        mutation = call.mutation(request, _write_removed_member)
+        return _write_removed_member(
+            await people.remove_person(self._database, mutation, name, request.etag, force=request.force)
+        )
 
 
 class MachineUserServicer:
@@ -70,38 +88,51 @@ class MachineUserServicer:
         self._database = database
 
     async def CreateMachineUser(
-        self, request: machine_user_service_pb2.CreateMachineUserRequest, caller: Caller
+        self, request: machine_user_service_pb2.CreateMachineUserRequest, call: Call
     ) -> machine_user_service_pb2.MachineUser:
         parent = TenantName.parse(request.parent, "parent")
         name = read_new_machine_user(parent, request.machine_user_id, "machine_user_id")
         display_name = parse_display_name(request.machine_user.display_name, "machine_user.display_name")
-        user, policy = await people.create_machine_user(self._database, caller, name, display_name)
-        return write_machine_user(user, policy)
+        mutation = call.mutation(request, _write_machine_user)
+        return _write_machine_user(await people.create_machine_user(self._database, mutation, name, display_name))
 
     async def GetMachineUser(
-        self, request: machine_user_service_pb2.GetMachineUserRequest, caller: Caller
+        self, request: machine_user_service_pb2.GetMachineUserRequest, call: Call
     ) -> machine_user_service_pb2.MachineUser:
         name = MachineUserName.parse(request.name, "name")
-        user, policy = await people.get_person(self._database, caller, name)
+        user, policy = await people.get_person(self._database, call.caller, name)
         return write_machine_user(user, policy)
 
     async def ListMachineUsers(
-        self, request: machine_user_service_pb2.ListMachineUsersRequest, caller: Caller
+        self, request: machine_user_service_pb2.ListMachineUsersRequest, call: Call
     ) -> machine_user_service_pb2.ListMachineUsersResponse:
         parent = TenantName.parse(request.parent, "parent")
         size = paging.read_size(request.page_size)
         after = paging.read_number(request, request.page_token)
-        page, policy = await people.list_machine_users(self._database, caller, parent, after, size)
+        page, policy = await people.list_machine_users(self._database, call.caller, parent, after, size)
         return machine_user_service_pb2.ListMachineUsersResponse(
             machine_users=[write_machine_user(user, policy) for user in page.items],
             next_page_token=paging.write_token(request, page.next_cursor),
         )
 
+    async def UpdateMachineUser(
+        self, request: machine_user_service_pb2.UpdateMachineUserRequest, call: Call
+    ) -> machine_user_service_pb2.MachineUser:
+        user = request.machine_user
+        name = MachineUserName.parse(user.name, "machine_user.name")
+        read_mask(request.update_mask, ["display_name"], "a machine user")
+        display_name = parse_display_name(user.display_name, "machine_user.display_name")
+        mutation = call.mutation(request, _write_machine_user)
+        return _write_machine_user(
+            await people.update_machine_user(self._database, mutation, name, user.etag, display_name=display_name)
+        )
+
     async def DeleteMachineUser(
-        self, request: machine_user_service_pb2.DeleteMachineUserRequest, caller: Caller
-    ) -> Empty:
-        await people.remove_person(self._database, caller, MachineUserName.parse(request.name, "name"))
-        return Empty()
+        self, request: machine_user_service_pb2.DeleteMachineUserRequest, call: Call
+    ) -> machine_user_service_pb2.DeleteMachineUserResponse:
+        name = MachineUserName.parse(request.name, "name")
+        mutation = call.mutation(request, _write_deleted_machine_user)
+        return _write_deleted_machine_user(await people.remove_person(self._database, mutation, name, request.etag))
 
 
 def read_new_machine_user(parent: TenantName, machine_user_id: str, field: str) -> MachineUserName:
@@ -118,7 +149,20 @@ def write_machine_user(user: Principal, policy: Policy) -> machine_user_service_
         display_name=user.display_name,
         role=policy.machine_user_role or "",
         create_time=write_time(user.create_time),
+        etag=user.etag,
     )
+
+
+def _write_machine_user(person: people.Person) -> machine_user_service_pb2.MachineUser:
+    return write_machine_user(*person)
+
+
+def _write_deleted_machine_user(deleted: Deleted) -> machine_user_service_pb2.DeleteMachineUserResponse:
+    return machine_user_service_pb2.DeleteMachineUserResponse(deleted=write_deleted(deleted))
+
+
+def _write_removed_member(deleted: Deleted) -> member_service_pb2.RemoveMemberResponse:
+    return member_service_pb2.RemoveMemberResponse(deleted=write_deleted(deleted))
 
 
 def _write_member(member: Principal) -> member_service_pb2.Member:
@@ -127,6 +171,7 @@ def _write_member(member: Principal) -> member_service_pb2.Member:
         role=member.role or "",
         display_name=member.display_name,
         create_time=write_time(member.create_time),
+        etag=member.etag,
     )
 
 

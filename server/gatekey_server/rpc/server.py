@@ -1,10 +1,12 @@
 """The gRPC server: which services there are, and how they are served."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import grpc
 from gatekey.v1 import (
     api_key_service_pb2,
+    audit_service_pb2,
     check_service_pb2,
     machine_user_service_pb2,
     member_service_pb2,
@@ -15,14 +17,17 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource
 from gatekey_server.rpc.api_keys import ApiKeyServicer
+from gatekey_server.rpc.audit import AuditServicer
 from gatekey_server.rpc.checks import CheckServicer
 from gatekey_server.rpc.edge import MAX_TRANSPORT_BYTES, Clock, Edge
 from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
 from gatekey_server.rpc.products import ProductServicer
 from gatekey_server.rpc.tenants import TenantServicer
+from gatekey_server.rpc.tls import MAX_CONNECTION_AGE_S, ServerTls
 from gatekey_server.store.database import Database
 
 SERVICES: dict[str, ServiceDescriptor] = {
@@ -34,6 +39,7 @@ SERVICES: dict[str, ServiceDescriptor] = {
         member_service_pb2,
         machine_user_service_pb2,
         api_key_service_pb2,
+        audit_service_pb2,
     )
     for descriptor in module.DESCRIPTOR.services_by_name.values()
 }
@@ -54,8 +60,22 @@ class Server:
             await self.health.set(name, status)
 
 
-def build_server(database: Database, facts: FactSource, keyring: Keyring, clock: Clock) -> Server:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the services are made of."""
+
+    database: Database
+    facts: FactSource
+    keyring: Keyring
+    clock: Clock
+    usage: UsageRecorder
+    tenant_retention: timedelta
+    tls: ServerTls | None
+
+
+def build_server(parts: Parts) -> Server:
     """Put all services together. Only health and reflection answer without a service token."""
+    database, facts, keyring, clock, tls = parts.database, parts.facts, parts.keyring, parts.clock, parts.tls
     server = grpc.aio.server(
         options=[
             # Two servers on one port would each get half of the requests.
@@ -64,16 +84,20 @@ def build_server(database: Database, facts: FactSource, keyring: Keyring, clock:
             ("grpc.max_metadata_size", 16 << 10),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            *((("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if tls else ()),
         ]
     )
-    edge = Edge(facts, keyring, clock)
-    edge.register_unidentified(server, SERVICES["gatekey.v1.CheckService"], CheckServicer(facts, keyring, clock))
+    edge = Edge(facts, keyring, clock, tls.callers if tls else {}, parts.usage)
+    edge.register_unidentified(
+        server, SERVICES["gatekey.v1.CheckService"], CheckServicer(facts, keyring, clock, parts.usage)
+    )
     for name, servicer in {
         "gatekey.v1.ProductService": ProductServicer(database),
-        "gatekey.v1.TenantService": TenantServicer(database),
+        "gatekey.v1.TenantService": TenantServicer(database, parts.tenant_retention),
         "gatekey.v1.MemberService": MemberServicer(database),
         "gatekey.v1.MachineUserService": MachineUserServicer(database),
         "gatekey.v1.ApiKeyService": ApiKeyServicer(database, keyring, clock),
+        "gatekey.v1.AuditService": AuditServicer(database),
     }.items():
         edge.register(server, SERVICES[name], servicer)
     health_servicer = health.aio.HealthServicer()

@@ -17,6 +17,7 @@ from gatekey_server.domain.specs import (
     RestrictedPolicy,
     Role,
     SecretKeyPolicy,
+    TenantLimits,
 )
 from gatekey_server.rpc.values import (
     ACCESS_MODE,
@@ -40,7 +41,10 @@ def read_spec(message: pb.ProductSpec, violations: list[Violation]) -> ProductSp
         tenant_noun=message.tenant_noun,
         collections=tuple(Collection(c.pattern, tuple(c.actions), c.display_name) for c in message.collections),
         read_actions=tuple(message.read_actions),
-        roles=tuple(Role(r.role, read_grants(r.grants), r.display_name, r.owner) for r in message.roles),
+        roles=tuple(
+            Role(r.role, read_grants(r.grants), r.display_name, r.owner, read_grants(r.administration))
+            for r in message.roles
+        ),
         secret_keys=_read_secret_keys(message.secret_keys, violations) if message.HasField("secret_keys") else None,
         publishable_keys=PublishableKeyPolicy(
             message.publishable_keys.prefix, read_grants(message.publishable_keys.grants)
@@ -56,6 +60,7 @@ def read_spec(message: pb.ProductSpec, violations: list[Violation]) -> ProductSp
         credential=CredentialHeader(message.credential.header, message.credential.scheme)
         if message.HasField("credential")
         else None,
+        limits=TenantLimits(message.limits.members, message.limits.machine_users, message.limits.api_keys),
     )
 
 
@@ -70,7 +75,13 @@ def write_spec(spec: ProductSpec) -> pb.ProductSpec:
         ],
         read_actions=spec.read_actions,
         roles=[
-            pb.Role(role=r.role, display_name=r.display_name, grants=write_grants(r.grants), owner=r.owner)
+            pb.Role(
+                role=r.role,
+                display_name=r.display_name,
+                grants=write_grants(r.grants),
+                owner=r.owner,
+                administration=write_grants(r.administration),
+            )
             for r in spec.roles
         ],
     )
@@ -85,6 +96,10 @@ def write_spec(spec: ProductSpec) -> pb.ProductSpec:
     if spec.credential:
         message.credential.header = spec.credential.header
         message.credential.scheme = spec.credential.scheme
+    if spec.limits != TenantLimits():
+        message.limits.members = spec.limits.members
+        message.limits.machine_users = spec.limits.machine_users
+        message.limits.api_keys = spec.limits.api_keys
     return message
 
 

@@ -1,7 +1,7 @@
 """Enums, times and grants: protobuf on the one side, domain values on the other."""
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Protocol, TypeVar
@@ -14,10 +14,11 @@ from gatekey.v1 import (
     types_pb2,
 )
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gatekey_server.domain.decisions import Reason
-from gatekey_server.domain.entities import KeyState, TenantState
+from gatekey_server.domain.entities import Deleted, KeyState, TenantState
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.grants import Grant
 from gatekey_server.domain.specs import AccessMode, KeyKind, Lifetime, RestrictedScope
@@ -104,3 +105,29 @@ def read_grants(grants: Iterable[types_pb2.Grant]) -> tuple[Grant, ...]:
 def write_grants(grants: Iterable[Grant]) -> list[types_pb2.Grant]:
     """Grants to set a field to."""
     return [types_pb2.Grant(resource=grant.resource, actions=grant.actions) for grant in grants]
+
+
+def write_deleted(deleted: Deleted) -> types_pb2.DeletionCounts:
+    """Counts of what a deletion removed."""
+    return types_pb2.DeletionCounts(
+        tenants=deleted.tenants,
+        members=deleted.members,
+        machine_users=deleted.machine_users,
+        api_keys=deleted.api_keys,
+    )
+
+
+def read_mask(mask: FieldMask, changeable: Sequence[str], at: str) -> frozenset[str]:
+    """The fields to change, `*` for all of `changeable`. Raises `InvalidRequest` (`UPDATE_MASK_*`)."""
+    if not mask.paths:
+        raise InvalidRequest.at("update_mask", "UPDATE_MASK_REQUIRED", "the fields to change are required")
+    if list(mask.paths) == ["*"]:
+        return frozenset(changeable)
+    for path in mask.paths:
+        if path not in changeable:
+            raise InvalidRequest.at(
+                "update_mask",
+                "UPDATE_MASK_INVALID",
+                f"`{path[:64]}` of {at} cannot be changed; these can: {', '.join(changeable)}",
+            )
+    return frozenset(mask.paths)

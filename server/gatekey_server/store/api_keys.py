@@ -1,22 +1,25 @@
 """API keys and what is stored of their secrets."""
 
+import json
 import uuid
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from types import MappingProxyType
 
 import asyncpg
 from pydantic import TypeAdapter
 
 from gatekey_server.domain.entities import ApiKey, Principal, SecretInfo, Tenant
 from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.names import ApiKeyName, format_key_id
-from gatekey_server.domain.secrets import SealedSecret
+from gatekey_server.domain.names import ApiKeyName, TenantName, format_key_id
+from gatekey_server.domain.secrets import Digest, SealedSecret
 from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.store.database import Connection
 from gatekey_server.store.principals import principal_name
 from gatekey_server.store.queries import queries
 
 _GRANTS = TypeAdapter(tuple[Grant, ...])
-_FIRST_SLOT = 1
+_SLOTS = (1, 2)
 
 
 async def get(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> ApiKey | None:
@@ -45,6 +48,8 @@ async def insert(
     *,
     owner: Principal | None,
     display_name: str,
+    description: str = "",
+    labels: Mapping[str, str] = MappingProxyType({}),
     kind: KeyKind,
     mode: AccessMode | None,
     grants: tuple[Grant, ...],
@@ -58,20 +63,104 @@ async def insert(
         key_uid=key_uid,
         principal_uid=owner.uid if owner else None,
         display_name=display_name,
+        description=description,
+        labels=json.dumps(dict(labels)),
         kind=kind,
         mode=mode,
-        grants=_GRANTS.dump_json(grants).decode() if mode is AccessMode.RESTRICTED else None,
+        grants=_write_grants(mode, grants),
         expire_time=expire_time,
     )
-    await queries.secret_insert(
+    await _insert_secret(connection, tenant, key_uid, _SLOTS[0], secret)
+
+
+async def update(
+    connection: Connection,
+    tenant: Tenant,
+    key_uid: uuid.UUID,
+    *,
+    display_name: str,
+    description: str,
+    labels: Mapping[str, str],
+    mode: AccessMode | None,
+    grants: tuple[Grant, ...],
+    expire_time: datetime | None,
+) -> None:
+    """Change a key of a locked tenant."""
+    await queries.key_update(
         connection,
         tenant_uid=tenant.uid,
         key_uid=key_uid,
-        slot=_FIRST_SLOT,
-        digest=secret.digest,
-        pepper_version=secret.pepper_version,
-        hint=secret.hint,
+        display_name=display_name,
+        description=description,
+        labels=json.dumps(dict(labels)),
+        mode=mode,
+        grants=_write_grants(mode, grants),
+        expire_time=expire_time,
     )
+
+
+async def disable(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> None:
+    """Switch a key off."""
+    await queries.key_disable(connection, tenant_uid=tenant.uid, key_uid=key_uid)
+
+
+async def enable(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> None:
+    """Switch a key on."""
+    await queries.key_enable(connection, tenant_uid=tenant.uid, key_uid=key_uid)
+
+
+async def revoke(connection: Connection, tenant: Tenant, key_uid: uuid.UUID, reason: str) -> None:
+    """Switch a key off for good."""
+    await queries.key_revoke(connection, tenant_uid=tenant.uid, key_uid=key_uid, reason=reason)
+
+
+async def rotate(
+    connection: Connection, tenant: Tenant, key_uid: uuid.UUID, secret: SealedSecret, grace: timedelta
+) -> None:
+    """Give a key of a locked tenant a new secret; of the older ones only the newest lives on, for the grace."""
+    rows = [row async for row in queries.secret_slots(connection, tenant_uid=tenant.uid, key_uid=key_uid)]
+    where = {"tenant_uid": tenant.uid, "key_uid": key_uid}
+    gone = rows if not grace else rows[1:]
+    for row in gone:
+        await queries.secret_delete(connection, **where, slot=row["slot"])
+    kept = [row["slot"] for row in rows if row not in gone]
+    for slot in kept:
+        await queries.secret_retire(connection, **where, slot=slot, grace=grace)
+    free = next(slot for slot in _SLOTS if slot not in kept)
+    await _insert_secret(connection, tenant, key_uid, free, secret)
+    await queries.key_touch(connection, **where)
+
+
+async def count_up_to(connection: Connection, tenant: Tenant, limit: int) -> int:
+    """Count the keys of a tenant, as far as `limit`."""
+    return int(await queries.key_count_up_to(connection, tenant_uid=tenant.uid, limit=limit))
+
+
+async def list_ended(connection: Connection, retention: timedelta, limit: int) -> list[ApiKeyName]:
+    """Keys that expired or were revoked longer ago than `retention`; up to about `limit`."""
+    rows = queries.key_list_ended(connection, retention=retention, limit=limit)
+    return [
+        ApiKeyName(TenantName(row["product_id"], row["tenant_id"]), format_key_id(row["key_uid"])) async for row in rows
+    ]
+
+
+async def record_uses(connection: Connection, uses: Mapping[tuple[int, uuid.UUID], datetime]) -> None:
+    """Write down when keys were last used, by the uids of tenant and key."""
+    ordered = sorted(uses.items())
+    await queries.usage_record(
+        connection,
+        tenant_uids=[tenant_uid for (tenant_uid, _), _ in ordered],
+        key_uids=[key_uid for (_, key_uid), _ in ordered],
+        times=[time for _, time in ordered],
+    )
+
+
+async def locate(connection: Connection, digests: Sequence[Digest]) -> ApiKeyName | None:
+    """The name of the key that a secret belongs to."""
+    row = await queries.key_locate(connection, digests=digests)
+    if row is None:
+        return None
+    return ApiKeyName(TenantName(row["product_id"], row["tenant_id"]), format_key_id(row["key_uid"]))
 
 
 async def delete(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> tuple[bool, int | None]:
@@ -83,6 +172,24 @@ async def delete(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> 
 def parse_grants(text: str | None) -> tuple[Grant, ...]:
     """Read grants as they are stored; null stands for none."""
     return _GRANTS.validate_json(text) if text else ()
+
+
+def _write_grants(mode: AccessMode | None, grants: tuple[Grant, ...]) -> str | None:
+    return _GRANTS.dump_json(grants).decode() if mode is AccessMode.RESTRICTED else None
+
+
+async def _insert_secret(
+    connection: Connection, tenant: Tenant, key_uid: uuid.UUID, slot: int, secret: SealedSecret
+) -> None:
+    await queries.secret_insert(
+        connection,
+        tenant_uid=tenant.uid,
+        key_uid=key_uid,
+        slot=slot,
+        digest=secret.digest,
+        pepper_version=secret.pepper_version,
+        hint=secret.hint,
+    )
 
 
 def _to_key(tenant: Tenant, row: asyncpg.Record) -> ApiKey:
@@ -101,4 +208,9 @@ def _to_key(tenant: Tenant, row: asyncpg.Record) -> ApiKey:
         disable_time=row["disable_time"],
         revoke_time=row["revoke_time"],
         secrets=tuple(SecretInfo(*secret) for secret in secrets),
+        description=row["description"],
+        labels=json.loads(row["labels"]),
+        revoke_reason=row["revoke_reason"],
+        version=row["version"],
+        last_use_time=row["last_use_time"],
     )

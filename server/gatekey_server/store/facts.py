@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from gatekey_server.domain.decisions import Fact, Owner, PrincipalKind
+from gatekey_server.domain.decisions import Fact, Owner, Policy, PrincipalKind
 from gatekey_server.domain.grants import GrantSet
-from gatekey_server.domain.names import format_key_id
+from gatekey_server.domain.names import ApiKeyName, format_key_id, parse_key_id
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.store.api_keys import parse_grants
@@ -15,18 +15,29 @@ from gatekey_server.store.products import CompiledSpecs
 from gatekey_server.store.queries import queries
 
 _FACTS_SQL: str = queries.facts_by_digest.sql
+_DIGESTS_SQL: str = queries.digests_by_key.sql
 
 
 async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> dict[Digest, Fact]:
     """Read the facts behind digests in one round trip; digests of no secret are left out."""
-    rows = await database.fetch(_FACTS_SQL, specs.digests(), digests)
-    return {row["digest"]: _to_fact(specs, row) for row in rows}
+    known = specs.known()
+    rows = await database.fetch(_FACTS_SQL, list(known), digests)
+    return {row["digest"]: _to_fact(row, specs.policy(known, row["spec_digest"], row["spec"])) for row in rows}
 
 
-def _to_fact(specs: CompiledSpecs, row: asyncpg.Record) -> Fact:
+async def digests(database: Database, key: ApiKeyName) -> tuple[Digest, ...]:
+    """Read the digests of a key's secrets, the one that lives longest first; none where there is no such key."""
+    key_uid = parse_key_id(key.api_key)
+    if key_uid is None:
+        return ()
+    rows = await database.fetch(_DIGESTS_SQL, key.parent.product, key.parent.tenant, key_uid)
+    return tuple(Digest(row["digest"]) for row in rows)
+
+
+def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
     owner = Owner(PrincipalKind(row["owner_kind"]), row["owner_id"], row["owner_role"]) if row["owner_kind"] else None
     return Fact(
-        policy=specs.policy(row["spec_digest"], row["spec"]),
+        policy=policy,
         tenant=row["tenant_id"],
         tenant_suspended=row["suspend_time"] is not None,
         tenant_deleted=row["delete_time"] is not None,
@@ -37,5 +48,7 @@ def _to_fact(specs: CompiledSpecs, row: asyncpg.Record) -> Fact:
         owner=owner,
         key_revoked=row["revoke_time"] is not None,
         key_disabled=row["disable_time"] is not None,
+        uid=(row["tenant_uid"], row["key_uid"]),
+        was_used=row["was_used"],
         expire_time=min(filter(None, (row["expire_time"], row["secret_expire_time"])), default=None),
     )

@@ -54,9 +54,37 @@ async def delete(connection: Connection, tenant: Tenant, name: PrincipalName) ->
     return uid is not None
 
 
-async def delete_if_keyless(connection: Connection, tenant: Tenant, principal_uid: int) -> None:
+async def delete_if_keyless(connection: Connection, tenant: Tenant, principal_uid: int) -> bool:
     """Remove a machine user that has no key left; nothing happens to any other principal."""
-    await queries.principal_delete_if_keyless(connection, tenant_uid=tenant.uid, principal_uid=principal_uid)
+    uid = await queries.principal_delete_if_keyless(connection, tenant_uid=tenant.uid, principal_uid=principal_uid)
+    return uid is not None
+
+
+async def update(
+    connection: Connection, tenant: Tenant, principal: Principal, *, role: str | None, display_name: str
+) -> Principal:
+    """Change a principal of a locked tenant."""
+    row = await queries.principal_update(
+        connection, tenant_uid=tenant.uid, principal_uid=principal.uid, role=role, display_name=display_name
+    )
+    return _to_principal(tenant, row)
+
+
+async def count_up_to(connection: Connection, tenant: Tenant, kind: PrincipalKind, limit: int) -> int:
+    """Count the principals of a kind, as far as `limit`."""
+    count = await queries.principal_count_up_to(connection, tenant_uid=tenant.uid, kind=kind, limit=limit)
+    return int(count)
+
+
+async def count_with_role(connection: Connection, tenant: Tenant, role: str) -> int:
+    """Count the members that have a role."""
+    return int(await queries.member_count_with_role(connection, tenant_uid=tenant.uid, role=role))
+
+
+async def count_keys(connection: Connection, tenant: Tenant, principal: Principal) -> int:
+    """Count the keys that go with a principal."""
+    count = await queries.principal_count_keys(connection, tenant_uid=tenant.uid, principal_uid=principal.uid)
+    return int(count)
 
 
 def _identity(name: PrincipalName) -> dict[str, str]:
@@ -72,4 +100,5 @@ def _to_principal(tenant: Tenant, row: asyncpg.Record) -> Principal:
         role=row["role"],
         display_name=row["display_name"],
         create_time=row["create_time"],
+        version=row["version"],
     )

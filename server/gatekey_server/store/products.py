@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -32,20 +32,21 @@ class CompiledSpecs:
     def __init__(self) -> None:
         self._policies: OrderedDict[bytes, Policy] = OrderedDict()
 
-    def digests(self) -> list[bytes]:
-        """The digests of all compiled specs."""
-        return list(self._policies)
+    def known(self) -> Mapping[bytes, Policy]:
+        """The policies that are here now, whatever goes meanwhile."""
+        return dict(self._policies)
 
-    def policy(self, digest: bytes, spec: str | None) -> Policy:
-        """The policy of a spec; `spec` may be left out where the digest is among `digests()`."""
-        policy = self._policies.get(digest)
+    def policy(self, known: Mapping[bytes, Policy], digest: bytes, spec: str | None) -> Policy:
+        """The policy of a spec; `spec` may be left out where the digest is among `known`."""
+        policy = known.get(digest) or self._policies.get(digest)
         if policy is None:
             if spec is None:
                 raise KeyError(digest.hex())
-            policy = self._policies[digest] = Policy(_SPEC.validate_json(spec))
-            if len(self._policies) > MAX_COMPILED_SPECS:
-                self._policies.popitem(last=False)
+            policy = Policy(_SPEC.validate_json(spec))
+        self._policies[digest] = policy
         self._policies.move_to_end(digest)
+        if len(self._policies) > MAX_COMPILED_SPECS:
+            self._policies.popitem(last=False)
         return policy
 
 

@@ -4,6 +4,7 @@ Migrations only go forward, hold their locks briefly or give up, and leave a sch
 previous release can go on using.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gatekey_server.store.database import Database, checked_url, translated_erro
 
 _ADVISORY_LOCK = 7016996765293437282
 _LOCK_TIMEOUT_S = 5
+_LOCK_RETRY_S = 0.1
 _STATEMENT_TIMEOUT_S = 300
 
 
@@ -70,7 +72,10 @@ def _giver(connection: asyncpg.Connection) -> Callable[[], Awaitable[asyncpg.Con
 
 
 def _upgrade(connection: SyncConnection, version: str) -> None:
-    connection.execute(text(f"select pg_advisory_lock({_ADVISORY_LOCK})"))
+    # Asked again and again: whoever waits inside a statement keeps an index from being built concurrently.
+    while not connection.execute(text(f"select pg_try_advisory_lock({_ADVISORY_LOCK})")).scalar_one():
+        connection.commit()
+        time.sleep(_LOCK_RETRY_S)
     # Whoever waits for a lock makes everyone behind it wait: give up early and be called again.
     connection.execute(text(f"set lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
     connection.execute(text(f"set statement_timeout = '{_STATEMENT_TIMEOUT_S}s'"))

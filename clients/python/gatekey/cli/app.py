@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from gatekey.cli import checks, keys, machine_users, members, products, server, tenants, tokens
+from gatekey.cli import audit, checks, keys, machine_users, members, products, server, tenants, tokens
 from gatekey.cli.problems import Failure, Misuse, complain
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
@@ -36,6 +36,7 @@ app.add_typer(members.app, name="members")
 app.add_typer(machine_users.app, name="machine-users")
 app.add_typer(keys.app, name="keys")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(audit.app, name="audit")
 app.add_typer(server.peppers, name="peppers")
 
 

@@ -14,6 +14,7 @@ from gatekey.cli.connection import CALL_S, Endpoint
 from gatekey.cli.problems import Failure
 from gatekey.v1 import (
     api_key_service_pb2_grpc,
+    audit_service_pb2_grpc,
     check_service_pb2_grpc,
     machine_user_service_pb2_grpc,
     member_service_pb2_grpc,
@@ -48,20 +49,24 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._channel = grpc.insecure_channel(
-            f"dns:///{endpoint.address}",
-            options=[
-                ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
-                # A proxy for the web is not meant to see tokens in plain text.
-                ("grpc.enable_http_proxy", 0),
-            ],
-        )
+        options = [
+            ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+            # A proxy for the web is not meant to see tokens in plain text.
+            ("grpc.enable_http_proxy", 0),
+        ]
+        target = f"dns:///{endpoint.address}"
+        if endpoint.ca is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            credentials = grpc.ssl_channel_credentials(endpoint.ca, endpoint.key, endpoint.certificate)
+            self._channel = grpc.secure_channel(target, credentials, options)
         self.checks = check_service_pb2_grpc.CheckServiceStub(self._channel)
         self.products = product_service_pb2_grpc.ProductServiceStub(self._channel)
         self.tenants = tenant_service_pb2_grpc.TenantServiceStub(self._channel)
         self.members = member_service_pb2_grpc.MemberServiceStub(self._channel)
         self.machine_users = machine_user_service_pb2_grpc.MachineUserServiceStub(self._channel)
         self.keys = api_key_service_pb2_grpc.ApiKeyServiceStub(self._channel)
+        self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +80,9 @@ class Connection:
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float = CALL_S
     ) -> Response:
         """Call one method. Raises `Failure`."""
-        metadata = (("authorization", f"Bearer {self._endpoint.token}"),)
+        metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {self._endpoint.token}"),)
+        if self._endpoint.actor:
+            metadata += (("gatekey-actor", self._endpoint.actor),)
         try:
             return method(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:

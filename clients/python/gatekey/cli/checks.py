@@ -35,7 +35,7 @@ def check(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check a key. Ends with 0 if the action is allowed, with 3 if it is denied, with 1 if nothing was decided."""
-    request = pb.CheckRequest(key=_read_key() if key == "-" else key, resource=resource, action=action, tenant=tenant)
+    request = pb.CheckRequest(key=read_secret(key), resource=resource, action=action, tenant=tenant)
     with connect() as gatekey:
         answer = gatekey.call(gatekey.checks.Check, request)
     if output is Output.TABLE:
@@ -50,7 +50,10 @@ def reason_text(reason: pb.CheckResponse.Reason.ValueType) -> str:
     return enum_text(pb.CheckResponse.Reason, reason, "REASON_").upper().replace("-", "_")
 
 
-def _read_key() -> str:
+def read_secret(text: str) -> str:
+    """The secret of an argument; `-` stands for standard input. Raises `Failure`."""
+    if text != "-":
+        return text
     # What is not a key is for the server to say.
     key = sys.stdin.buffer.readline(_MAX_KEY_BYTES).decode(errors="replace").strip()
     if not key:

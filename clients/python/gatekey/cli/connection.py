@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,41 @@ class Endpoint:
     token: str = field(repr=False)
     token_source: str
     """Where the token was found, for people."""
+    actor: str = ""
+    """The resource name of the principal on whose behalf mutations are made; empty for none."""
+    ca: bytes | None = None
+    """The authorities that vouch for the server, as PEM; None: the connection is not encrypted."""
+    certificate: bytes | None = None
+    """The client's certificate, as PEM; None for none."""
+    key: bytes | None = field(default=None, repr=False)
+    """The key of the client's certificate."""
 
 
 def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
+    """Find the server and how to speak to it: in plain text, or by TLS where GATEKEY_CA names authorities.
+
+    Raises `Failure`.
+    """
+    endpoint = _find_address(environment)
+    certificate, key = (_read_file(environment, f"GATEKEY_CLIENT_{part}") for part in ("CERTIFICATE", "KEY"))
+    ca = _read_file(environment, "GATEKEY_CA")
+    if (certificate is None) != (key is None) or (certificate is not None and ca is None):
+        raise Failure(
+            "GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY need each other, and GATEKEY_CA", reason="TLS_INCOMPLETE"
+        )
+    actor = environment.get("GATEKEY_ACTOR", "")
+    return replace(endpoint, actor=actor, ca=ca, certificate=certificate, key=key)
+
+
+def _read_file(environment: Mapping[str, str], name: str) -> bytes | None:
+    path = environment.get(name)
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        raise Failure(f"{name}: {error}", reason="TLS_INCOMPLETE") from error
+
+
+def _find_address(environment: Mapping[str, str]) -> Endpoint:
     """Find the server by the environment, or else by the file that `gatekey serve` wrote.
 
     A token goes only to the address that came with it: one from the environment never to an address
@@ -84,7 +116,7 @@ def connect() -> Connection:
     from gatekey.cli.calls import Connection  # noqa: PLC0415 - slow, and not needed to be of help
 
     endpoint = find_endpoint()
-    if not _is_this_machine(endpoint.address):
+    if endpoint.ca is None and not _is_this_machine(endpoint.address):
         complain(
             "warning",
             f"{endpoint.address} is not this machine, and the connection is not encrypted:"

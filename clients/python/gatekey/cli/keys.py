@@ -10,10 +10,13 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gatekey.cli import names
+from gatekey.cli.checks import read_secret
 from gatekey.cli.connection import connect
 from gatekey.cli.names import KeyIds, TenantIds
 from gatekey.cli.output import (
     Columns,
+    DryRunOption,
+    EtagOption,
     Output,
     OutputOption,
     enum_text,
@@ -21,7 +24,7 @@ from gatekey.cli.output import (
     mode_text,
     name_of,
     show,
-    show_done,
+    show_deleted,
     show_json,
     show_pages,
     show_secret,
@@ -169,12 +172,131 @@ def get(ids: KeyIds, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def delete(ids: KeyIds, output: OutputOption = Output.TABLE) -> None:
+def update(
+    ids: KeyIds,
+    name: Annotated[str | None, typer.Option("--name", help="The new name for people.")] = None,
+    description: Annotated[str | None, typer.Option()] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="All its labels; may be repeated.")
+    ] = None,
+    mode: ModeOption = None,
+    grant: GrantOption = None,
+    expires: ExpiresOption = None,
+    ttl: TtlOption = None,
+    never_expires: Annotated[bool, typer.Option("--never-expires", show_default=False)] = False,
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change a key; what is not given stays as it is."""
+    request = new_key("", name or "", mode, grant, expires, ttl)
+    key = request.api_key
+    key.MergeFrom(pb.ApiKey(name=names.resolve(ids, names.API_KEY), etag=etag, description=description or ""))
+    key.labels.update(_label(text) for text in label or ())
+    changes = {
+        "display_name": name is not None,
+        "description": description is not None,
+        "labels": label is not None,
+        "mode": mode is not None or bool(grant),
+        "grants": bool(grant),
+        "expire_time": expires is not None or ttl is not None or never_expires,
+    }
+    if never_expires and (expires is not None or ttl is not None):
+        raise Misuse("only one of --expires, --ttl and --never-expires can be given")
+    update = pb.UpdateApiKeyRequest(api_key=key, validate_only=dry_run)
+    update.update_mask.paths.extend(field for field, given in changes.items() if given)
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.keys.UpdateApiKey, update), output, _DETAILS)
+
+
+@app.command()
+def disable(
+    ids: KeyIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Switch a key off until it is enabled."""
+    request = pb.DisableApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.keys.DisableApiKey, request), output, _DETAILS)
+
+
+@app.command()
+def enable(
+    ids: KeyIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Switch a disabled key on."""
+    request = pb.EnableApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.keys.EnableApiKey, request), output, _DETAILS)
+
+
+@app.command()
+def revoke(
+    ids: KeyIds,
+    reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Switch a key off for good."""
+    request = pb.RevokeApiKeyRequest(
+        name=names.resolve(ids, names.API_KEY), reason=reason, etag=etag, validate_only=dry_run
+    )
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.keys.RevokeApiKey, request), output, _DETAILS)
+
+
+@app.command()
+def rotate(
+    ids: KeyIds,
+    grace: Annotated[
+        str | None, typer.Option(help="How long the old secret goes on working: 1h. Else not at all.")
+    ] = None,
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a key a new secret."""
+    request = pb.RotateApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
+    if grace is not None:
+        request.grace.FromTimedelta(_duration("--grace", grace))
+    with connect() as gatekey:
+        rotated = gatekey.call(gatekey.keys.RotateApiKey, request)
+    if output is Output.JSON:
+        show_json(rotated)
+        return
+    show(rotated.api_key, output, _DETAILS)
+    if rotated.secret:
+        show_secret(rotated.secret, "Secret")
+
+
+@app.command()
+def identify(
+    secret: Annotated[str, typer.Argument(help="The secret; - reads it from standard input.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Tell which key a secret belongs to."""
+    request = pb.IdentifySecretRequest(secret=read_secret(secret))
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.keys.IdentifySecret, request), output, _DETAILS)
+
+
+@app.command()
+def delete(
+    ids: KeyIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
     """Delete a key; its machine user goes with it where it lives only as long as its keys."""
     name = names.resolve(ids, names.API_KEY)
+    request = pb.DeleteApiKeyRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.keys.DeleteApiKey, pb.DeleteApiKeyRequest(name=name))
-    show_done(f"Deleted {name}", answer, output)
+        answer = gatekey.call(gatekey.keys.DeleteApiKey, request)
+    show_deleted(name, answer, output, dry_run=dry_run)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise Misuse(f"--label {text}: KEY=VALUE is required")
+    return key, value
 
 
 def create_key(request: pb.CreateApiKeyRequest, output: Output, what: str) -> None:
@@ -219,7 +341,7 @@ def _expire_time(expires: str | None, ttl: str | None) -> Timestamp | None:
         if expires is not None:
             time.FromJsonString(expires)
         elif ttl is not None:
-            time.FromDatetime(datetime.now(UTC) + _duration(ttl))
+            time.FromDatetime(datetime.now(UTC) + _duration("--ttl", ttl))
         else:
             return None
     except ValueError:
@@ -229,10 +351,10 @@ def _expire_time(expires: str | None, ttl: str | None) -> Timestamp | None:
     return time
 
 
-def _duration(text: str) -> timedelta:
+def _duration(option: str, text: str) -> timedelta:
     match = _TTL.fullmatch(text)
     if match is None:
-        raise Misuse(f"--ttl {text}: a duration such as 90s, 15m, 12h, 30d or 2w is required")
+        raise Misuse(f"{option} {text}: a duration such as 90s, 15m, 12h, 30d or 2w is required")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 

@@ -7,7 +7,19 @@ import typer
 from gatekey.cli import names
 from gatekey.cli.connection import connect
 from gatekey.cli.names import MachineUserIds, TenantIds
-from gatekey.cli.output import Columns, Output, OutputOption, id_of, name_of, show, show_done, show_pages, time_text
+from gatekey.cli.output import (
+    Columns,
+    DryRunOption,
+    EtagOption,
+    Output,
+    OutputOption,
+    id_of,
+    name_of,
+    show,
+    show_deleted,
+    show_pages,
+    time_text,
+)
 from gatekey.v1 import machine_user_service_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="Principals that are no person.")
@@ -50,12 +62,31 @@ def list_(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def delete(ids: MachineUserIds, output: OutputOption = Output.TABLE) -> None:
+def update(
+    ids: MachineUserIds,
+    display_name: Annotated[str, typer.Option(help="The new name for people.")],
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a machine user another name for people."""
+    user = pb.MachineUser(name=names.resolve(ids, names.MACHINE_USER), display_name=display_name, etag=etag)
+    request = pb.UpdateMachineUserRequest(machine_user=user, validate_only=dry_run)
+    request.update_mask.paths.append("display_name")
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.machine_users.UpdateMachineUser, request), output)
+
+
+@app.command()
+def delete(
+    ids: MachineUserIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
     """Delete a machine user with all its keys."""
     name = names.resolve(ids, names.MACHINE_USER)
+    request = pb.DeleteMachineUserRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.machine_users.DeleteMachineUser, pb.DeleteMachineUserRequest(name=name))
-    show_done(f"Deleted {name}", answer, output)
+        answer = gatekey.call(gatekey.machine_users.DeleteMachineUser, request)
+    show_deleted(name, answer, output, dry_run=dry_run)
 
 
 def _show(user: pb.MachineUser, output: Output) -> None:

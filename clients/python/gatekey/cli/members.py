@@ -7,11 +7,27 @@ import typer
 from gatekey.cli import names
 from gatekey.cli.connection import connect
 from gatekey.cli.names import MemberIds, TenantIds
-from gatekey.cli.output import Columns, Output, OutputOption, id_of, name_of, show, show_done, show_pages, time_text
+from gatekey.cli.output import (
+    Columns,
+    DryRunOption,
+    EtagOption,
+    Output,
+    OutputOption,
+    id_of,
+    name_of,
+    show,
+    show_deleted,
+    show_pages,
+    time_text,
+)
 from gatekey.v1 import machine_user_service_pb2
 from gatekey.v1 import member_service_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="The people of a tenant.")
+
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Even if it leaves the tenant without an owner.", show_default=False)
+]
 
 _MEMBER: Columns[pb.Member] = (
     ("Name", name_of),
@@ -62,12 +78,43 @@ def list_(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def remove(ids: MemberIds, output: OutputOption = Output.TABLE) -> None:
+def update(
+    ids: MemberIds,
+    role: Annotated[str | None, typer.Option(help="The new role; counts at the next check.")] = None,
+    display_name: Annotated[str | None, typer.Option()] = None,
+    force: ForceOption = False,
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change a member's role or name."""
+    request = pb.UpdateMemberRequest(
+        member=pb.Member(
+            name=names.resolve(ids, names.MEMBER), role=role or "", display_name=display_name or "", etag=etag
+        ),
+        force=force,
+        validate_only=dry_run,
+    )
+    changes = {"role": role, "display_name": display_name}
+    request.update_mask.paths.extend(field for field, value in changes.items() if value is not None)
+    with connect() as gatekey:
+        show(gatekey.call(gatekey.members.UpdateMember, request), output, _MEMBER)
+
+
+@app.command()
+def remove(
+    ids: MemberIds,
+    force: ForceOption = False,
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Remove a person from a tenant, with all their keys."""
     name = names.resolve(ids, names.MEMBER)
+    request = pb.RemoveMemberRequest(name=name, force=force, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.members.RemoveMember, pb.RemoveMemberRequest(name=name))
-    show_done(f"Removed {name}", answer, output)
+        answer = gatekey.call(gatekey.members.RemoveMember, request)
+    show_deleted(name, answer, output, dry_run=dry_run)
 
 
 def _who(person: pb.Person) -> pb.Member | machine_user_service_pb2.MachineUser:

@@ -4,7 +4,7 @@ import enum
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 import typer
 from google.protobuf import json_format
@@ -28,6 +28,14 @@ class Output(enum.StrEnum):
 
 OutputOption = Annotated[
     Output, typer.Option("--output", "-o", help="For people, or the protobuf JSON mapping for programs.")
+]
+
+
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Validate, say what would be done, and change nothing.", show_default=False)
+]
+EtagOption = Annotated[
+    str, typer.Option("--etag", help="Refuse if it has changed since it had this etag.", show_default=False)
 ]
 
 
@@ -83,12 +91,25 @@ def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[
     return page
 
 
-def show_done(what: str, answer: Message, output: Output) -> None:
-    """Say that something was done whose answer holds nothing that people want to see."""
+class _Deletion(Protocol):
+    @property
+    def deleted(self) -> types_pb2.DeletionCounts: ...
+
+
+def show_deleted(what: str, answer: _Deletion, output: Output, *, dry_run: bool) -> None:
+    """Say what was deleted, or would be, and how much went with it."""
     if output is Output.JSON:
-        show_json(answer)
-    else:
-        typer.echo(what)
+        show_json(cast("Message", answer))
+        return
+    counts = answer.deleted
+    parts = (
+        (counts.tenants, "tenants"),
+        (counts.members, "members"),
+        (counts.machine_users, "machine users"),
+        (counts.api_keys, "API keys"),
+    )
+    listing = ", ".join(f"{name}: {count}" for count, name in parts if count)
+    typer.echo(f"{'Would delete' if dry_run else 'Deleted'} {what}" + (f" ({listing})" if listing else ""))
 
 
 def show_secret(secret: str, what: str) -> None:

@@ -11,13 +11,15 @@ from gatekey.cli.connection import CALL_S, connect
 from gatekey.cli.names import ProductIds
 from gatekey.cli.output import (
     Columns,
+    DryRunOption,
+    EtagOption,
     Output,
     OutputOption,
     id_of,
     mode_text,
     name_of,
     show,
-    show_done,
+    show_deleted,
     show_pages,
     time_text,
 )
@@ -121,13 +123,16 @@ def delete(
     force: Annotated[
         bool, typer.Option("--force", help="Delete its tenants with it, and all their keys, for good.")
     ] = False,
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete a product. Refused while it has tenants, unless forced."""
-    request = pb.DeleteProductRequest(name=names.resolve([product], names.PRODUCT), force=force)
+    name = names.resolve([product], names.PRODUCT)
+    request = pb.DeleteProductRequest(name=name, force=force, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
         answer = gatekey.call(gatekey.products.DeleteProduct, request, _DELETE_TENANTS_S if force else CALL_S)
-    show_done(f"Deleted {request.name}", answer, output)
+    show_deleted(name, answer, output, dry_run=dry_run)
 
 
 def _read_all(files: list[Path]) -> list[tuple[Path, ProductSpec]]:

@@ -58,7 +58,7 @@ def serve(
 
 def migrate() -> None:
     """Bring the database's schema up to this release. Safe under the previous release, and to repeat."""
-    settings = _settings()
+    settings = _settings(serving=False)
     from gatekey_server import app  # noqa: PLC0415 - the extra may be missing
 
     try:

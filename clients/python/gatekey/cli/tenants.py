@@ -7,7 +7,20 @@ import typer
 from gatekey.cli import names
 from gatekey.cli.connection import connect
 from gatekey.cli.names import ProductIds, TenantIds
-from gatekey.cli.output import Columns, Output, OutputOption, enum_text, id_of, name_of, show, show_pages, time_text
+from gatekey.cli.output import (
+    Columns,
+    DryRunOption,
+    EtagOption,
+    Output,
+    OutputOption,
+    enum_text,
+    id_of,
+    name_of,
+    show,
+    show_deleted,
+    show_pages,
+    time_text,
+)
 from gatekey.v1 import tenant_service_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="The containers of a product's customers.")
@@ -53,11 +66,61 @@ def list_(
 
 
 @app.command()
-def delete(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
-    """Delete a tenant: its keys stop working at once. Its id remains taken."""
-    request = pb.DeleteTenantRequest(name=names.resolve(ids, names.TENANT))
+def update(
+    ids: TenantIds,
+    display_name: Annotated[str, typer.Option(help="The new name for people.")],
+    etag: EtagOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a tenant another name for people."""
+    tenant = pb.Tenant(name=names.resolve(ids, names.TENANT), display_name=display_name, etag=etag)
+    request = pb.UpdateTenantRequest(tenant=tenant, validate_only=dry_run)
+    request.update_mask.paths.append("display_name")
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.DeleteTenant, request), output)
+        _show(gatekey.call(gatekey.tenants.UpdateTenant, request), output)
+
+
+@app.command()
+def suspend(
+    ids: TenantIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Deny all keys of a tenant until it is resumed."""
+    request = pb.SuspendTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.tenants.SuspendTenant, request), output)
+
+
+@app.command()
+def resume(
+    ids: TenantIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """End the suspension of a tenant."""
+    request = pb.ResumeTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.tenants.ResumeTenant, request), output)
+
+
+@app.command()
+def undelete(
+    ids: TenantIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Take the deletion of a tenant back, as long as it was not purged."""
+    request = pb.UndeleteTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
+    with connect() as gatekey:
+        _show(gatekey.call(gatekey.tenants.UndeleteTenant, request), output)
+
+
+@app.command()
+def delete(
+    ids: TenantIds, etag: EtagOption = "", dry_run: DryRunOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Delete a tenant: its keys stop working at once. It can be undeleted until it is purged."""
+    name = names.resolve(ids, names.TENANT)
+    request = pb.DeleteTenantRequest(name=name, etag=etag, validate_only=dry_run)
+    with connect() as gatekey:
+        answer = gatekey.call(gatekey.tenants.DeleteTenant, request)
+    show_deleted(name, answer, output, dry_run=dry_run)
 
 
 def _show(tenant: pb.Tenant, output: Output) -> None:

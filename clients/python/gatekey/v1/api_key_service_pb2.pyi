@@ -7,6 +7,8 @@ from collections import abc as _abc
 from gatekey.v1 import machine_user_service_pb2 as _machine_user_service_pb2
 from gatekey.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -60,6 +62,26 @@ class ApiKey(_message.Message):
     """Its time is over."""
 
     @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Secret(_message.Message):
         """What can be told of a secret without telling it."""
 
@@ -101,6 +123,12 @@ class ApiKey(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    REVOKE_REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`products/{product}/tenants/{tenant}/apiKeys/{api_key}`; the id is made by the service."""
     display_name: _builtins.str
@@ -115,6 +143,12 @@ class ApiKey(_message.Message):
     """How much of its owner's permissions it takes."""
     state: Global___ApiKey.State.ValueType
     """Whether it works, apart from its tenant's state and its owner's role."""
+    description: _builtins.str
+    """What people should know of it; at most 1024 characters."""
+    revoke_reason: _builtins.str
+    """The reason that was given when it was revoked."""
+    etag: _builtins.str
+    """Changes with every change of the key itself; not with its use."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Grant]:
         """What a restricted key may do. Empty in the other modes."""
@@ -131,6 +165,20 @@ class ApiKey(_message.Message):
     def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey.Secret]:
         """The secrets that it has; two while an old one lives on after a rotation."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What programs should know of it: at most 64, keys of at most 63 characters `a-z 0-9 _ . / -`,
+        values of at most 256 characters.
+        """
+
+    @_builtins.property
+    def revoke_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was revoked; absent unless it is."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When a check of it was last allowed; absent if never. May lag behind by some seconds."""
+
     def __init__(
         self,
         *,
@@ -144,10 +192,16 @@ class ApiKey(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         secrets: _abc.Iterable[Global___ApiKey.Secret] | None = ...,
+        description: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        revoke_reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "grants", b"grants", "kind", b"kind", "mode", b"mode", "name", b"name", "owner", b"owner", "secrets", b"secrets", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "expire_time", b"expire_time", "grants", b"grants", "kind", b"kind", "labels", b"labels", "last_use_time", b"last_use_time", "mode", b"mode", "name", b"name", "owner", b"owner", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "secrets", b"secrets", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,8 +240,17 @@ class CreateApiKeyRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
     NEW_MACHINE_USER_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. `products/{product}/tenants/{tenant}`."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants` and
@@ -198,16 +261,23 @@ class CreateApiKeyRequest(_message.Message):
     def new_machine_user(self) -> Global___CreateApiKeyRequest.NewMachineUser:
         """Create this machine user with the key and make it the owner; then `api_key.owner` is empty."""
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the key is to live, instead of `api_key.expire_time`."""
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         api_key: Global___ApiKey | None = ...,
         new_machine_user: Global___CreateApiKeyRequest.NewMachineUser | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "new_machine_user", b"new_machine_user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "new_machine_user", b"new_machine_user", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "new_machine_user", b"new_machine_user", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "new_machine_user", b"new_machine_user", "parent", b"parent", "request_id", b"request_id", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,8 +292,13 @@ class CreateApiKeyResponse(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     MACHINE_USER_FIELD_NUMBER: _builtins.int
+    SECRET_WITHHELD_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
     """The secret. It is shown this once and cannot be read again."""
+    secret_withheld: _builtins.bool
+    """The call was a repetition, or only validated: `secret` is empty because it was shown before, or
+    never made.
+    """
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """The new key."""
@@ -238,10 +313,11 @@ class CreateApiKeyResponse(_message.Message):
         api_key: Global___ApiKey | None = ...,
         secret: _builtins.str = ...,
         machine_user: _machine_user_service_pb2.MachineUser | None = ...,
+        secret_withheld: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "machine_user", b"machine_user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "machine_user", b"machine_user", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "machine_user", b"machine_user", "secret", b"secret", "secret_withheld", b"secret_withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -338,17 +414,307 @@ class DeleteApiKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `products/{product}/tenants/{tenant}/apiKeys/{api_key}`."""
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteApiKeyRequest: _TypeAlias = DeleteApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class DeleteApiKeyResponse(_message.Message):
+    """An answer of `ApiKeyService.DeleteApiKey`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted(self) -> _types_pb2.DeletionCounts:
+        """What was deleted."""
+
+    def __init__(
+        self,
+        *,
+        deleted: _types_pb2.DeletionCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteApiKeyResponse: _TypeAlias = DeleteApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateApiKeyRequest(_message.Message):
+    """A request to `ApiKeyService.UpdateApiKey`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """Required. `name` says which; the fields in `update_mask` say what becomes of it. With `etag`, the
+        call is refused with `ABORTED` if the key has changed since.
+        """
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Required. The fields to change; `*` for all that can be changed."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateApiKeyRequest: _TypeAlias = UpdateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class DisableApiKeyRequest(_message.Message):
+    """A request to `ApiKeyService.DisableApiKey`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `products/{product}/tenants/{tenant}/apiKeys/{api_key}`."""
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableApiKeyRequest: _TypeAlias = DisableApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class EnableApiKeyRequest(_message.Message):
+    """A request to `ApiKeyService.EnableApiKey`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `products/{product}/tenants/{tenant}/apiKeys/{api_key}`."""
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableApiKeyRequest: _TypeAlias = EnableApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RevokeApiKeyRequest(_message.Message):
+    """A request to `ApiKeyService.RevokeApiKey`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `products/{product}/tenants/{tenant}/apiKeys/{api_key}`."""
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
+    reason: _builtins.str
+    """Why, for people; at most 256 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeApiKeyRequest: _TypeAlias = RevokeApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyRequest(_message.Message):
+    """A request to `ApiKeyService.RotateApiKey`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `products/{product}/tenants/{tenant}/apiKeys/{api_key}`."""
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """How long the old secret goes on working; at most 30 days. Absent or zero: it stops at once."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        grace: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "grace", b"grace", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyRequest: _TypeAlias = RotateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyResponse(_message.Message):
+    """An answer of `ApiKeyService.RotateApiKey`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    SECRET_WITHHELD_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """The new secret. It is shown this once and cannot be read again."""
+    secret_withheld: _builtins.bool
+    """The call was a repetition, or only validated: `secret` is empty because it was shown before, or
+    never made.
+    """
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """The key with its new secret."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+        secret: _builtins.str = ...,
+        secret_withheld: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "secret", b"secret", "secret_withheld", b"secret_withheld"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyResponse: _TypeAlias = RotateApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class IdentifySecretRequest(_message.Message):
+    """A request to `ApiKeyService.IdentifySecret`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """Required. The secret as it was presented, or found."""
+    def __init__(
+        self,
+        *,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentifySecretRequest: _TypeAlias = IdentifySecretRequest  # noqa: Y015

@@ -4,7 +4,6 @@ import grpc
 import warnings
 
 from gatekey.v1 import api_key_service_pb2 as gatekey_dot_v1_dot_api__key__service__pb2
-from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -51,10 +50,40 @@ class ApiKeyServiceStub:
                 request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
+        self.UpdateApiKey = channel.unary_unary(
+                '/gatekey.v1.ApiKeyService/UpdateApiKey',
+                request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.UpdateApiKeyRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.DisableApiKey = channel.unary_unary(
+                '/gatekey.v1.ApiKeyService/DisableApiKey',
+                request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.DisableApiKeyRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.EnableApiKey = channel.unary_unary(
+                '/gatekey.v1.ApiKeyService/EnableApiKey',
+                request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.EnableApiKeyRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.RevokeApiKey = channel.unary_unary(
+                '/gatekey.v1.ApiKeyService/RevokeApiKey',
+                request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.RevokeApiKeyRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/gatekey.v1.ApiKeyService/RotateApiKey',
+                request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.IdentifySecret = channel.unary_unary(
+                '/gatekey.v1.ApiKeyService/IdentifySecret',
+                request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.IdentifySecretRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+                _registered_method=True)
         self.DeleteApiKey = channel.unary_unary(
                 '/gatekey.v1.ApiKeyService/DeleteApiKey',
                 request_serializer=gatekey_dot_v1_dot_api__key__service__pb2.DeleteApiKeyRequest.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                response_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.DeleteApiKeyResponse.FromString,
                 _registered_method=True)
 
 
@@ -92,6 +121,66 @@ class ApiKeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateApiKey(self, request, context):
+        """Changes the fields that `update_mask` names: `display_name`, `description`, `labels`, `mode`,
+        `grants`, `expire_time`. The key is validated as it would be on creation. A revoked key cannot be
+        changed.
+
+        Needs `update` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableApiKey(self, request, context):
+        """Switches a key off until it is enabled. Disabling a disabled key changes nothing.
+
+        Needs `disable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableApiKey(self, request, context):
+        """Switches a disabled key on. Enabling an enabled key changes nothing.
+
+        Needs `enable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeApiKey(self, request, context):
+        """Switches a key off for good. It remains readable until it is purged. Revoking a revoked key
+        changes nothing.
+
+        Needs `revoke` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
+        have without the rotation; a still older one stops at once. The answer is the only one that holds
+        the new secret.
+
+        Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IdentifySecret(self, request, context):
+        """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
+        caller may not identify is answered like an unknown one.
+
+        Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteApiKey(self, request, context):
         """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
         the last key of one deletes it, in the same transaction.
@@ -120,10 +209,40 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.ListApiKeysRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.ListApiKeysResponse.SerializeToString,
             ),
+            'UpdateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiKey,
+                    request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.UpdateApiKeyRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.SerializeToString,
+            ),
+            'DisableApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableApiKey,
+                    request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.DisableApiKeyRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.SerializeToString,
+            ),
+            'EnableApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableApiKey,
+                    request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.EnableApiKeyRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.SerializeToString,
+            ),
+            'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeApiKey,
+                    request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.RevokeApiKeyRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
+            'IdentifySecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.IdentifySecret,
+                    request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.IdentifySecretRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.SerializeToString,
+            ),
             'DeleteApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteApiKey,
                     request_deserializer=gatekey_dot_v1_dot_api__key__service__pb2.DeleteApiKeyRequest.FromString,
-                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                    response_serializer=gatekey_dot_v1_dot_api__key__service__pb2.DeleteApiKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +338,168 @@ class ApiKeyService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.ApiKeyService/UpdateApiKey',
+            gatekey_dot_v1_dot_api__key__service__pb2.UpdateApiKeyRequest.SerializeToString,
+            gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.ApiKeyService/DisableApiKey',
+            gatekey_dot_v1_dot_api__key__service__pb2.DisableApiKeyRequest.SerializeToString,
+            gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.ApiKeyService/EnableApiKey',
+            gatekey_dot_v1_dot_api__key__service__pb2.EnableApiKeyRequest.SerializeToString,
+            gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.ApiKeyService/RevokeApiKey',
+            gatekey_dot_v1_dot_api__key__service__pb2.RevokeApiKeyRequest.SerializeToString,
+            gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.ApiKeyService/RotateApiKey',
+            gatekey_dot_v1_dot_api__key__service__pb2.RotateApiKeyRequest.SerializeToString,
+            gatekey_dot_v1_dot_api__key__service__pb2.RotateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IdentifySecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.ApiKeyService/IdentifySecret',
+            gatekey_dot_v1_dot_api__key__service__pb2.IdentifySecretRequest.SerializeToString,
+            gatekey_dot_v1_dot_api__key__service__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteApiKey(request,
             target,
             options=(),
@@ -234,7 +515,7 @@ class ApiKeyService:
             target,
             '/gatekey.v1.ApiKeyService/DeleteApiKey',
             gatekey_dot_v1_dot_api__key__service__pb2.DeleteApiKeyRequest.SerializeToString,
-            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            gatekey_dot_v1_dot_api__key__service__pb2.DeleteApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

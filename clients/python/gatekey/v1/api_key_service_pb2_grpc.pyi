@@ -5,7 +5,6 @@ isort:skip_file
 
 from collections import abc as _abc
 from gatekey.v1 import api_key_service_pb2 as _api_key_service_pb2
-from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -52,7 +51,43 @@ class ApiKeyServiceStub:
 
     Needs `list` on `products/{product}/tenants/{tenant}/apiKeys`.
     """
-    DeleteApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.DeleteApiKeyRequest, _empty_pb2.Empty]
+    UpdateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.UpdateApiKeyRequest, _api_key_service_pb2.ApiKey]
+    """Changes the fields that `update_mask` names: `display_name`, `description`, `labels`, `mode`,
+    `grants`, `expire_time`. The key is validated as it would be on creation. A revoked key cannot be
+    changed.
+
+    Needs `update` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    DisableApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.DisableApiKeyRequest, _api_key_service_pb2.ApiKey]
+    """Switches a key off until it is enabled. Disabling a disabled key changes nothing.
+
+    Needs `disable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    EnableApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.EnableApiKeyRequest, _api_key_service_pb2.ApiKey]
+    """Switches a disabled key on. Enabling an enabled key changes nothing.
+
+    Needs `enable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.RevokeApiKeyRequest, _api_key_service_pb2.ApiKey]
+    """Switches a key off for good. It remains readable until it is purged. Revoking a revoked key
+    changes nothing.
+
+    Needs `revoke` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.RotateApiKeyRequest, _api_key_service_pb2.RotateApiKeyResponse]
+    """Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
+    have without the rotation; a still older one stops at once. The answer is the only one that holds
+    the new secret.
+
+    Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    IdentifySecret: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.IdentifySecretRequest, _api_key_service_pb2.ApiKey]
+    """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
+    caller may not identify is answered like an unknown one.
+
+    Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    DeleteApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.DeleteApiKeyRequest, _api_key_service_pb2.DeleteApiKeyResponse]
     """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
     the last key of one deletes it, in the same transaction.
 
@@ -82,7 +117,43 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
 
     Needs `list` on `products/{product}/tenants/{tenant}/apiKeys`.
     """
-    DeleteApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.DeleteApiKeyRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    UpdateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.UpdateApiKeyRequest, _api_key_service_pb2.ApiKey]  # type: ignore[assignment]
+    """Changes the fields that `update_mask` names: `display_name`, `description`, `labels`, `mode`,
+    `grants`, `expire_time`. The key is validated as it would be on creation. A revoked key cannot be
+    changed.
+
+    Needs `update` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    DisableApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.DisableApiKeyRequest, _api_key_service_pb2.ApiKey]  # type: ignore[assignment]
+    """Switches a key off until it is enabled. Disabling a disabled key changes nothing.
+
+    Needs `disable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    EnableApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.EnableApiKeyRequest, _api_key_service_pb2.ApiKey]  # type: ignore[assignment]
+    """Switches a disabled key on. Enabling an enabled key changes nothing.
+
+    Needs `enable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.RevokeApiKeyRequest, _api_key_service_pb2.ApiKey]  # type: ignore[assignment]
+    """Switches a key off for good. It remains readable until it is purged. Revoking a revoked key
+    changes nothing.
+
+    Needs `revoke` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.RotateApiKeyRequest, _api_key_service_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
+    have without the rotation; a still older one stops at once. The answer is the only one that holds
+    the new secret.
+
+    Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    IdentifySecret: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.IdentifySecretRequest, _api_key_service_pb2.ApiKey]  # type: ignore[assignment]
+    """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
+    caller may not identify is answered like an unknown one.
+
+    Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+    """
+    DeleteApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.DeleteApiKeyRequest, _api_key_service_pb2.DeleteApiKeyResponse]  # type: ignore[assignment]
     """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
     the last key of one deletes it, in the same transaction.
 
@@ -129,11 +200,83 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateApiKey(
+        self,
+        request: _api_key_service_pb2.UpdateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.ApiKey, _abc.Awaitable[_api_key_service_pb2.ApiKey]]:
+        """Changes the fields that `update_mask` names: `display_name`, `description`, `labels`, `mode`,
+        `grants`, `expire_time`. The key is validated as it would be on creation. A revoked key cannot be
+        changed.
+
+        Needs `update` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+
+    @_abc_1.abstractmethod
+    def DisableApiKey(
+        self,
+        request: _api_key_service_pb2.DisableApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.ApiKey, _abc.Awaitable[_api_key_service_pb2.ApiKey]]:
+        """Switches a key off until it is enabled. Disabling a disabled key changes nothing.
+
+        Needs `disable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+
+    @_abc_1.abstractmethod
+    def EnableApiKey(
+        self,
+        request: _api_key_service_pb2.EnableApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.ApiKey, _abc.Awaitable[_api_key_service_pb2.ApiKey]]:
+        """Switches a disabled key on. Enabling an enabled key changes nothing.
+
+        Needs `enable` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeApiKey(
+        self,
+        request: _api_key_service_pb2.RevokeApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.ApiKey, _abc.Awaitable[_api_key_service_pb2.ApiKey]]:
+        """Switches a key off for good. It remains readable until it is purged. Revoking a revoked key
+        changes nothing.
+
+        Needs `revoke` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _api_key_service_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.RotateApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.RotateApiKeyResponse]]:
+        """Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
+        have without the rotation; a still older one stops at once. The answer is the only one that holds
+        the new secret.
+
+        Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+
+    @_abc_1.abstractmethod
+    def IdentifySecret(
+        self,
+        request: _api_key_service_pb2.IdentifySecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.ApiKey, _abc.Awaitable[_api_key_service_pb2.ApiKey]]:
+        """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
+        caller may not identify is answered like an unknown one.
+
+        Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteApiKey(
         self,
         request: _api_key_service_pb2.DeleteApiKeyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+    ) -> _typing.Union[_api_key_service_pb2.DeleteApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.DeleteApiKeyResponse]]:
         """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
         the last key of one deletes it, in the same transaction.
 

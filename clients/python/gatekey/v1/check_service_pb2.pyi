@@ -31,6 +31,7 @@ class CheckRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    PRODUCT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Required. The secret as it was presented, without header or scheme. A string that cannot be a
     secret is answered `REASON_KEY_UNKNOWN`.
@@ -46,6 +47,11 @@ class CheckRequest(_message.Message):
     tenant is then denied with `REASON_TENANT_MISMATCH`. Absent: the key says the tenant. Present
     and empty is an error, so that an id that got lost is not taken for absent.
     """
+    product: _builtins.str
+    """The id of the product that asks. A key of another product is then answered like an unknown key.
+    To be set by every caller whose token lets it check several products: their resources may have
+    the same names. Present and empty is an error.
+    """
     def __init__(
         self,
         *,
@@ -53,13 +59,19 @@ class CheckRequest(_message.Message):
         resource: _builtins.str = ...,
         action: _builtins.str = ...,
         tenant: _builtins.str | None = ...,
+        product: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "tenant", b"tenant"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_product", b"_product", "_tenant", b"_tenant", "product", b"product", "tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "action", b"action", "key", b"key", "resource", b"resource", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product", b"_product", "_tenant", b"_tenant", "action", b"action", "key", b"key", "product", b"product", "resource", b"resource", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__product: _TypeAlias = _typing.Literal["product"]  # noqa: Y015
+    _WhichOneofArgType__product: _TypeAlias = _typing.Literal["_product", b"_product"]  # noqa: Y015
     _WhichOneofReturnType__tenant: _TypeAlias = _typing.Literal["tenant"]  # noqa: Y015
     _WhichOneofArgType__tenant: _TypeAlias = _typing.Literal["_tenant", b"_tenant"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__product) -> _WhichOneofReturnType__product | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant) -> _WhichOneofReturnType__tenant | None: ...
 
 Global___CheckRequest: _TypeAlias = CheckRequest  # noqa: Y015

@@ -22,29 +22,34 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%gatekey/v1/machine_user_service.proto\x12\ngatekey.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n\x0bMachineUser\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"r\n\x18\x43reateMachineUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0fmachine_user_id\x18\x02 \x01(\t\x12-\n\x0cmachine_user\x18\x03 \x01(\x0b\x32\x17.gatekey.v1.MachineUser\"%\n\x15GetMachineUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17ListMachineUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x18ListMachineUsersResponse\x12.\n\rmachine_users\x18\x01 \x03(\x0b\x32\x17.gatekey.v1.MachineUser\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x44\x65leteMachineUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xe8\x02\n\x12MachineUserService\x12R\n\x11\x43reateMachineUser\x12$.gatekey.v1.CreateMachineUserRequest\x1a\x17.gatekey.v1.MachineUser\x12L\n\x0eGetMachineUser\x12!.gatekey.v1.GetMachineUserRequest\x1a\x17.gatekey.v1.MachineUser\x12]\n\x10ListMachineUsers\x12#.gatekey.v1.ListMachineUsersRequest\x1a$.gatekey.v1.ListMachineUsersResponse\x12Q\n\x11\x44\x65leteMachineUser\x12$.gatekey.v1.DeleteMachineUserRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%gatekey/v1/machine_user_service.proto\x12\ngatekey.v1\x1a\x16gatekey/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n\x0bMachineUser\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"\x9d\x01\n\x18\x43reateMachineUserRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0fmachine_user_id\x18\x02 \x01(\t\x12-\n\x0cmachine_user\x18\x03 \x01(\x0b\x32\x17.gatekey.v1.MachineUser\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"%\n\x15GetMachineUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17ListMachineUsersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x18ListMachineUsersResponse\x12.\n\rmachine_users\x18\x01 \x03(\x0b\x32\x17.gatekey.v1.MachineUser\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x18\x44\x65leteMachineUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"H\n\x19\x44\x65leteMachineUserResponse\x12+\n\x07\x64\x65leted\x18\x01 \x01(\x0b\x32\x1a.gatekey.v1.DeletionCounts\"\xa5\x01\n\x18UpdateMachineUserRequest\x12-\n\x0cmachine_user\x18\x01 \x01(\x0b\x32\x17.gatekey.v1.MachineUser\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x32\xcb\x03\n\x12MachineUserService\x12R\n\x11\x43reateMachineUser\x12$.gatekey.v1.CreateMachineUserRequest\x1a\x17.gatekey.v1.MachineUser\x12L\n\x0eGetMachineUser\x12!.gatekey.v1.GetMachineUserRequest\x1a\x17.gatekey.v1.MachineUser\x12]\n\x10ListMachineUsers\x12#.gatekey.v1.ListMachineUsersRequest\x1a$.gatekey.v1.ListMachineUsersResponse\x12R\n\x11UpdateMachineUser\x12$.gatekey.v1.UpdateMachineUserRequest\x1a\x17.gatekey.v1.MachineUser\x12`\n\x11\x44\x65leteMachineUser\x12$.gatekey.v1.DeleteMachineUserRequest\x1a%.gatekey.v1.DeleteMachineUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.machine_user_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MACHINEUSER']._serialized_start=115
-  _globals['_MACHINEUSER']._serialized_end=227
-  _globals['_CREATEMACHINEUSERREQUEST']._serialized_start=229
-  _globals['_CREATEMACHINEUSERREQUEST']._serialized_end=343
-  _globals['_GETMACHINEUSERREQUEST']._serialized_start=345
-  _globals['_GETMACHINEUSERREQUEST']._serialized_end=382
-  _globals['_LISTMACHINEUSERSREQUEST']._serialized_start=384
-  _globals['_LISTMACHINEUSERSREQUEST']._serialized_end=464
-  _globals['_LISTMACHINEUSERSRESPONSE']._serialized_start=466
-  _globals['_LISTMACHINEUSERSRESPONSE']._serialized_end=565
-  _globals['_DELETEMACHINEUSERREQUEST']._serialized_start=567
-  _globals['_DELETEMACHINEUSERREQUEST']._serialized_end=607
-  _globals['_MACHINEUSERSERVICE']._serialized_start=610
-  _globals['_MACHINEUSERSERVICE']._serialized_end=970
+  _globals['_MACHINEUSER']._serialized_start=144
+  _globals['_MACHINEUSER']._serialized_end=270
+  _globals['_CREATEMACHINEUSERREQUEST']._serialized_start=273
+  _globals['_CREATEMACHINEUSERREQUEST']._serialized_end=430
+  _globals['_GETMACHINEUSERREQUEST']._serialized_start=432
+  _globals['_GETMACHINEUSERREQUEST']._serialized_end=469
+  _globals['_LISTMACHINEUSERSREQUEST']._serialized_start=471
+  _globals['_LISTMACHINEUSERSREQUEST']._serialized_end=551
+  _globals['_LISTMACHINEUSERSRESPONSE']._serialized_start=553
+  _globals['_LISTMACHINEUSERSRESPONSE']._serialized_end=652
+  _globals['_DELETEMACHINEUSERREQUEST']._serialized_start=654
+  _globals['_DELETEMACHINEUSERREQUEST']._serialized_end=751
+  _globals['_DELETEMACHINEUSERRESPONSE']._serialized_start=753
+  _globals['_DELETEMACHINEUSERRESPONSE']._serialized_end=825
+  _globals['_UPDATEMACHINEUSERREQUEST']._serialized_start=828
+  _globals['_UPDATEMACHINEUSERREQUEST']._serialized_end=993
+  _globals['_MACHINEUSERSERVICE']._serialized_start=996
+  _globals['_MACHINEUSERSERVICE']._serialized_end=1455
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,9 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from gatekey.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -29,12 +31,15 @@ class MachineUser(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`products/{product}/tenants/{tenant}/machineUsers/{machine_user}`."""
     display_name: _builtins.str
     """The name for people; at most 128 characters."""
     role: _builtins.str
     """The role that the product's spec gives to machine users, as it is now. Set by the service."""
+    etag: _builtins.str
+    """Changes with every change of the machine user itself."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -46,10 +51,11 @@ class MachineUser(_message.Message):
         display_name: _builtins.str = ...,
         role: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "name", b"name", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "name", b"name", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -64,10 +70,18 @@ class CreateMachineUserRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     MACHINE_USER_ID_FIELD_NUMBER: _builtins.int
     MACHINE_USER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. `products/{product}/tenants/{tenant}`."""
     machine_user_id: _builtins.str
     """The last segment of the new name; the same characters as a tenant's id. Empty: one is made."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     @_builtins.property
     def machine_user(self) -> Global___MachineUser:
         """What to create. `name` and `role` are ignored."""
@@ -78,10 +92,12 @@ class CreateMachineUserRequest(_message.Message):
         parent: _builtins.str = ...,
         machine_user_id: _builtins.str = ...,
         machine_user: Global___MachineUser | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["machine_user", b"machine_user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine_user", b"machine_user", "machine_user_id", b"machine_user_id", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine_user", b"machine_user", "machine_user_id", b"machine_user_id", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,17 +190,97 @@ class DeleteMachineUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`."""
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteMachineUserRequest: _TypeAlias = DeleteMachineUserRequest  # noqa: Y015
+
+@_typing.final
+class DeleteMachineUserResponse(_message.Message):
+    """An answer of `MachineUserService.DeleteMachineUser`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted(self) -> _types_pb2.DeletionCounts:
+        """What was deleted."""
+
+    def __init__(
+        self,
+        *,
+        deleted: _types_pb2.DeletionCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMachineUserResponse: _TypeAlias = DeleteMachineUserResponse  # noqa: Y015
+
+@_typing.final
+class UpdateMachineUserRequest(_message.Message):
+    """A request to `MachineUserService.UpdateMachineUser`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MACHINE_USER_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
+    @_builtins.property
+    def machine_user(self) -> Global___MachineUser:
+        """Required. `name` says which; the fields in `update_mask` say what becomes of it. With `etag`, the
+        call is refused with `ABORTED` if the machine user has changed since.
+        """
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Required. The fields to change; `*` for all that can be changed."""
+
+    def __init__(
+        self,
+        *,
+        machine_user: Global___MachineUser | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["machine_user", b"machine_user", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine_user", b"machine_user", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateMachineUserRequest: _TypeAlias = UpdateMachineUserRequest  # noqa: Y015

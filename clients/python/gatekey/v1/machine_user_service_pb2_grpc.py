@@ -4,7 +4,6 @@ import grpc
 import warnings
 
 from gatekey.v1 import machine_user_service_pb2 as gatekey_dot_v1_dot_machine__user__service__pb2
-from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -51,10 +50,15 @@ class MachineUserServiceStub:
                 request_serializer=gatekey_dot_v1_dot_machine__user__service__pb2.ListMachineUsersRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_machine__user__service__pb2.ListMachineUsersResponse.FromString,
                 _registered_method=True)
+        self.UpdateMachineUser = channel.unary_unary(
+                '/gatekey.v1.MachineUserService/UpdateMachineUser',
+                request_serializer=gatekey_dot_v1_dot_machine__user__service__pb2.UpdateMachineUserRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_machine__user__service__pb2.MachineUser.FromString,
+                _registered_method=True)
         self.DeleteMachineUser = channel.unary_unary(
                 '/gatekey.v1.MachineUserService/DeleteMachineUser',
                 request_serializer=gatekey_dot_v1_dot_machine__user__service__pb2.DeleteMachineUserRequest.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                response_deserializer=gatekey_dot_v1_dot_machine__user__service__pb2.DeleteMachineUserResponse.FromString,
                 _registered_method=True)
 
 
@@ -91,6 +95,15 @@ class MachineUserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateMachineUser(self, request, context):
+        """Changes the fields that `update_mask` names: `display_name`.
+
+        Needs `update` on `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteMachineUser(self, request, context):
         """Deletes a machine user with all its keys, in one transaction.
 
@@ -118,10 +131,15 @@ def add_MachineUserServiceServicer_to_server(servicer, server):
                     request_deserializer=gatekey_dot_v1_dot_machine__user__service__pb2.ListMachineUsersRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_machine__user__service__pb2.ListMachineUsersResponse.SerializeToString,
             ),
+            'UpdateMachineUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMachineUser,
+                    request_deserializer=gatekey_dot_v1_dot_machine__user__service__pb2.UpdateMachineUserRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_machine__user__service__pb2.MachineUser.SerializeToString,
+            ),
             'DeleteMachineUser': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteMachineUser,
                     request_deserializer=gatekey_dot_v1_dot_machine__user__service__pb2.DeleteMachineUserRequest.FromString,
-                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                    response_serializer=gatekey_dot_v1_dot_machine__user__service__pb2.DeleteMachineUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +235,33 @@ class MachineUserService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateMachineUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.MachineUserService/UpdateMachineUser',
+            gatekey_dot_v1_dot_machine__user__service__pb2.UpdateMachineUserRequest.SerializeToString,
+            gatekey_dot_v1_dot_machine__user__service__pb2.MachineUser.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteMachineUser(request,
             target,
             options=(),
@@ -232,7 +277,7 @@ class MachineUserService:
             target,
             '/gatekey.v1.MachineUserService/DeleteMachineUser',
             gatekey_dot_v1_dot_machine__user__service__pb2.DeleteMachineUserRequest.SerializeToString,
-            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            gatekey_dot_v1_dot_machine__user__service__pb2.DeleteMachineUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,6 @@ isort:skip_file
 
 from collections import abc as _abc
 from gatekey.v1 import machine_user_service_pb2 as _machine_user_service_pb2
-from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -51,7 +50,12 @@ class MachineUserServiceStub:
 
     Needs `list` on `products/{product}/tenants/{tenant}/machineUsers`.
     """
-    DeleteMachineUser: _grpc.UnaryUnaryMultiCallable[_machine_user_service_pb2.DeleteMachineUserRequest, _empty_pb2.Empty]
+    UpdateMachineUser: _grpc.UnaryUnaryMultiCallable[_machine_user_service_pb2.UpdateMachineUserRequest, _machine_user_service_pb2.MachineUser]
+    """Changes the fields that `update_mask` names: `display_name`.
+
+    Needs `update` on `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.
+    """
+    DeleteMachineUser: _grpc.UnaryUnaryMultiCallable[_machine_user_service_pb2.DeleteMachineUserRequest, _machine_user_service_pb2.DeleteMachineUserResponse]
     """Deletes a machine user with all its keys, in one transaction.
 
     Needs `delete` on `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.
@@ -79,7 +83,12 @@ class MachineUserServiceAsyncStub(MachineUserServiceStub):
 
     Needs `list` on `products/{product}/tenants/{tenant}/machineUsers`.
     """
-    DeleteMachineUser: _aio.UnaryUnaryMultiCallable[_machine_user_service_pb2.DeleteMachineUserRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    UpdateMachineUser: _aio.UnaryUnaryMultiCallable[_machine_user_service_pb2.UpdateMachineUserRequest, _machine_user_service_pb2.MachineUser]  # type: ignore[assignment]
+    """Changes the fields that `update_mask` names: `display_name`.
+
+    Needs `update` on `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.
+    """
+    DeleteMachineUser: _aio.UnaryUnaryMultiCallable[_machine_user_service_pb2.DeleteMachineUserRequest, _machine_user_service_pb2.DeleteMachineUserResponse]  # type: ignore[assignment]
     """Deletes a machine user with all its keys, in one transaction.
 
     Needs `delete` on `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.
@@ -124,11 +133,22 @@ class MachineUserServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateMachineUser(
+        self,
+        request: _machine_user_service_pb2.UpdateMachineUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_user_service_pb2.MachineUser, _abc.Awaitable[_machine_user_service_pb2.MachineUser]]:
+        """Changes the fields that `update_mask` names: `display_name`.
+
+        Needs `update` on `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteMachineUser(
         self,
         request: _machine_user_service_pb2.DeleteMachineUserRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+    ) -> _typing.Union[_machine_user_service_pb2.DeleteMachineUserResponse, _abc.Awaitable[_machine_user_service_pb2.DeleteMachineUserResponse]]:
         """Deletes a machine user with all its keys, in one transaction.
 
         Needs `delete` on `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.

@@ -23,31 +23,36 @@ _sym_db = _symbol_database.Default()
 
 
 from gatekey.v1 import machine_user_service_pb2 as gatekey_dot_v1_dot_machine__user__service__pb2
-from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgatekey/v1/member_service.proto\x12\ngatekey.v1\x1a%gatekey/v1/machine_user_service.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"k\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x06Person\x12$\n\x06member\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.MemberH\x00\x12/\n\x0cmachine_user\x18\x02 \x01(\x0b\x32\x17.gatekey.v1.MachineUserH\x00\x42\x08\n\x06person\"Y\n\x10\x41\x64\x64MemberRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12\"\n\x06member\x18\x03 \x01(\x0b\x32\x12.gatekey.v1.Member\" \n\x10GetMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x11ListPeopleRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x12ListPeopleResponse\x12\"\n\x06people\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.Person\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nuser_count\x18\x03 \x01(\x05\"#\n\x13RemoveMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xa3\x02\n\rMemberService\x12=\n\tAddMember\x12\x1c.gatekey.v1.AddMemberRequest\x1a\x12.gatekey.v1.Member\x12=\n\tGetMember\x12\x1c.gatekey.v1.GetMemberRequest\x1a\x12.gatekey.v1.Member\x12K\n\nListPeople\x12\x1d.gatekey.v1.ListPeopleRequest\x1a\x1e.gatekey.v1.ListPeopleResponse\x12G\n\x0cRemoveMember\x12\x1f.gatekey.v1.RemoveMemberRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgatekey/v1/member_service.proto\x12\ngatekey.v1\x1a%gatekey/v1/machine_user_service.proto\x1a\x16gatekey/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"y\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"i\n\x06Person\x12$\n\x06member\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.MemberH\x00\x12/\n\x0cmachine_user\x18\x02 \x01(\x0b\x32\x17.gatekey.v1.MachineUserH\x00\x42\x08\n\x06person\"\x84\x01\n\x10\x41\x64\x64MemberRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12\"\n\x06member\x18\x03 \x01(\x0b\x32\x12.gatekey.v1.Member\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\" \n\x10GetMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x11ListPeopleRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x12ListPeopleResponse\x12\"\n\x06people\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.Person\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\nuser_count\x18\x03 \x01(\x05\"k\n\x13RemoveMemberRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"C\n\x14RemoveMemberResponse\x12+\n\x07\x64\x65leted\x18\x01 \x01(\x0b\x32\x1a.gatekey.v1.DeletionCounts\"\xa4\x01\n\x13UpdateMemberRequest\x12\"\n\x06member\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.Member\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x32\xf2\x02\n\rMemberService\x12=\n\tAddMember\x12\x1c.gatekey.v1.AddMemberRequest\x1a\x12.gatekey.v1.Member\x12=\n\tGetMember\x12\x1c.gatekey.v1.GetMemberRequest\x1a\x12.gatekey.v1.Member\x12K\n\nListPeople\x12\x1d.gatekey.v1.ListPeopleRequest\x1a\x1e.gatekey.v1.ListPeopleResponse\x12\x43\n\x0cUpdateMember\x12\x1f.gatekey.v1.UpdateMemberRequest\x1a\x12.gatekey.v1.Member\x12Q\n\x0cRemoveMember\x12\x1f.gatekey.v1.RemoveMemberRequest\x1a .gatekey.v1.RemoveMemberResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.member_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MEMBER']._serialized_start=148
-  _globals['_MEMBER']._serialized_end=255
-  _globals['_PERSON']._serialized_start=257
-  _globals['_PERSON']._serialized_end=362
-  _globals['_ADDMEMBERREQUEST']._serialized_start=364
-  _globals['_ADDMEMBERREQUEST']._serialized_end=453
-  _globals['_GETMEMBERREQUEST']._serialized_start=455
-  _globals['_GETMEMBERREQUEST']._serialized_end=487
-  _globals['_LISTPEOPLEREQUEST']._serialized_start=489
-  _globals['_LISTPEOPLEREQUEST']._serialized_end=563
-  _globals['_LISTPEOPLERESPONSE']._serialized_start=565
-  _globals['_LISTPEOPLERESPONSE']._serialized_end=666
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=668
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=703
-  _globals['_MEMBERSERVICE']._serialized_start=706
-  _globals['_MEMBERSERVICE']._serialized_end=997
+  _globals['_MEMBER']._serialized_start=177
+  _globals['_MEMBER']._serialized_end=298
+  _globals['_PERSON']._serialized_start=300
+  _globals['_PERSON']._serialized_end=405
+  _globals['_ADDMEMBERREQUEST']._serialized_start=408
+  _globals['_ADDMEMBERREQUEST']._serialized_end=540
+  _globals['_GETMEMBERREQUEST']._serialized_start=542
+  _globals['_GETMEMBERREQUEST']._serialized_end=574
+  _globals['_LISTPEOPLEREQUEST']._serialized_start=576
+  _globals['_LISTPEOPLEREQUEST']._serialized_end=650
+  _globals['_LISTPEOPLERESPONSE']._serialized_start=652
+  _globals['_LISTPEOPLERESPONSE']._serialized_end=753
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=755
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=862
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=864
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=931
+  _globals['_UPDATEMEMBERREQUEST']._serialized_start=934
+  _globals['_UPDATEMEMBERREQUEST']._serialized_end=1098
+  _globals['_MEMBERSERVICE']._serialized_start=1101
+  _globals['_MEMBERSERVICE']._serialized_end=1471
 # @@protoc_insertion_point(module_scope)

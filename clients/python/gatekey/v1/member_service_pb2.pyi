@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from gatekey.v1 import machine_user_service_pb2 as _machine_user_service_pb2
+from gatekey.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -30,12 +32,15 @@ class Member(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`products/{product}/tenants/{tenant}/members/{member}`."""
     role: _builtins.str
     """Required. One of the roles of the product's spec."""
     display_name: _builtins.str
     """The name for people; at most 128 characters."""
+    etag: _builtins.str
+    """Changes with every change of the member itself."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the member was added."""
@@ -47,10 +52,11 @@ class Member(_message.Message):
         role: _builtins.str = ...,
         display_name: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "name", b"name", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "name", b"name", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,10 +103,18 @@ class AddMemberRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. `products/{product}/tenants/{tenant}`."""
     member_id: _builtins.str
     """Required. The caller's own id of the user; the same characters as a tenant's id."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     @_builtins.property
     def member(self) -> Global___Member:
         """Required. Whom to add. `name` is ignored."""
@@ -111,10 +125,12 @@ class AddMemberRequest(_message.Message):
         parent: _builtins.str = ...,
         member_id: _builtins.str = ...,
         member: Global___Member | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "member_id", b"member_id", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "member_id", b"member_id", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,17 +227,105 @@ class RemoveMemberRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `products/{product}/tenants/{tenant}/members/{member}`."""
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    force: _builtins.bool
+    """Do it even if it leaves the tenant without an owner."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveMemberRequest: _TypeAlias = RemoveMemberRequest  # noqa: Y015
+
+@_typing.final
+class RemoveMemberResponse(_message.Message):
+    """An answer of `MemberService.RemoveMember`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted(self) -> _types_pb2.DeletionCounts:
+        """What was deleted."""
+
+    def __init__(
+        self,
+        *,
+        deleted: _types_pb2.DeletionCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveMemberResponse: _TypeAlias = RemoveMemberResponse  # noqa: Y015
+
+@_typing.final
+class UpdateMemberRequest(_message.Message):
+    """A request to `MemberService.UpdateMember`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    force: _builtins.bool
+    """Do it even if it leaves the tenant without an owner."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
+    @_builtins.property
+    def member(self) -> Global___Member:
+        """Required. `name` says whom; the fields in `update_mask` say what becomes of them. With `etag`, the
+        call is refused with `ABORTED` if the member has changed since.
+        """
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Required. The fields to change; `*` for all that can be changed."""
+
+    def __init__(
+        self,
+        *,
+        member: Global___Member | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "member", b"member", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateMemberRequest: _TypeAlias = UpdateMemberRequest  # noqa: Y015

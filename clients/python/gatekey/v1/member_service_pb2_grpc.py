@@ -4,7 +4,6 @@ import grpc
 import warnings
 
 from gatekey.v1 import member_service_pb2 as gatekey_dot_v1_dot_member__service__pb2
-from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -51,10 +50,15 @@ class MemberServiceStub:
                 request_serializer=gatekey_dot_v1_dot_member__service__pb2.ListPeopleRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_member__service__pb2.ListPeopleResponse.FromString,
                 _registered_method=True)
+        self.UpdateMember = channel.unary_unary(
+                '/gatekey.v1.MemberService/UpdateMember',
+                request_serializer=gatekey_dot_v1_dot_member__service__pb2.UpdateMemberRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_member__service__pb2.Member.FromString,
+                _registered_method=True)
         self.RemoveMember = channel.unary_unary(
                 '/gatekey.v1.MemberService/RemoveMember',
                 request_serializer=gatekey_dot_v1_dot_member__service__pb2.RemoveMemberRequest.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                response_deserializer=gatekey_dot_v1_dot_member__service__pb2.RemoveMemberResponse.FromString,
                 _registered_method=True)
 
 
@@ -87,8 +91,20 @@ class MemberServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateMember(self, request, context):
+        """Changes the fields that `update_mask` names: `role`, `display_name`. A changed role counts for the
+        member's keys at the next check. The last owner cannot be given another role (`LAST_OWNER`),
+        unless forced.
+
+        Needs `update` on `products/{product}/tenants/{tenant}/members/{member}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveMember(self, request, context):
-        """Removes a person from a tenant, with all their keys, in one transaction.
+        """Removes a person from a tenant, with all their keys, in one transaction. The last owner cannot be
+        removed (`LAST_OWNER`), unless forced.
 
         Needs `delete` on `products/{product}/tenants/{tenant}/members/{member}`.
         """
@@ -114,10 +130,15 @@ def add_MemberServiceServicer_to_server(servicer, server):
                     request_deserializer=gatekey_dot_v1_dot_member__service__pb2.ListPeopleRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_member__service__pb2.ListPeopleResponse.SerializeToString,
             ),
+            'UpdateMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMember,
+                    request_deserializer=gatekey_dot_v1_dot_member__service__pb2.UpdateMemberRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_member__service__pb2.Member.SerializeToString,
+            ),
             'RemoveMember': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveMember,
                     request_deserializer=gatekey_dot_v1_dot_member__service__pb2.RemoveMemberRequest.FromString,
-                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                    response_serializer=gatekey_dot_v1_dot_member__service__pb2.RemoveMemberResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -213,6 +234,33 @@ class MemberService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.MemberService/UpdateMember',
+            gatekey_dot_v1_dot_member__service__pb2.UpdateMemberRequest.SerializeToString,
+            gatekey_dot_v1_dot_member__service__pb2.Member.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RemoveMember(request,
             target,
             options=(),
@@ -228,7 +276,7 @@ class MemberService:
             target,
             '/gatekey.v1.MemberService/RemoveMember',
             gatekey_dot_v1_dot_member__service__pb2.RemoveMemberRequest.SerializeToString,
-            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            gatekey_dot_v1_dot_member__service__pb2.RemoveMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

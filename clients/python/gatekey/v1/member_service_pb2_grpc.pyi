@@ -5,7 +5,6 @@ isort:skip_file
 
 from collections import abc as _abc
 from gatekey.v1 import member_service_pb2 as _member_service_pb2
-from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -46,8 +45,16 @@ class MemberServiceStub:
 
     Needs `list` on `products/{product}/tenants/{tenant}/members`.
     """
-    RemoveMember: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.RemoveMemberRequest, _empty_pb2.Empty]
-    """Removes a person from a tenant, with all their keys, in one transaction.
+    UpdateMember: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.UpdateMemberRequest, _member_service_pb2.Member]
+    """Changes the fields that `update_mask` names: `role`, `display_name`. A changed role counts for the
+    member's keys at the next check. The last owner cannot be given another role (`LAST_OWNER`),
+    unless forced.
+
+    Needs `update` on `products/{product}/tenants/{tenant}/members/{member}`.
+    """
+    RemoveMember: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.RemoveMemberRequest, _member_service_pb2.RemoveMemberResponse]
+    """Removes a person from a tenant, with all their keys, in one transaction. The last owner cannot be
+    removed (`LAST_OWNER`), unless forced.
 
     Needs `delete` on `products/{product}/tenants/{tenant}/members/{member}`.
     """
@@ -69,8 +76,16 @@ class MemberServiceAsyncStub(MemberServiceStub):
 
     Needs `list` on `products/{product}/tenants/{tenant}/members`.
     """
-    RemoveMember: _aio.UnaryUnaryMultiCallable[_member_service_pb2.RemoveMemberRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Removes a person from a tenant, with all their keys, in one transaction.
+    UpdateMember: _aio.UnaryUnaryMultiCallable[_member_service_pb2.UpdateMemberRequest, _member_service_pb2.Member]  # type: ignore[assignment]
+    """Changes the fields that `update_mask` names: `role`, `display_name`. A changed role counts for the
+    member's keys at the next check. The last owner cannot be given another role (`LAST_OWNER`),
+    unless forced.
+
+    Needs `update` on `products/{product}/tenants/{tenant}/members/{member}`.
+    """
+    RemoveMember: _aio.UnaryUnaryMultiCallable[_member_service_pb2.RemoveMemberRequest, _member_service_pb2.RemoveMemberResponse]  # type: ignore[assignment]
+    """Removes a person from a tenant, with all their keys, in one transaction. The last owner cannot be
+    removed (`LAST_OWNER`), unless forced.
 
     Needs `delete` on `products/{product}/tenants/{tenant}/members/{member}`.
     """
@@ -109,12 +124,26 @@ class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateMember(
+        self,
+        request: _member_service_pb2.UpdateMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_service_pb2.Member, _abc.Awaitable[_member_service_pb2.Member]]:
+        """Changes the fields that `update_mask` names: `role`, `display_name`. A changed role counts for the
+        member's keys at the next check. The last owner cannot be given another role (`LAST_OWNER`),
+        unless forced.
+
+        Needs `update` on `products/{product}/tenants/{tenant}/members/{member}`.
+        """
+
+    @_abc_1.abstractmethod
     def RemoveMember(
         self,
         request: _member_service_pb2.RemoveMemberRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Removes a person from a tenant, with all their keys, in one transaction.
+    ) -> _typing.Union[_member_service_pb2.RemoveMemberResponse, _abc.Awaitable[_member_service_pb2.RemoveMemberResponse]]:
+        """Removes a person from a tenant, with all their keys, in one transaction. The last owner cannot be
+        removed (`LAST_OWNER`), unless forced.
 
         Needs `delete` on `products/{product}/tenants/{tenant}/members/{member}`.
         """

@@ -23,29 +23,31 @@ _sym_db = _symbol_database.Default()
 
 
 from gatekey.v1 import product_spec_pb2 as gatekey_dot_v1_dot_product__spec__pb2
-from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gatekey/v1/product_service.proto\x12\ngatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x01\n\x07Product\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.gatekey.v1.ProductSpec\x12\x14\n\x0cspec_version\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x13\x41pplyProductRequest\x12%\n\x04spec\x18\x01 \x01(\x0b\x32\x17.gatekey.v1.ProductSpec\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"!\n\x11GetProductRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13ListProductsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListProductsResponse\x12%\n\x08products\x18\x01 \x03(\x0b\x32\x13.gatekey.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x14\x44\x65leteProductRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x32\xb6\x02\n\x0eProductService\x12\x44\n\x0c\x41pplyProduct\x12\x1f.gatekey.v1.ApplyProductRequest\x1a\x13.gatekey.v1.Product\x12@\n\nGetProduct\x12\x1d.gatekey.v1.GetProductRequest\x1a\x13.gatekey.v1.Product\x12Q\n\x0cListProducts\x12\x1f.gatekey.v1.ListProductsRequest\x1a .gatekey.v1.ListProductsResponse\x12I\n\rDeleteProduct\x12 .gatekey.v1.DeleteProductRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gatekey/v1/product_service.proto\x12\ngatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x01\n\x07Product\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.gatekey.v1.ProductSpec\x12\x14\n\x0cspec_version\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\x84\x01\n\x13\x41pplyProductRequest\x12%\n\x04spec\x18\x01 \x01(\x0b\x32\x17.gatekey.v1.ProductSpec\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"!\n\x11GetProductRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13ListProductsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListProductsResponse\x12%\n\x08products\x18\x01 \x03(\x0b\x32\x13.gatekey.v1.Product\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x14\x44\x65leteProductRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"D\n\x15\x44\x65leteProductResponse\x12+\n\x07\x64\x65leted\x18\x01 \x01(\x0b\x32\x1a.gatekey.v1.DeletionCounts2\xc1\x02\n\x0eProductService\x12\x44\n\x0c\x41pplyProduct\x12\x1f.gatekey.v1.ApplyProductRequest\x1a\x13.gatekey.v1.Product\x12@\n\nGetProduct\x12\x1d.gatekey.v1.GetProductRequest\x1a\x13.gatekey.v1.Product\x12Q\n\x0cListProducts\x12\x1f.gatekey.v1.ListProductsRequest\x1a .gatekey.v1.ListProductsResponse\x12T\n\rDeleteProduct\x12 .gatekey.v1.DeleteProductRequest\x1a!.gatekey.v1.DeleteProductResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.product_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRODUCT']._serialized_start=142
-  _globals['_PRODUCT']._serialized_end=324
-  _globals['_APPLYPRODUCTREQUEST']._serialized_start=326
-  _globals['_APPLYPRODUCTREQUEST']._serialized_end=401
-  _globals['_GETPRODUCTREQUEST']._serialized_start=403
-  _globals['_GETPRODUCTREQUEST']._serialized_end=436
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=438
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=498
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=500
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=586
-  _globals['_DELETEPRODUCTREQUEST']._serialized_start=588
-  _globals['_DELETEPRODUCTREQUEST']._serialized_end=639
-  _globals['_PRODUCTSERVICE']._serialized_start=642
-  _globals['_PRODUCTSERVICE']._serialized_end=952
+  _globals['_PRODUCT']._serialized_start=137
+  _globals['_PRODUCT']._serialized_end=333
+  _globals['_APPLYPRODUCTREQUEST']._serialized_start=336
+  _globals['_APPLYPRODUCTREQUEST']._serialized_end=468
+  _globals['_GETPRODUCTREQUEST']._serialized_start=470
+  _globals['_GETPRODUCTREQUEST']._serialized_end=503
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=505
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=565
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=567
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=653
+  _globals['_DELETEPRODUCTREQUEST']._serialized_start=655
+  _globals['_DELETEPRODUCTREQUEST']._serialized_end=763
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_start=765
+  _globals['_DELETEPRODUCTRESPONSE']._serialized_end=833
+  _globals['_PRODUCTSERVICE']._serialized_start=836
+  _globals['_PRODUCTSERVICE']._serialized_end=1157
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from gatekey.v1 import product_spec_pb2 as _product_spec_pb2
+from gatekey.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -31,10 +32,13 @@ class Product(_message.Message):
     SPEC_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`products/{product}`."""
     spec_version: _builtins.int
     """Counts the specs that the product has had, from 1."""
+    etag: _builtins.str
+    """Changes with every change of the product."""
     @_builtins.property
     def spec(self) -> _product_spec_pb2.ProductSpec:
         """The rules in force."""
@@ -55,10 +59,11 @@ class Product(_message.Message):
         spec_version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "spec", b"spec", "spec_version", b"spec_version", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "name", b"name", "spec", b"spec", "spec_version", b"spec_version", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -72,10 +77,21 @@ class ApplyProductRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     force: _builtins.bool
-    """Replace the spec even where that strands members or keys. What is stranded gives no permission
-    until the spec or the stranded thing is changed.
+    """Replace the spec even where that strands members or keys. What the spec no longer offers, they no
+    longer have, until the spec or they themselves are changed.
     """
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     @_builtins.property
     def spec(self) -> _product_spec_pb2.ProductSpec:
         """Required. The whole spec; its `product` field names the product."""
@@ -85,10 +101,13 @@ class ApplyProductRequest(_message.Message):
         *,
         spec: _product_spec_pb2.ProductSpec | None = ...,
         force: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,6 +197,9 @@ class DeleteProductRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `products/{product}`."""
     force: _builtins.bool
@@ -185,16 +207,51 @@ class DeleteProductRequest(_message.Message):
     working before the first row is removed; rows are removed in batches, and a call that was cut
     short can be repeated.
     """
+    etag: _builtins.str
+    """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
+    and the same body gets the same answer again; with another body it is refused.
+    """
+    validate_only: _builtins.bool
+    """Validate everything and answer what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         force: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteProductRequest: _TypeAlias = DeleteProductRequest  # noqa: Y015
+
+@_typing.final
+class DeleteProductResponse(_message.Message):
+    """An answer of `ProductService.DeleteProduct`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deleted(self) -> _types_pb2.DeletionCounts:
+        """What was deleted with the product."""
+
+    def __init__(
+        self,
+        *,
+        deleted: _types_pb2.DeletionCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteProductResponse: _TypeAlias = DeleteProductResponse  # noqa: Y015

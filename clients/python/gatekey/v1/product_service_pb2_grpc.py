@@ -4,7 +4,6 @@ import grpc
 import warnings
 
 from gatekey.v1 import product_service_pb2 as gatekey_dot_v1_dot_product__service__pb2
-from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -55,7 +54,7 @@ class ProductServiceStub:
         self.DeleteProduct = channel.unary_unary(
                 '/gatekey.v1.ProductService/DeleteProduct',
                 request_serializer=gatekey_dot_v1_dot_product__service__pb2.DeleteProductRequest.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                response_deserializer=gatekey_dot_v1_dot_product__service__pb2.DeleteProductResponse.FromString,
                 _registered_method=True)
 
 
@@ -122,7 +121,7 @@ def add_ProductServiceServicer_to_server(servicer, server):
             'DeleteProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteProduct,
                     request_deserializer=gatekey_dot_v1_dot_product__service__pb2.DeleteProductRequest.FromString,
-                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                    response_serializer=gatekey_dot_v1_dot_product__service__pb2.DeleteProductResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -234,7 +233,7 @@ class ProductService:
             target,
             '/gatekey.v1.ProductService/DeleteProduct',
             gatekey_dot_v1_dot_product__service__pb2.DeleteProductRequest.SerializeToString,
-            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            gatekey_dot_v1_dot_product__service__pb2.DeleteProductResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,6 @@ isort:skip_file
 
 from collections import abc as _abc
 from gatekey.v1 import product_service_pb2 as _product_service_pb2
-from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -50,7 +49,7 @@ class ProductServiceStub:
     """Reads a product. Needs `get` on `products/{product}`."""
     ListProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]
     """Lists the products, by id. Needs `list` on `products`."""
-    DeleteProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _empty_pb2.Empty]
+    DeleteProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _product_service_pb2.DeleteProductResponse]
     """Deletes a product. Refused while it has tenants (`PRODUCT_HAS_TENANTS`), unless forced.
 
     Needs `delete` on `products/{product}`.
@@ -77,7 +76,7 @@ class ProductServiceAsyncStub(ProductServiceStub):
     """Reads a product. Needs `get` on `products/{product}`."""
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]  # type: ignore[assignment]
     """Lists the products, by id. Needs `list` on `products`."""
-    DeleteProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    DeleteProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.DeleteProductRequest, _product_service_pb2.DeleteProductResponse]  # type: ignore[assignment]
     """Deletes a product. Refused while it has tenants (`PRODUCT_HAS_TENANTS`), unless forced.
 
     Needs `delete` on `products/{product}`.
@@ -125,7 +124,7 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _product_service_pb2.DeleteProductRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+    ) -> _typing.Union[_product_service_pb2.DeleteProductResponse, _abc.Awaitable[_product_service_pb2.DeleteProductResponse]]:
         """Deletes a product. Refused while it has tenants (`PRODUCT_HAS_TENANTS`), unless forced.
 
         Needs `delete` on `products/{product}`.

@@ -26,7 +26,7 @@ from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dgatekey/v1/product_spec.proto\x12\ngatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x03\n\x0bProductSpec\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0btenant_noun\x18\x03 \x01(\t\x12+\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x16.gatekey.v1.Collection\x12\x14\n\x0cread_actions\x18\x05 \x03(\t\x12\x1f\n\x05roles\x18\x06 \x03(\x0b\x32\x10.gatekey.v1.Role\x12\x30\n\x0bsecret_keys\x18\x07 \x01(\x0b\x32\x1b.gatekey.v1.SecretKeyPolicy\x12:\n\x10publishable_keys\x18\x08 \x01(\x0b\x32 .gatekey.v1.PublishableKeyPolicy\x12\x34\n\rmachine_users\x18\t \x01(\x0b\x32\x1d.gatekey.v1.MachineUserPolicy\x12\x30\n\ncredential\x18\n \x01(\x0b\x32\x1c.gatekey.v1.CredentialHeader\"D\n\nCollection\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\"\\\n\x04Role\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x06grants\x18\x03 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\r\n\x05owner\x18\x04 \x01(\x08\"\xd9\x01\n\x0fSecretKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12%\n\x05modes\x18\x02 \x03(\x0e\x32\x16.gatekey.v1.AccessMode\x12,\n\x0c\x64\x65\x66\x61ult_mode\x18\x03 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12\x30\n\nrestricted\x18\x04 \x01(\x0b\x32\x1c.gatekey.v1.RestrictedPolicy\x12/\n\x0cmax_lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb3\x01\n\x10RestrictedPolicy\x12\x31\n\x05scope\x18\x01 \x01(\x0e\x32\".gatekey.v1.RestrictedPolicy.Scope\x12$\n\tgrantable\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\"F\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x11\n\rSCOPE_ACTIONS\x10\x01\x12\x13\n\x0fSCOPE_RESOURCES\x10\x02\"I\n\x14PublishableKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12!\n\x06grants\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\"\xb7\x01\n\x11MachineUserPolicy\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x38\n\x08lifetime\x18\x02 \x01(\x0e\x32&.gatekey.v1.MachineUserPolicy.Lifetime\"Z\n\x08Lifetime\x12\x18\n\x14LIFETIME_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIFETIME_BOUND_TO_KEYS\x10\x01\x12\x18\n\x14LIFETIME_INDEPENDENT\x10\x02\"2\n\x10\x43redentialHeader\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\x0e\n\x06scheme\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dgatekey/v1/product_spec.proto\x12\ngatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xad\x03\n\x0bProductSpec\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0btenant_noun\x18\x03 \x01(\t\x12+\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x16.gatekey.v1.Collection\x12\x14\n\x0cread_actions\x18\x05 \x03(\t\x12\x1f\n\x05roles\x18\x06 \x03(\x0b\x32\x10.gatekey.v1.Role\x12\x30\n\x0bsecret_keys\x18\x07 \x01(\x0b\x32\x1b.gatekey.v1.SecretKeyPolicy\x12:\n\x10publishable_keys\x18\x08 \x01(\x0b\x32 .gatekey.v1.PublishableKeyPolicy\x12\x34\n\rmachine_users\x18\t \x01(\x0b\x32\x1d.gatekey.v1.MachineUserPolicy\x12\x30\n\ncredential\x18\n \x01(\x0b\x32\x1c.gatekey.v1.CredentialHeader\x12(\n\x06limits\x18\x0b \x01(\x0b\x32\x18.gatekey.v1.TenantLimits\"H\n\x0cTenantLimits\x12\x0f\n\x07members\x18\x01 \x01(\x05\x12\x15\n\rmachine_users\x18\x02 \x01(\x05\x12\x10\n\x08\x61pi_keys\x18\x03 \x01(\x05\"D\n\nCollection\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\"\x87\x01\n\x04Role\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x06grants\x18\x03 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\r\n\x05owner\x18\x04 \x01(\x08\x12)\n\x0e\x61\x64ministration\x18\x05 \x03(\x0b\x32\x11.gatekey.v1.Grant\"\xd9\x01\n\x0fSecretKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12%\n\x05modes\x18\x02 \x03(\x0e\x32\x16.gatekey.v1.AccessMode\x12,\n\x0c\x64\x65\x66\x61ult_mode\x18\x03 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12\x30\n\nrestricted\x18\x04 \x01(\x0b\x32\x1c.gatekey.v1.RestrictedPolicy\x12/\n\x0cmax_lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb3\x01\n\x10RestrictedPolicy\x12\x31\n\x05scope\x18\x01 \x01(\x0e\x32\".gatekey.v1.RestrictedPolicy.Scope\x12$\n\tgrantable\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\"F\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x11\n\rSCOPE_ACTIONS\x10\x01\x12\x13\n\x0fSCOPE_RESOURCES\x10\x02\"I\n\x14PublishableKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12!\n\x06grants\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\"\xb7\x01\n\x11MachineUserPolicy\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x38\n\x08lifetime\x18\x02 \x01(\x0e\x32&.gatekey.v1.MachineUserPolicy.Lifetime\"Z\n\x08Lifetime\x12\x18\n\x14LIFETIME_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIFETIME_BOUND_TO_KEYS\x10\x01\x12\x18\n\x14LIFETIME_INDEPENDENT\x10\x02\"2\n\x10\x43redentialHeader\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\x0e\n\x06scheme\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.product_spec_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PRODUCTSPEC']._serialized_start=102
-  _globals['_PRODUCTSPEC']._serialized_end=489
-  _globals['_COLLECTION']._serialized_start=491
-  _globals['_COLLECTION']._serialized_end=559
-  _globals['_ROLE']._serialized_start=561
-  _globals['_ROLE']._serialized_end=653
-  _globals['_SECRETKEYPOLICY']._serialized_start=656
-  _globals['_SECRETKEYPOLICY']._serialized_end=873
-  _globals['_RESTRICTEDPOLICY']._serialized_start=876
-  _globals['_RESTRICTEDPOLICY']._serialized_end=1055
-  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_start=985
-  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_end=1055
-  _globals['_PUBLISHABLEKEYPOLICY']._serialized_start=1057
-  _globals['_PUBLISHABLEKEYPOLICY']._serialized_end=1130
-  _globals['_MACHINEUSERPOLICY']._serialized_start=1133
-  _globals['_MACHINEUSERPOLICY']._serialized_end=1316
-  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_start=1226
-  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_end=1316
-  _globals['_CREDENTIALHEADER']._serialized_start=1318
-  _globals['_CREDENTIALHEADER']._serialized_end=1368
+  _globals['_PRODUCTSPEC']._serialized_end=531
+  _globals['_TENANTLIMITS']._serialized_start=533
+  _globals['_TENANTLIMITS']._serialized_end=605
+  _globals['_COLLECTION']._serialized_start=607
+  _globals['_COLLECTION']._serialized_end=675
+  _globals['_ROLE']._serialized_start=678
+  _globals['_ROLE']._serialized_end=813
+  _globals['_SECRETKEYPOLICY']._serialized_start=816
+  _globals['_SECRETKEYPOLICY']._serialized_end=1033
+  _globals['_RESTRICTEDPOLICY']._serialized_start=1036
+  _globals['_RESTRICTEDPOLICY']._serialized_end=1215
+  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_start=1145
+  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_end=1215
+  _globals['_PUBLISHABLEKEYPOLICY']._serialized_start=1217
+  _globals['_PUBLISHABLEKEYPOLICY']._serialized_end=1290
+  _globals['_MACHINEUSERPOLICY']._serialized_start=1293
+  _globals['_MACHINEUSERPOLICY']._serialized_end=1476
+  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_start=1386
+  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_end=1476
+  _globals['_CREDENTIALHEADER']._serialized_start=1478
+  _globals['_CREDENTIALHEADER']._serialized_end=1528
 # @@protoc_insertion_point(module_scope)

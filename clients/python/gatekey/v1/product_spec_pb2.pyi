@@ -41,6 +41,7 @@ class ProductSpec(_message.Message):
     PUBLISHABLE_KEYS_FIELD_NUMBER: _builtins.int
     MACHINE_USERS_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     product: _builtins.str
     """Required. The product's id: a lower-case letter, then lower-case letters, digits and single
     dashes; at most 63 characters. Never changes.
@@ -79,6 +80,10 @@ class ProductSpec(_message.Message):
     def credential(self) -> Global___CredentialHeader:
         """Required. Where the holder of a key presents it to the product's API."""
 
+    @_builtins.property
+    def limits(self) -> Global___TenantLimits:
+        """How much a tenant can hold. Absent: no limits but the service's own."""
+
     def __init__(
         self,
         *,
@@ -92,14 +97,45 @@ class ProductSpec(_message.Message):
         publishable_keys: Global___PublishableKeyPolicy | None = ...,
         machine_users: Global___MachineUserPolicy | None = ...,
         credential: Global___CredentialHeader | None = ...,
+        limits: Global___TenantLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "machine_users", b"machine_users", "publishable_keys", b"publishable_keys", "secret_keys", b"secret_keys"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "limits", b"limits", "machine_users", b"machine_users", "publishable_keys", b"publishable_keys", "secret_keys", b"secret_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "credential", b"credential", "display_name", b"display_name", "machine_users", b"machine_users", "product", b"product", "publishable_keys", b"publishable_keys", "read_actions", b"read_actions", "roles", b"roles", "secret_keys", b"secret_keys", "tenant_noun", b"tenant_noun"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "credential", b"credential", "display_name", b"display_name", "limits", b"limits", "machine_users", b"machine_users", "product", b"product", "publishable_keys", b"publishable_keys", "read_actions", b"read_actions", "roles", b"roles", "secret_keys", b"secret_keys", "tenant_noun", b"tenant_noun"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProductSpec: _TypeAlias = ProductSpec  # noqa: Y015
+
+@_typing.final
+class TenantLimits(_message.Message):
+    """How much a tenant can hold. 0: no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    MACHINE_USERS_FIELD_NUMBER: _builtins.int
+    API_KEYS_FIELD_NUMBER: _builtins.int
+    members: _builtins.int
+    """Members; at most 1000000."""
+    machine_users: _builtins.int
+    """Machine users; at most 1000000."""
+    api_keys: _builtins.int
+    """API keys, whatever their state; at most 1000000."""
+    def __init__(
+        self,
+        *,
+        members: _builtins.int = ...,
+        machine_users: _builtins.int = ...,
+        api_keys: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_keys", b"api_keys", "machine_users", b"machine_users", "members", b"members"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantLimits: _TypeAlias = TenantLimits  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):
@@ -146,6 +182,7 @@ class Role(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     GRANTS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    ADMINISTRATION_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Required. The role's id: a lower-case letter, then lower-case letters, digits, `-` or `_`."""
     display_name: _builtins.str
@@ -156,6 +193,14 @@ class Role(_message.Message):
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Grant]:
         """What the role gives. None: the role gives nothing."""
 
+    @_builtins.property
+    def administration(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Grant]:
+        """What a person of the role may administer when a mutation names them as its actor
+        (`gatekey-actor`). Resources are named within the tenant: `members`, `machineUsers`, `apiKeys`,
+        `ownApiKeys` (the actor's own keys) and `tenant`; actions are those of the API, such as
+        `create`, `update`, `rotate`.
+        """
+
     def __init__(
         self,
         *,
@@ -163,10 +208,11 @@ class Role(_message.Message):
         display_name: _builtins.str = ...,
         grants: _abc.Iterable[_types_pb2.Grant] | None = ...,
         owner: _builtins.bool = ...,
+        administration: _abc.Iterable[_types_pb2.Grant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "grants", b"grants", "owner", b"owner", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["administration", b"administration", "display_name", b"display_name", "grants", b"grants", "owner", b"owner", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,30 +22,42 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgatekey/v1/tenant_service.proto\x12\ngatekey.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x02\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.gatekey.v1.Tenant.State\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x13\n\x0fSTATE_SUSPENDED\x10\x02\x12\x11\n\rSTATE_DELETED\x10\x03\"\\\n\x13\x43reateTenantRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\"\n\x06tenant\x18\x03 \x01(\x0b\x32\x12.gatekey.v1.Tenant\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"a\n\x12ListTenantsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"S\n\x13ListTenantsResponse\x12#\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xa8\x02\n\rTenantService\x12\x43\n\x0c\x43reateTenant\x12\x1f.gatekey.v1.CreateTenantRequest\x1a\x12.gatekey.v1.Tenant\x12=\n\tGetTenant\x12\x1c.gatekey.v1.GetTenantRequest\x1a\x12.gatekey.v1.Tenant\x12N\n\x0bListTenants\x12\x1e.gatekey.v1.ListTenantsRequest\x1a\x1f.gatekey.v1.ListTenantsResponse\x12\x43\n\x0c\x44\x65leteTenant\x12\x1f.gatekey.v1.DeleteTenantRequest\x1a\x12.gatekey.v1.Tenantb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgatekey/v1/tenant_service.proto\x12\ngatekey.v1\x1a\x16gatekey/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x03\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.gatekey.v1.Tenant.State\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csuspend_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\npurge_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x13\n\x0fSTATE_SUSPENDED\x10\x02\x12\x11\n\rSTATE_DELETED\x10\x03\"\x87\x01\n\x13\x43reateTenantRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\"\n\x06tenant\x18\x03 \x01(\x0b\x32\x12.gatekey.v1.Tenant\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"a\n\x12ListTenantsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"S\n\x13ListTenantsResponse\x12#\n\x07tenants\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x13\x44\x65leteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"g\n\x14\x44\x65leteTenantResponse\x12\"\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.Tenant\x12+\n\x07\x64\x65leted\x18\x02 \x01(\x0b\x32\x1a.gatekey.v1.DeletionCounts\"\x95\x01\n\x13UpdateTenantRequest\x12\"\n\x06tenant\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.Tenant\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"]\n\x14SuspendTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\\\n\x13ResumeTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"^\n\x15UndeleteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x32\xd0\x04\n\rTenantService\x12\x43\n\x0c\x43reateTenant\x12\x1f.gatekey.v1.CreateTenantRequest\x1a\x12.gatekey.v1.Tenant\x12=\n\tGetTenant\x12\x1c.gatekey.v1.GetTenantRequest\x1a\x12.gatekey.v1.Tenant\x12N\n\x0bListTenants\x12\x1e.gatekey.v1.ListTenantsRequest\x1a\x1f.gatekey.v1.ListTenantsResponse\x12\x43\n\x0cUpdateTenant\x12\x1f.gatekey.v1.UpdateTenantRequest\x1a\x12.gatekey.v1.Tenant\x12\x45\n\rSuspendTenant\x12 .gatekey.v1.SuspendTenantRequest\x1a\x12.gatekey.v1.Tenant\x12\x43\n\x0cResumeTenant\x12\x1f.gatekey.v1.ResumeTenantRequest\x1a\x12.gatekey.v1.Tenant\x12Q\n\x0c\x44\x65leteTenant\x12\x1f.gatekey.v1.DeleteTenantRequest\x1a .gatekey.v1.DeleteTenantResponse\x12G\n\x0eUndeleteTenant\x12!.gatekey.v1.UndeleteTenantRequest\x1a\x12.gatekey.v1.Tenantb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.tenant_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENANT']._serialized_start=81
-  _globals['_TENANT']._serialized_end=354
-  _globals['_TENANT_STATE']._serialized_start=266
-  _globals['_TENANT_STATE']._serialized_end=354
-  _globals['_CREATETENANTREQUEST']._serialized_start=356
-  _globals['_CREATETENANTREQUEST']._serialized_end=448
-  _globals['_GETTENANTREQUEST']._serialized_start=450
-  _globals['_GETTENANTREQUEST']._serialized_end=482
-  _globals['_LISTTENANTSREQUEST']._serialized_start=484
-  _globals['_LISTTENANTSREQUEST']._serialized_end=581
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=583
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=666
-  _globals['_DELETETENANTREQUEST']._serialized_start=668
-  _globals['_DELETETENANTREQUEST']._serialized_end=703
-  _globals['_TENANTSERVICE']._serialized_start=706
-  _globals['_TENANTSERVICE']._serialized_end=1002
+  _globals['_TENANT']._serialized_start=139
+  _globals['_TENANT']._serialized_end=524
+  _globals['_TENANT_STATE']._serialized_start=436
+  _globals['_TENANT_STATE']._serialized_end=524
+  _globals['_CREATETENANTREQUEST']._serialized_start=527
+  _globals['_CREATETENANTREQUEST']._serialized_end=662
+  _globals['_GETTENANTREQUEST']._serialized_start=664
+  _globals['_GETTENANTREQUEST']._serialized_end=696
+  _globals['_LISTTENANTSREQUEST']._serialized_start=698
+  _globals['_LISTTENANTSREQUEST']._serialized_end=795
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=797
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=880
+  _globals['_DELETETENANTREQUEST']._serialized_start=882
+  _globals['_DELETETENANTREQUEST']._serialized_end=974
+  _globals['_DELETETENANTRESPONSE']._serialized_start=976
+  _globals['_DELETETENANTRESPONSE']._serialized_end=1079
+  _globals['_UPDATETENANTREQUEST']._serialized_start=1082
+  _globals['_UPDATETENANTREQUEST']._serialized_end=1231
+  _globals['_SUSPENDTENANTREQUEST']._serialized_start=1233
+  _globals['_SUSPENDTENANTREQUEST']._serialized_end=1326
+  _globals['_RESUMETENANTREQUEST']._serialized_start=1328
+  _globals['_RESUMETENANTREQUEST']._serialized_end=1420
+  _globals['_UNDELETETENANTREQUEST']._serialized_start=1422
+  _globals['_UNDELETETENANTREQUEST']._serialized_end=1516
+  _globals['_TENANTSERVICE']._serialized_start=1519
+  _globals['_TENANTSERVICE']._serialized_end=2111
 # @@protoc_insertion_point(module_scope)

@@ -50,9 +50,29 @@ class TenantServiceStub:
                 request_serializer=gatekey_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/gatekey.v1.TenantService/UpdateTenant',
+                request_serializer=gatekey_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.SuspendTenant = channel.unary_unary(
+                '/gatekey.v1.TenantService/SuspendTenant',
+                request_serializer=gatekey_dot_v1_dot_tenant__service__pb2.SuspendTenantRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.ResumeTenant = channel.unary_unary(
+                '/gatekey.v1.TenantService/ResumeTenant',
+                request_serializer=gatekey_dot_v1_dot_tenant__service__pb2.ResumeTenantRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+                _registered_method=True)
         self.DeleteTenant = channel.unary_unary(
                 '/gatekey.v1.TenantService/DeleteTenant',
                 request_serializer=gatekey_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.UndeleteTenant = channel.unary_unary(
+                '/gatekey.v1.TenantService/UndeleteTenant',
+                request_serializer=gatekey_dot_v1_dot_tenant__service__pb2.UndeleteTenantRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
                 _registered_method=True)
 
@@ -84,11 +104,47 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateTenant(self, request, context):
+        """Changes the fields that `update_mask` names: `display_name`.
+
+        Needs `update` on `products/{product}/tenants/{tenant}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendTenant(self, request, context):
+        """Denies all keys of a tenant until it is resumed. Suspending a suspended tenant changes nothing.
+
+        Needs `suspend` on `products/{product}/tenants/{tenant}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTenant(self, request, context):
+        """Ends a suspension. Resuming a tenant that is not suspended changes nothing.
+
+        Needs `resume` on `products/{product}/tenants/{tenant}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteTenant(self, request, context):
-        """Deletes a tenant: all its keys stop working at once. The tenant, and its id, remain until it is
-        purged.
+        """Deletes a tenant: all its keys stop working at once. It can be undeleted until `purge_time`; then
+        it is removed with everything in it, and its id is free again.
 
         Needs `delete` on `products/{product}/tenants/{tenant}`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteTenant(self, request, context):
+        """Takes a deletion back: the tenant is as it was, suspended if it was suspended.
+
+        Needs `undelete` on `products/{product}/tenants/{tenant}`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,9 +168,29 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.SerializeToString,
             ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
+            ),
+            'SuspendTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendTenant,
+                    request_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.SuspendTenantRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
+            ),
+            'ResumeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTenant,
+                    request_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.ResumeTenantRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
+            ),
             'DeleteTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTenant,
                     request_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'UndeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteTenant,
+                    request_deserializer=gatekey_dot_v1_dot_tenant__service__pb2.UndeleteTenantRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
             ),
     }
@@ -211,6 +287,87 @@ class TenantService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.TenantService/UpdateTenant',
+            gatekey_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
+            gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.TenantService/SuspendTenant',
+            gatekey_dot_v1_dot_tenant__service__pb2.SuspendTenantRequest.SerializeToString,
+            gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.TenantService/ResumeTenant',
+            gatekey_dot_v1_dot_tenant__service__pb2.ResumeTenantRequest.SerializeToString,
+            gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteTenant(request,
             target,
             options=(),
@@ -226,6 +383,33 @@ class TenantService:
             target,
             '/gatekey.v1.TenantService/DeleteTenant',
             gatekey_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+            gatekey_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.TenantService/UndeleteTenant',
+            gatekey_dot_v1_dot_tenant__service__pb2.UndeleteTenantRequest.SerializeToString,
             gatekey_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
             options,
             channel_credentials,

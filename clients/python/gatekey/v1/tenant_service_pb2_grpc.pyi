@@ -42,11 +42,31 @@ class TenantServiceStub:
 
     Needs `list` on `products/{product}/tenants`.
     """
-    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.Tenant]
-    """Deletes a tenant: all its keys stop working at once. The tenant, and its id, remain until it is
-    purged.
+    UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.Tenant]
+    """Changes the fields that `update_mask` names: `display_name`.
+
+    Needs `update` on `products/{product}/tenants/{tenant}`.
+    """
+    SuspendTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.SuspendTenantRequest, _tenant_service_pb2.Tenant]
+    """Denies all keys of a tenant until it is resumed. Suspending a suspended tenant changes nothing.
+
+    Needs `suspend` on `products/{product}/tenants/{tenant}`.
+    """
+    ResumeTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ResumeTenantRequest, _tenant_service_pb2.Tenant]
+    """Ends a suspension. Resuming a tenant that is not suspended changes nothing.
+
+    Needs `resume` on `products/{product}/tenants/{tenant}`.
+    """
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]
+    """Deletes a tenant: all its keys stop working at once. It can be undeleted until `purge_time`; then
+    it is removed with everything in it, and its id is free again.
 
     Needs `delete` on `products/{product}/tenants/{tenant}`.
+    """
+    UndeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UndeleteTenantRequest, _tenant_service_pb2.Tenant]
+    """Takes a deletion back: the tenant is as it was, suspended if it was suspended.
+
+    Needs `undelete` on `products/{product}/tenants/{tenant}`.
     """
 
 @_typing.type_check_only
@@ -63,11 +83,31 @@ class TenantServiceAsyncStub(TenantServiceStub):
 
     Needs `list` on `products/{product}/tenants`.
     """
-    DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
-    """Deletes a tenant: all its keys stop working at once. The tenant, and its id, remain until it is
-    purged.
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
+    """Changes the fields that `update_mask` names: `display_name`.
+
+    Needs `update` on `products/{product}/tenants/{tenant}`.
+    """
+    SuspendTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.SuspendTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
+    """Denies all keys of a tenant until it is resumed. Suspending a suspended tenant changes nothing.
+
+    Needs `suspend` on `products/{product}/tenants/{tenant}`.
+    """
+    ResumeTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ResumeTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
+    """Ends a suspension. Resuming a tenant that is not suspended changes nothing.
+
+    Needs `resume` on `products/{product}/tenants/{tenant}`.
+    """
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """Deletes a tenant: all its keys stop working at once. It can be undeleted until `purge_time`; then
+    it is removed with everything in it, and its id is free again.
 
     Needs `delete` on `products/{product}/tenants/{tenant}`.
+    """
+    UndeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UndeleteTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
+    """Takes a deletion back: the tenant is as it was, suspended if it was suspended.
+
+    Needs `undelete` on `products/{product}/tenants/{tenant}`.
     """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,15 +141,59 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _tenant_service_pb2.UpdateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
+        """Changes the fields that `update_mask` names: `display_name`.
+
+        Needs `update` on `products/{product}/tenants/{tenant}`.
+        """
+
+    @_abc_1.abstractmethod
+    def SuspendTenant(
+        self,
+        request: _tenant_service_pb2.SuspendTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
+        """Denies all keys of a tenant until it is resumed. Suspending a suspended tenant changes nothing.
+
+        Needs `suspend` on `products/{product}/tenants/{tenant}`.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTenant(
+        self,
+        request: _tenant_service_pb2.ResumeTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
+        """Ends a suspension. Resuming a tenant that is not suspended changes nothing.
+
+        Needs `resume` on `products/{product}/tenants/{tenant}`.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteTenant(
         self,
         request: _tenant_service_pb2.DeleteTenantRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
-        """Deletes a tenant: all its keys stop working at once. The tenant, and its id, remain until it is
-        purged.
+    ) -> _typing.Union[_tenant_service_pb2.DeleteTenantResponse, _abc.Awaitable[_tenant_service_pb2.DeleteTenantResponse]]:
+        """Deletes a tenant: all its keys stop working at once. It can be undeleted until `purge_time`; then
+        it is removed with everything in it, and its id is free again.
 
         Needs `delete` on `products/{product}/tenants/{tenant}`.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteTenant(
+        self,
+        request: _tenant_service_pb2.UndeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
+        """Takes a deletion back: the tenant is as it was, suspended if it was suspended.
+
+        Needs `undelete` on `products/{product}/tenants/{tenant}`.
         """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

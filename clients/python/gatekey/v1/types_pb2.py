@@ -24,19 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gatekey/v1/types.proto\x12\ngatekey.v1\"*\n\x05Grant\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x03(\t\".\n\nPermission\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t*R\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKEY_KIND_SECRET\x10\x01\x12\x18\n\x14KEY_KIND_PUBLISHABLE\x10\x02*u\n\nAccessMode\x12\x1b\n\x17\x41\x43\x43\x45SS_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43\x43\x45SS_MODE_ALL\x10\x01\x12\x19\n\x15\x41\x43\x43\x45SS_MODE_READ_ONLY\x10\x02\x12\x1a\n\x16\x41\x43\x43\x45SS_MODE_RESTRICTED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16gatekey/v1/types.proto\x12\ngatekey.v1\"*\n\x05Grant\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x03(\t\".\n\nPermission\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\"[\n\x0e\x44\x65letionCounts\x12\x0f\n\x07tenants\x18\x01 \x01(\x03\x12\x0f\n\x07members\x18\x02 \x01(\x03\x12\x15\n\rmachine_users\x18\x03 \x01(\x03\x12\x10\n\x08\x61pi_keys\x18\x04 \x01(\x03*R\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKEY_KIND_SECRET\x10\x01\x12\x18\n\x14KEY_KIND_PUBLISHABLE\x10\x02*u\n\nAccessMode\x12\x1b\n\x17\x41\x43\x43\x45SS_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43\x43\x45SS_MODE_ALL\x10\x01\x12\x19\n\x15\x41\x43\x43\x45SS_MODE_READ_ONLY\x10\x02\x12\x1a\n\x16\x41\x43\x43\x45SS_MODE_RESTRICTED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYKIND']._serialized_start=130
-  _globals['_KEYKIND']._serialized_end=212
-  _globals['_ACCESSMODE']._serialized_start=214
-  _globals['_ACCESSMODE']._serialized_end=331
+  _globals['_KEYKIND']._serialized_start=223
+  _globals['_KEYKIND']._serialized_end=305
+  _globals['_ACCESSMODE']._serialized_start=307
+  _globals['_ACCESSMODE']._serialized_end=424
   _globals['_GRANT']._serialized_start=38
   _globals['_GRANT']._serialized_end=80
   _globals['_PERMISSION']._serialized_start=82
   _globals['_PERMISSION']._serialized_end=128
+  _globals['_DELETIONCOUNTS']._serialized_start=130
+  _globals['_DELETIONCOUNTS']._serialized_end=221
 # @@protoc_insertion_point(module_scope)

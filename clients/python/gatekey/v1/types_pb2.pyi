@@ -130,3 +130,37 @@ class Permission(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
+
+@_typing.final
+class DeletionCounts(_message.Message):
+    """How many things a deletion removed or, for `validate_only`, would have removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    MACHINE_USERS_FIELD_NUMBER: _builtins.int
+    API_KEYS_FIELD_NUMBER: _builtins.int
+    tenants: _builtins.int
+    """Tenants."""
+    members: _builtins.int
+    """Members."""
+    machine_users: _builtins.int
+    """Machine users."""
+    api_keys: _builtins.int
+    """API keys, with their secrets."""
+    def __init__(
+        self,
+        *,
+        tenants: _builtins.int = ...,
+        members: _builtins.int = ...,
+        machine_users: _builtins.int = ...,
+        api_keys: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_keys", b"api_keys", "machine_users", b"machine_users", "members", b"members", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletionCounts: _TypeAlias = DeletionCounts  # noqa: Y015

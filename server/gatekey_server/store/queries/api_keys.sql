@@ -2,7 +2,8 @@
 -- One key of a tenant with its owner and what may be told of its secrets.
 select
     key_uid, display_name, kind, mode, grants::text as grants, create_time, expire_time, disable_time, revoke_time,
-    owner_kind, owner_id, hints, create_times, expire_times
+    owner_kind, owner_id, hints, create_times, expire_times, description, labels::text as labels, revoke_reason,
+    version, last_use_time
 from api_key_detail
 where tenant_uid = :tenant_uid and key_uid = :key_uid;
 
@@ -10,7 +11,8 @@ where tenant_uid = :tenant_uid and key_uid = :key_uid;
 -- One page of a tenant's keys, in the order of their creation.
 select
     key_uid, display_name, kind, mode, grants::text as grants, create_time, expire_time, disable_time, revoke_time,
-    owner_kind, owner_id, hints, create_times, expire_times
+    owner_kind, owner_id, hints, create_times, expire_times, description, labels::text as labels, revoke_reason,
+    version, last_use_time
 from api_key_detail
 where tenant_uid = :tenant_uid and key_uid > :after
 order by key_uid
@@ -20,24 +22,114 @@ limit :limit;
 -- One page of one owner's keys. A query of its own, so that it always goes by the owner's index.
 select
     key_uid, display_name, kind, mode, grants::text as grants, create_time, expire_time, disable_time, revoke_time,
-    owner_kind, owner_id, hints, create_times, expire_times
+    owner_kind, owner_id, hints, create_times, expire_times, description, labels::text as labels, revoke_reason,
+    version, last_use_time
 from api_key_detail
 where tenant_uid = :tenant_uid and principal_uid = :principal_uid and key_uid > :after
 order by key_uid
 limit :limit;
 
--- name: key_insert(tenant_uid, key_uid, principal_uid, display_name, kind, mode, grants, expire_time)!
+-- name: key_insert(tenant_uid, key_uid, principal_uid, display_name, description, labels, kind, mode, grants, expire_time)!
 -- A key without a secret; the secret follows in the same transaction.
-insert into api_key (tenant_uid, key_uid, principal_uid, display_name, kind, mode, grants, expire_time)
-values (:tenant_uid, :key_uid, :principal_uid, :display_name, :kind, :mode, :grants, :expire_time);
+insert into api_key
+    (tenant_uid, key_uid, principal_uid, display_name, description, labels, kind, mode, grants, expire_time)
+values
+    (:tenant_uid, :key_uid, :principal_uid, :display_name, :description, :labels, :kind, :mode, :grants, :expire_time);
 
 -- name: secret_insert(tenant_uid, key_uid, slot, digest, pepper_version, hint)!
--- The unique index on the digest and the key's two slots refuse what must not be.
-insert into secret (tenant_uid, key_uid, slot, digest, pepper_version, hint)
-values (:tenant_uid, :key_uid, :slot, :digest, :pepper_version, :hint);
+-- The unique index on the digest and the key's two slots refuse what must not be. Not now(), which is
+-- when the transaction began: of two rotations, the one that waited may have begun first.
+insert into secret (tenant_uid, key_uid, slot, digest, pepper_version, hint, create_time)
+values (:tenant_uid, :key_uid, :slot, :digest, :pepper_version, :hint, clock_timestamp());
 
 -- name: key_delete(tenant_uid, key_uid)^
 -- Removes a key; its secrets follow by their foreign key.
 delete from api_key
 where tenant_uid = :tenant_uid and key_uid = :key_uid
 returning key_uid, principal_uid;
+
+-- name: key_update(tenant_uid, key_uid, display_name, description, labels, mode, grants, expire_time)!
+-- Changes what may be changed of a key of a locked tenant.
+update api_key
+set display_name = :display_name, description = :description, labels = :labels, mode = :mode, grants = :grants,
+    expire_time = :expire_time, version = version + 1
+where tenant_uid = :tenant_uid and key_uid = :key_uid;
+
+-- name: key_disable(tenant_uid, key_uid)!
+-- Switches a key off.
+update api_key set disable_time = now(), version = version + 1
+where tenant_uid = :tenant_uid and key_uid = :key_uid;
+
+-- name: key_enable(tenant_uid, key_uid)!
+-- Switches a key on.
+update api_key set disable_time = null, version = version + 1
+where tenant_uid = :tenant_uid and key_uid = :key_uid;
+
+-- name: key_revoke(tenant_uid, key_uid, reason)!
+-- Switches a key off for good.
+update api_key set revoke_time = now(), revoke_reason = :reason, version = version + 1
+where tenant_uid = :tenant_uid and key_uid = :key_uid;
+
+-- name: key_count_up_to(tenant_uid, limit)$
+-- How many keys a tenant has, as far as a limit makes it matter.
+select count(*) from (select 1 as one from api_key where tenant_uid = :tenant_uid limit :limit) as counted;
+
+-- name: key_touch(tenant_uid, key_uid)!
+-- Marks a key as changed when its secrets have.
+update api_key set version = version + 1 where tenant_uid = :tenant_uid and key_uid = :key_uid;
+
+-- name: secret_retire(tenant_uid, key_uid, slot, grace)!
+-- Lets a secret live on for the grace, and never longer than it would have.
+update secret
+set expire_time = least(coalesce(expire_time, 'infinity'), now() + :grace::interval)
+where tenant_uid = :tenant_uid and key_uid = :key_uid and slot = :slot;
+
+-- name: secret_slots(tenant_uid, key_uid)
+-- The secrets of a locked key, the newest first.
+select slot, create_time, expire_time
+from secret
+where tenant_uid = :tenant_uid and key_uid = :key_uid
+order by create_time desc, slot desc;
+
+-- name: secret_delete(tenant_uid, key_uid, slot)!
+-- Makes room for a new secret.
+delete from secret where tenant_uid = :tenant_uid and key_uid = :key_uid and slot = :slot;
+
+-- name: key_locate(digests)^
+-- Which key a secret belongs to, whatever its state.
+select tenant.product_id, tenant.tenant_id, secret.key_uid
+from secret
+join tenant using (tenant_uid)
+where secret.digest = any(:digests);
+
+-- name: key_list_ended(retention, limit)
+-- Keys that expired or were revoked longer ago than the retention period.
+(
+    select tenant.product_id, tenant.tenant_id, api_key.key_uid
+    from api_key join tenant using (tenant_uid)
+    where api_key.expire_time < now() - :retention::interval
+    order by api_key.expire_time
+    limit :limit
+)
+union
+(
+    select tenant.product_id, tenant.tenant_id, api_key.key_uid
+    from api_key join tenant using (tenant_uid)
+    where api_key.revoke_time < now() - :retention::interval
+    order by api_key.revoke_time
+    limit :limit
+);
+
+-- name: usage_record(tenant_uids, key_uids, times)!
+-- One batch of uses, in the order of the keys so that two batches cannot wait for each other. Keys
+-- that are gone are left out.
+insert into key_usage (tenant_uid, key_uid, last_use_time)
+select used.tenant_uid, used.key_uid, used.last_use_time
+from unnest(:tenant_uids::bigint[], :key_uids::uuid[], :times::timestamptz[])
+    as used (tenant_uid, key_uid, last_use_time)
+where exists (
+    select 1 from api_key where api_key.tenant_uid = used.tenant_uid and api_key.key_uid = used.key_uid
+)
+order by used.tenant_uid, used.key_uid
+on conflict (tenant_uid, key_uid) do update
+set last_use_time = greatest(key_usage.last_use_time, excluded.last_use_time);

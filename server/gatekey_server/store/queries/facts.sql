@@ -7,7 +7,7 @@ select
     api_key.expire_time, api_key.disable_time, api_key.revoke_time,
     tenant.tenant_id, tenant.suspend_time, tenant.delete_time,
     principal.kind as owner_kind, principal.principal_id as owner_id, principal.role as owner_role,
-    product.spec_digest,
+    secret.tenant_uid, key_usage.last_use_time is not null as was_used, product.spec_digest,
     case when product.spec_digest = any(:known_specs) then null else product.spec::text end as spec
 from secret
 join api_key using (tenant_uid, key_uid)
@@ -15,5 +15,13 @@ join tenant using (tenant_uid)
 join product using (product_id)
 left join principal
     on principal.tenant_uid = api_key.tenant_uid and principal.principal_uid = api_key.principal_uid
+left join key_usage on key_usage.tenant_uid = secret.tenant_uid and key_usage.key_uid = secret.key_uid
 where secret.digest = any(:digests);
 
+-- name: digests_by_key(product_id, tenant_id, key_uid)
+-- For a holder who presents no secret: those of a key, by which its facts are found. The one that lives longest first.
+select secret.digest
+from secret
+join tenant using (tenant_uid)
+where tenant.product_id = :product_id and tenant.tenant_id = :tenant_id and secret.key_uid = :key_uid
+order by secret.expire_time desc nulls first, secret.slot;

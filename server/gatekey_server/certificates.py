@@ -1,0 +1,171 @@
+"""The files of TLS: a certificate, its key, and the certificates that clients' are signed by.
+
+Read at the start and again whenever they have changed, and believed only where they would work:
+the transport itself does not say what is wrong with them.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+MIN_RSA_BITS = 2048
+
+# gRPC's clients refuse what is signed with a key on any other curve.
+_CURVES = (ec.SECP256R1, ec.SECP384R1)
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Stamp = tuple[object, ...]
+T = TypeVar("T")
+
+
+class MaterialError(Exception):
+    """The files cannot be used. `problems` has a line for each, which names the variable and the file."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where the files are."""
+
+    certificate: Path | None
+    """The server's certificate, and after it those between it and the clients' root."""
+    key: Path | None
+    client_ca: Path | None
+    """The certificates that every client's must be signed by; None where clients need not present any."""
+
+    def stamp(self) -> Stamp:
+        """A value that changes when one of the files does."""
+        return tuple(_stamp(path) for path in (self.certificate, self.key, self.client_ca))
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the files hold, found usable."""
+
+    certificates: bytes
+    """In PEM form, as all of it."""
+    key: bytes = field(repr=False)
+    client_ca: bytes | None
+    expire_time: datetime
+    """When the server's certificate runs out."""
+
+
+def problems(files: Files) -> list[str]:
+    """What is wrong with the files, as far as they are named. The lines hold nothing of a key."""
+    return _examine(files)[1]
+
+
+def read(files: Files) -> Material:
+    """Read the files; a certificate and a key must be named. Raises `MaterialError`."""
+    material, found = _examine(files)
+    if material is None:
+        raise MaterialError(found)
+    return material
+
+
+def _examine(files: Files) -> tuple[Material | None, list[str]]:
+    found: list[str] = []
+
+    def attempt(variable: str, path: Path | None, reader: Callable[[Path], T]) -> T | None:
+        if path is None:
+            return None
+        try:
+            return reader(path)
+        except OSError as error:
+            found.append(f"{variable}: {path}: {error.strerror}")
+        except ValueError as error:
+            found.append(f"{variable}: {path} {error}")
+        return None
+
+    chain = attempt("GATEKEY_TLS_CERTIFICATE", files.certificate, _read_chain)
+    key = attempt("GATEKEY_TLS_KEY", files.key, _read_key)
+    client_ca = attempt("GATEKEY_TLS_CLIENT_CA", files.client_ca, _read_certificates)
+    if chain and key and chain[0].public_key() != key[0].public_key():
+        found.append(f"GATEKEY_TLS_KEY: {files.key} is not the key of the certificate in GATEKEY_TLS_CERTIFICATE")
+    if found or not chain or not key:
+        return None, found
+    return Material(_pem(chain), key[1], _pem(client_ca) if client_ca else None, chain[0].not_valid_after_utc), []
+
+
+def _read_chain(path: Path) -> list[x509.Certificate]:
+    chain = _read_certificates(path)
+    first, now = chain[0], datetime.now(UTC)
+    if now < first.not_valid_before_utc:
+        raise ValueError(f"is not valid before {first.not_valid_before_utc.isoformat()}")
+    if now > first.not_valid_after_utc:
+        raise ValueError(f"has expired at {first.not_valid_after_utc.isoformat()}")
+    return chain
+
+
+def _read_certificates(path: Path) -> list[x509.Certificate]:
+    data = path.read_bytes()
+    if not data.strip():
+        raise ValueError("is empty")
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError as error:
+        raise ValueError("holds no certificate in PEM form, or one that cannot be read") from error
+
+
+def _read_key(path: Path) -> tuple[PrivateKey, bytes]:
+    with path.open("rb") as file:
+        _check_private(file)
+        data = file.read()
+    if not data.strip():
+        raise ValueError("is empty")
+    try:
+        key = load_pem_private_key(data, password=None)
+    except TypeError as error:
+        raise ValueError("is encrypted, and there is nobody to ask for its password") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        # Without its text: nothing of a key may reach a log.
+        raise ValueError("holds no private key in PEM form, or one that cannot be read") from error
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= MIN_RSA_BITS:
+        return key, data
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
+        return key, data
+    raise ValueError(f"is neither an RSA key of {MIN_RSA_BITS} bits or more, nor an EC key on P-256 or P-384")
+
+
+def _check_private(file: BinaryIO) -> None:
+    """Refuse a key that others may read.
+
+    As PostgreSQL does it: a group may read what belongs to root, for that is how keys are mounted
+    into containers that do not run as root.
+    """
+    status = os.fstat(file.fileno())
+    others = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
+    if status.st_uid != 0 or os.geteuid() == 0:
+        others |= stat.S_IRGRP
+    if status.st_mode & others:
+        raise ValueError(
+            f"has the mode {stat.S_IMODE(status.st_mode):04o}, and a private key is for its owner alone: chmod 600"
+        )
+
+
+def _pem(certificates: list[x509.Certificate]) -> bytes:
+    # Written anew, so that the transport sees what was examined and nothing else that the file holds.
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def _stamp(path: Path | None) -> Stamp | None:
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The time of the last change of the inode moves with the mode as well.
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,0 +1,150 @@
+"""What every mutation has in common: one transaction, its audit event, and calls that are safe to repeat."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, NoReturn, TypeVar, cast
+
+from gatekey_server.commands.callers import Caller
+from gatekey_server.domain.audit import Description, Event
+from gatekey_server.domain.errors import Aborted, AlreadyExists
+from gatekey_server.domain.names import ApiKeyName, PrincipalName, ProductName, TenantName
+from gatekey_server.store import audit
+from gatekey_server.store.database import Connection, Database
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation(Generic[R]):
+    """A caller's wish to change something, apart from what it is."""
+
+    caller: Caller
+    verb: str
+    """What is done, as in `CreateApiKey`."""
+    actor: PrincipalName | None = None
+    """On whose behalf; None: the caller's own."""
+    validate_only: bool = False
+    """Do everything but keep it."""
+    request_id: uuid.UUID | None = None
+    """Repetitions with the same id are answered from `answer`."""
+    fingerprint: bytes = b""
+    """SHA-256 of the method and the request."""
+    answer: Callable[[R], bytes] = lambda _: b""
+    """Writes the answer to repetitions. No secret is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[R]):
+    """What a mutation did."""
+
+    result: R
+    target: ProductName | TenantName | PrincipalName | ApiKeyName
+    before: Description | None
+    after: Description | None
+
+
+class Replayed(Exception):
+    """The call is a repetition: nothing was done, and `answer` is what the first one was answered."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class _Validated(Exception):
+    """Takes the result out of a transaction that must not be kept."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__()
+        self.result = result
+
+
+async def run(database: Database, mutation: Mutation[R], work: Callable[[Connection], Awaitable[Change[R]]]) -> R:
+    """Do `work` in one transaction with its audit event; the caller was authorised before.
+
+    `work` holds the lock of the tenant, or of the product, that its target belongs to. A change that
+    changed nothing leaves no event. Raises `Replayed`, and `AlreadyExists` (`REQUEST_ID_REUSED`) for
+    the id of another request.
+    """
+
+    async def attempt(connection: Connection) -> R:
+        if mutation.validate_only:
+            raise _Validated((await work(connection)).result)
+        if mutation.request_id is not None:
+            await _claim(connection, mutation, mutation.request_id)
+        change = await work(connection)
+        if change.before != change.after:
+            await _append_event(connection, mutation, change)
+        if mutation.request_id is not None:
+            answer = mutation.answer(change.result)
+            await audit.finish_request(connection, _caller(mutation), mutation.request_id, answer)
+        return change.result
+
+    try:
+        return await database.transaction(attempt)
+    except _Validated as validated:
+        return cast("R", validated.result)
+
+
+async def refuse_repetition(database: Database, mutation: Mutation[R]) -> None:
+    """For what works in several transactions, of which only the last is `run`: raise as `run` before the first."""
+    if mutation.request_id is None or mutation.validate_only:
+        return
+    async with database.connection() as connection:
+        known = await audit.get_request(connection, _caller(mutation), mutation.request_id)
+    if known is not None:
+        _answer_repetition(mutation, *known)
+
+
+def check_etag(wanted: str, current: str) -> None:
+    """Refuse a change of something that has changed since. Raises `Aborted` (`ETAG_MISMATCH`)."""
+    if wanted and wanted != current:
+        raise Aborted("ETAG_MISMATCH", "it has changed since; read it again", metadata={"etag": current})
+
+
+async def _claim(connection: Connection, mutation: Mutation[R], request_id: uuid.UUID) -> None:
+    caller = _caller(mutation)
+    if await audit.begin_request(connection, caller, request_id, mutation.fingerprint):
+        return
+    known = await audit.get_request(connection, caller, request_id)
+    if known is None:
+        raise AssertionError("a claimed request is there")
+    _answer_repetition(mutation, *known)
+
+
+def _answer_repetition(mutation: Mutation[R], fingerprint: bytes, answer: bytes | None) -> NoReturn:
+    if fingerprint != mutation.fingerprint or answer is None:
+        raise AlreadyExists("REQUEST_ID_REUSED", "another request had this `request_id`")
+    raise Replayed(answer)
+
+
+async def _append_event(connection: Connection, mutation: Mutation[R], change: Change[R]) -> None:
+    product, tenant = _chain(change.target)
+    sequence, previous = await audit.head(connection, product, tenant)
+    event = Event(
+        product=product,
+        tenant=tenant,
+        sequence=sequence + 1,
+        time=mutation.caller.now,
+        verb=mutation.verb,
+        target=str(change.target),
+        caller=_caller(mutation),
+        actor=str(mutation.actor) if mutation.actor else "",
+        request_id=str(mutation.request_id) if mutation.request_id else "",
+        before=change.before,
+        after=change.after,
+    )
+    await audit.append(connection, event, event.hash_after(previous))
+
+
+def _chain(target: ProductName | TenantName | PrincipalName | ApiKeyName) -> tuple[str, str]:
+    if isinstance(target, ProductName):
+        return target.product, ""
+    tenant = target if isinstance(target, TenantName) else target.parent
+    return tenant.product, tenant.tenant
+
+
+def _caller(mutation: Mutation[R]) -> str:
+    fact = mutation.caller.fact
+    return str(ApiKeyName(TenantName(fact.product, fact.tenant), fact.key_id))

@@ -1,0 +1,75 @@
+"""When keys were last used: kept in memory, written down in batches, the first use of a key at once.
+
+A process that dies loses the uses of the last `interval_s` seconds at most, but never a first one
+that was more than a moment ago. Writing neither touches the key's row nor waits for a check.
+"""
+
+import asyncio
+import uuid
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from gatekey_server.domain.decisions import Fact
+from gatekey_server.domain.errors import GatekeyError
+from gatekey_server.store import api_keys
+from gatekey_server.store.database import Connection, Database
+
+MAX_PENDING = 100_000
+_BATCH = 1000
+
+_log = structlog.get_logger()
+
+
+class UsageRecorder:
+    """Remembers uses until they are written. Beyond `MAX_PENDING` keys, further ones are dropped and counted."""
+
+    def __init__(self, database: Database, interval_s: float) -> None:
+        self._database = database
+        self._interval_s = interval_s
+        self._pending: dict[tuple[int, uuid.UUID], datetime] = {}
+        self._first_uses: set[tuple[int, uuid.UUID]] = set()
+        self._wake = asyncio.Event()
+        self._dropped = 0
+
+    def record(self, fact: Fact, now: datetime) -> None:
+        """Remember that a key was used."""
+        if fact.uid not in self._pending and len(self._pending) >= MAX_PENDING:
+            self._dropped += 1
+            return
+        self._pending[fact.uid] = now
+        if not fact.was_used and fact.uid not in self._first_uses:
+            self._first_uses.add(fact.uid)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Write down uses until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._first_uses.clear()
+            self._wake.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write down what is remembered; what cannot be written now is kept for the next time."""
+        while self._pending:
+            batch = dict(sorted(self._pending.items())[:_BATCH])
+            try:
+                await self._database.transaction(partial(_write, batch))
+            except GatekeyError as error:
+                _log.warning("usage.kept_back", keys=len(self._pending), reason=error.reason)
+                return
+            for uid, time in batch.items():
+                if self._pending.get(uid) == time:
+                    del self._pending[uid]
+        if self._dropped:
+            _log.warning("usage.dropped", uses=self._dropped)
+            self._dropped = 0
+
+
+async def _write(batch: dict[tuple[int, uuid.UUID], datetime], connection: Connection) -> None:
+    await api_keys.record_uses(connection, batch)

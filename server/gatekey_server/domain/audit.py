@@ -1,0 +1,90 @@
+"""Audit events, and the chain of hashes that shows whether one was changed or removed.
+
+Each product and each tenant has a chain of its own, numbered from 1 without gaps. The hash of an
+event is the SHA-256 of its predecessor's hash and of the event itself, written as JSON with sorted
+keys and without white space. What was cut off at the end of a chain cannot be seen from the chain
+alone: keep the newest sequence number and hash elsewhere, and compare.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from gatekey_server.domain.entities import ApiKey, Principal, Product, Tenant
+
+GENESIS = bytes(32)
+"""What stands in for the hash before the first event."""
+
+Description = Mapping[str, Any]
+"""What can be told of a thing, as JSON. No secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What was done, by whom, and what it changed. Empty texts stand for what does not apply."""
+
+    product: str
+    tenant: str
+    sequence: int
+    time: datetime
+    verb: str
+    target: str
+    caller: str
+    actor: str
+    request_id: str
+    before: Description | None
+    after: Description | None
+
+    def hash_after(self, previous: bytes) -> bytes:
+        """The event's hash, given its predecessor's."""
+        content = {
+            "product": self.product,
+            "tenant": self.tenant,
+            "sequence": self.sequence,
+            "time": _time(self.time),
+            "verb": self.verb,
+            "target": self.target,
+            "caller": self.caller,
+            "actor": self.actor,
+            "request_id": self.request_id,
+            "before": self.before,
+            "after": self.after,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(previous + text.encode()).digest()
+
+
+def describe(thing: Product | Tenant | Principal | ApiKey | None) -> Description | None:
+    """What an event tells of a thing as it was, or is."""
+    if thing is None:
+        return None
+    if isinstance(thing, Product):
+        return {
+            "spec_version": thing.spec_version,
+            "spec": json.loads(json.dumps(asdict(thing.policy.spec), default=str)),
+        }
+    if isinstance(thing, Tenant):
+        return {"display_name": thing.display_name, "state": thing.state.value, "purge_time": _time(thing.purge_time)}
+    if isinstance(thing, Principal):
+        return {"display_name": thing.display_name, "role": thing.role}
+    return {
+        "display_name": thing.display_name,
+        "description": thing.description,
+        "labels": dict(thing.labels),
+        "owner": str(thing.owner) if thing.owner else None,
+        "kind": thing.kind.value,
+        "mode": thing.mode.value if thing.mode else None,
+        "grants": [{"resource": grant.resource, "actions": list(grant.actions)} for grant in thing.grants],
+        "expire_time": _time(thing.expire_time),
+        "disable_time": _time(thing.disable_time),
+        "revoke_time": _time(thing.revoke_time),
+        "revoke_reason": thing.revoke_reason,
+        "secrets": [{"hint": secret.hint, "expire_time": _time(secret.expire_time)} for secret in thing.secrets],
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone(UTC).isoformat(timespec="microseconds")
