@@ -433,6 +433,8 @@ def test_the_life_of_a_key(cli: Cli) -> None:
     assert cli.json("keys", "enable", name)["state"] == "STATE_ACTIVE"
     assert cli.json("keys", "rotate", name, "--dry-run")["secretWithheld"]
     rotated = cli.json("keys", "rotate", name, "--grace", "1h")
+    assert cli("check", secret, "tags", "read", "--product", "heyoo").out.startswith("Allowed")
+    assert "KEY_UNKNOWN" in cli("check", secret, "tags", "read", "--product", "bitsy", code=3).out
     for each in (secret, rotated["secret"]):
         assert cli("check", each, "tags", "read").out.startswith("Allowed")
     assert cli.json("keys", "revoke", name, "--reason", "Leaked")["revokeReason"] == "Leaked"

@@ -25,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A gRPC authorization service for API keys.",
     epilog="Commands find the server by GATEKEY_ADDRESS and GATEKEY_TOKEN, or else by the file that `gatekey serve`"
-    " leaves: GATEKEY_CONFIG, or .gatekey/client.toml below the current directory.",
+    " leaves: GATEKEY_CONFIG, or .gatekey/client.toml below the current directory. GATEKEY_ACTOR names the member or"
+    " machine user on whose behalf; GATEKEY_CA, GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY are for TLS.",
 )
 app.command("serve")(server.serve)
 app.command("migrate")(server.migrate)

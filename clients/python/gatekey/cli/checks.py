@@ -32,10 +32,11 @@ def check(
     tenant: Annotated[
         str | None, typer.Option(metavar="ID", help="The tenant that the request is about; a key of another is denied.")
     ] = None,
+    product: Annotated[str | None, typer.Option(help="The product that asks: keys of others are unknown.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check a key. Ends with 0 if the action is allowed, with 3 if it is denied, with 1 if nothing was decided."""
-    request = pb.CheckRequest(key=read_secret(key), resource=resource, action=action, tenant=tenant)
+    request = pb.CheckRequest(key=read_secret(key), resource=resource, action=action, tenant=tenant, product=product)
     with connect() as gatekey:
         answer = gatekey.call(gatekey.checks.Check, request)
     if output is Output.TABLE:
