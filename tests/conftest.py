@@ -39,6 +39,14 @@ async def databases(cluster: EmbeddedPostgres) -> Databases:
     return made
 
 
+@pytest.fixture(scope="session", autouse=True)
+async def no_server_left() -> AsyncIterator[None]:
+    """Stops what a failed test has left running."""
+    yield
+    for process in ServerProcess.started:
+        await process.kill()
+
+
 @pytest.fixture(scope="session")
 def root_token() -> str:
     """The token that may do everything."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import grpc
 from gatekey.v1 import (
@@ -55,6 +55,9 @@ def environment(**variables: str) -> dict[str, str]:
 class ServerProcess:
     """`gatekey serve`, started by us and stopped by us, by its pid."""
 
+    started: ClassVar[list["ServerProcess"]] = []
+    """All that were started, so that none outlives the tests when one of them fails."""
+
     def __init__(self, process: asyncio.subprocess.Process, address: str, output: list[str]) -> None:
         self.process = process
         self.address = address
@@ -74,6 +77,7 @@ class ServerProcess:
             stderr=asyncio.subprocess.PIPE,
         )
         server = cls(process, "", [])
+        cls.started.append(server)
         server._drains.append(asyncio.create_task(server._drain(process.stderr)))
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
