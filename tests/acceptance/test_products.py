@@ -182,6 +182,7 @@ async def test_a_product_with_tenants_is_deleted_only_by_force(root: Client, fre
         await root.products.DeleteProduct(request)
     problem = problem_of(raised.value)
     assert (problem.reason, problem.metadata) == ("PRODUCT_HAS_TENANTS", {"tenants": "3"})
+    assert problem.message.endswith("still has tenants, deleted ones included: 3")
     assert await root.verdict(keys[0], "links", "read") == "ALLOWED"
     request.force = True
     await root.products.DeleteProduct(request)
@@ -214,4 +215,6 @@ async def test_the_longest_life_of_keys(root: Client, fresh_id: str) -> None:
     too_far.expire_time.FromSeconds(created.create_time.ToSeconds() + 7200)
     with pytest.raises(grpc.RpcError) as raised:
         await root.create_key(tenant, owner, expire_time=too_far.expire_time)
-    assert problem_of(raised.value).fields == {"api_key.expire_time": "EXPIRE_TIME_TOO_FAR"}
+    problem = problem_of(raised.value)
+    assert problem.fields == {"api_key.expire_time": "EXPIRE_TIME_TOO_FAR"}
+    assert problem.message.endswith("keys of this product live at most 1 hour")

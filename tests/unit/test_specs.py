@@ -4,6 +4,7 @@ import copy
 import inspect
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -465,3 +466,20 @@ def test_prefixes_by_kind() -> None:
     """A spec has a prefix for each kind of key that it offers."""
     assert read(spec_with({})).prefixes == {SECRET: "shop_", PUBLISHABLE: "shop_pub_"}
     assert read(spec_with({"publishable_keys": ABSENT})).prefixes == {SECRET: "shop_"}
+
+
+@pytest.mark.parametrize(
+    ("duration", "words"),
+    [
+        (timedelta(days=90), "90 days"),
+        (timedelta(days=1), "1 day"),
+        (timedelta(hours=36), "36 hours"),
+        (timedelta(hours=1), "1 hour"),
+        (timedelta(minutes=90), "90 minutes"),
+        (timedelta(seconds=90), "90 seconds"),
+        (timedelta(seconds=61, milliseconds=500), "61 seconds"),
+    ],
+)
+def test_durations_in_words(duration: timedelta, words: str) -> None:
+    """People read `90 days`, not `90 days, 0:00:00`."""
+    assert specs.in_words(duration) == words

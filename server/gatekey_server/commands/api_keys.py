@@ -417,7 +417,7 @@ def _check_expiry(
         raise InvalidRequest.at("api_key.expire_time", "EXPIRE_TIME_PAST", "lies in the past")
     if longest and wanted > born + longest:
         raise InvalidRequest.at(
-            "api_key.expire_time", "EXPIRE_TIME_TOO_FAR", f"keys of this product live at most {longest}"
+            "api_key.expire_time", "EXPIRE_TIME_TOO_FAR", f"keys of this product live at most {specs.in_words(longest)}"
         )
     return wanted
 

@@ -29,6 +29,6 @@ async def refuse_another_key(connection: Connection, product: Product, tenant: T
 def _reached(what: str, limit: int) -> ResourceExhausted:
     return ResourceExhausted(
         "LIMIT_REACHED",
-        f"the tenant cannot have more than {limit} {what.replace('_', ' ')}",
+        f"the tenant has reached its limit of {what.replace('_', ' ')}: {limit}",
         metadata={"limit": str(limit), "of": what},
     )

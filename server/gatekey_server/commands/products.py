@@ -103,7 +103,7 @@ async def delete_product(
         if count and not (force and mutation.validate_only):
             raise FailedPrecondition(
                 "PRODUCT_HAS_TENANTS",
-                f"the product `{name.product}` has {count} tenants, deleted ones included",
+                f"the product `{name.product}` still has tenants, deleted ones included: {count}",
                 metadata={"tenants": str(count)},
             )
         if not count:

@@ -413,6 +413,15 @@ def strands_key(spec: ProductSpec, kind: KeyKind, mode: AccessMode | None, grant
     return unknown or not grantable(spec.secret_keys, grants)
 
 
+def in_words(duration: timedelta) -> str:
+    """`90 days`, `1 hour` or `90 seconds`: in the largest unit that leaves no rest; parts of a second are left out."""
+    total_s = int(duration.total_seconds())
+    units = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
+    unit, unit_s = next(each for each in units if total_s % each[1] == 0)
+    count = total_s // unit_s
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+
+
 def _grant_form(grant: Grant, at: str) -> Iterator[Violation]:
     yield from _caught(partial(g.parse_pattern, grant.resource, f"{at}.resource"))
     yield from _size(grant.actions, f"{at}.actions", 1, g.MAX_ACTIONS)
