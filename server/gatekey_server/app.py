@@ -67,12 +67,15 @@ def serve(settings: Settings, on_ready: Callable[[Ready], None], *, wants_root_t
         raise _start_error(error) from error
 
 
-def migrate(settings: Settings) -> str:
-    """Bring the schema up to this release; answers its version. Raises `StartError`."""
+def migrate(settings: Settings, *, grant_to: str | None = None) -> str:
+    """Bring the schema up to this release; answers its version. The role `grant_to` can then be a server's.
+
+    Raises `StartError`.
+    """
     try:
         with _database(settings) as (dsn, _):
-            uvloop.run(schema.migrate(dsn))
-    except (ConfigError, EmbeddedDatabaseError, GatekeyError) as error:
+            uvloop.run(schema.migrate(dsn, grant_to=grant_to))
+    except (ConfigError, EmbeddedDatabaseError, GatekeyError, schema.SchemaError) as error:
         raise _start_error(error) from error
     return schema.newest_version()
 

@@ -56,16 +56,24 @@ def serve(
         raise Failure(str(error)) from error
 
 
-def migrate() -> None:
+def migrate(
+    grant_to: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="A PostgreSQL role, to get what a server needs and no more.")
+    ] = None,
+) -> None:
     """Bring the database's schema up to this release. Safe under the previous release, and to repeat."""
     settings = _settings(serving=False)
+    if grant_to is not None and settings.embedded:
+        raise Failure("--grant-to needs GATEKEY_DATABASE_URL: a server is the superuser of its embedded database")
     from gatekey_server import app  # noqa: PLC0415 - the extra may be missing
 
     try:
-        version = app.migrate(settings)
+        version = app.migrate(settings, grant_to=grant_to)
     except app.StartError as error:
         raise Failure(str(error)) from error
     print(f"The schema is at version {version}")  # noqa: T201
+    if grant_to is not None:
+        print(f"The role {grant_to} has what a server needs, and no more")  # noqa: T201
 
 
 @peppers.command("generate")
