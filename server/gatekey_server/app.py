@@ -72,6 +72,11 @@ def migrate(settings: Settings, *, grant_to: str | None = None) -> str:
 
     Raises `StartError`.
     """
+    if settings.embedded and not (settings.data_dir / "postgres").exists():
+        raise StartError(
+            f"there is no database: GATEKEY_DATABASE_URL is not set, and {settings.data_dir} holds no embedded one,"
+            " which `gatekey serve` would make and migrate by itself"
+        )
     try:
         with _database(settings) as (dsn, _):
             uvloop.run(schema.migrate(dsn, grant_to=grant_to))

@@ -119,6 +119,21 @@ async def test_a_database_without_schema_is_migrated_by_hand(databases: Database
     assert await server.stop() == 0
 
 
+async def test_no_database_is_made_in_order_to_migrate_it(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    refused = await run_async("migrate", GATEKEY_DATA_DIR=str(data_dir))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: there is no database: GATEKEY_DATABASE_URL is not set, and ")
+    assert refused.stdout == ""
+    assert not data_dir.exists()
+
+    server = await ServerProcess.start({"GATEKEY_DATA_DIR": str(data_dir)})
+    assert await server.stop() == 0
+    migrated = await run_async("migrate", GATEKEY_DATA_DIR=str(data_dir))
+    assert (migrated.returncode, migrated.stderr) == (0, "")
+    assert schema.newest_version() in migrated.stdout
+
+
 async def test_migrations_at_once_queue(databases: Databases) -> None:
     url = await databases.create(template="template1")
     variables = {"GATEKEY_DATABASE_URL": url, "GATEKEY_PEPPERS": PEPPERS}
