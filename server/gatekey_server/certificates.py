@@ -4,6 +4,7 @@ Read at the start and again whenever they have changed, and believed only where 
 the transport itself does not say what is wrong with them.
 """
 
+import ipaddress
 import os
 import stat
 from collections.abc import Callable
@@ -73,6 +74,20 @@ def read(files: Files) -> Material:
     if material is None:
         raise MaterialError(found)
     return material
+
+
+def is_good_for(certificate: bytes, host: str) -> bool:
+    """Whether clients take the first of the certificates (PEM) for that of a host: a DNS name or an IP address."""
+    try:
+        extensions = x509.load_pem_x509_certificate(certificate).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    try:
+        return ipaddress.ip_address(host.strip("[]")) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        wildcard = f"*.{host.partition('.')[2]}"
+        return any(name in (host, wildcard) for name in names.get_values_for_type(x509.DNSName))
 
 
 def _examine(files: Files) -> tuple[Material | None, list[str]]:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -62,18 +62,19 @@ class _Demo:
     denied: _Check | None
 
 
-def prepare(address: str, token: str, specs_dir: Path, keys_file: Path) -> None:
+def prepare(endpoint: Endpoint, environment: Sequence[str], specs_dir: Path, keys_file: Path) -> None:
     """Prepare what is not there yet, and print what to try. What goes wrong is a warning, never an error.
 
     What exists is kept: specs that were changed, and the keys in `keys_file`, which are shown again.
+    `environment` holds the variables, ready for a shell, that commands need in order to find the server.
     """
     from gatekey.cli.calls import Connection  # noqa: PLC0415 - slow, and most commands do without
 
     try:
-        with Connection(Endpoint(address, token, "this server")) as gatekey:
+        with Connection(endpoint) as gatekey:
             demos = list(_prepare_all(gatekey, specs_dir, keys_file))
         if demos:
-            typer.echo(_text(demos, keys_file, _environment(address, token, keys_file.with_name(local.FILE_NAME))))
+            typer.echo(_text(demos, keys_file, environment))
     except Failure as failure:
         complain("warning", f"the demo is not complete: {failure.lines[0]}", *failure.lines[1:])
     except OSError as error:
@@ -213,7 +214,7 @@ def _write_secrets(path: Path, secrets: Mapping[str, str]) -> None:
     local.write_private(path, "".join(["# The keys of `gatekey serve --demo`, by product.\n", *lines]))
 
 
-def _text(demos: list[_Demo], keys_file: Path, environment: list[str]) -> str:
+def _text(demos: list[_Demo], keys_file: Path, environment: Sequence[str]) -> str:
     width = max(len(demo.product) for demo in demos)
     lines = ["", "Try it in a second terminal:", *_commands(demos[0], environment)]
     lines += ["", f"The demo keys ({keys_file}):", ""]
@@ -225,7 +226,7 @@ def _text(demos: list[_Demo], keys_file: Path, environment: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _commands(demo: _Demo, environment: list[str]) -> Iterator[str]:
+def _commands(demo: _Demo, environment: Sequence[str]) -> Iterator[str]:
     for verdict, check in (("allowed", demo.allowed), ("denied", demo.denied)):
         if check is not None:
             words = [*environment, shlex.join([_program(), "check", demo.secret, *check.arguments()])]
@@ -241,16 +242,3 @@ def _program() -> str:
         below = str(path.relative_to(Path.cwd()))
         return below if "/" in below else f"./{below}"
     return "gatekey" if shutil.which("gatekey") == str(path) else str(path)
-
-
-def _environment(address: str, token: str, config_file: Path) -> list[str]:
-    """The variables that commands need in order to find this server from the current directory."""
-    try:
-        config = local.read(config_file)
-    except local.LocalConfigError:
-        config = None
-    if config is None or config.address != address:
-        # Nothing but the root token is left, which this start has just shown.
-        return [f"GATEKEY_ADDRESS={address}", f"GATEKEY_TOKEN={token}"]
-    is_default = config_file.absolute() == local.DEFAULT_PATH.absolute()
-    return [] if is_default else [f"GATEKEY_CONFIG={shlex.quote(str(config_file))}"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gatekey.cli import demo, local
-from gatekey.cli.problems import Failure
+from gatekey.cli.connection import Endpoint
+from gatekey.cli.problems import Failure, complain
 
 if TYPE_CHECKING:
     from gatekey_server.app import Ready
@@ -35,18 +37,26 @@ def serve(
 
     config_file = settings.data_dir / local.FILE_NAME
     config = _read_local(config_file) if settings.embedded else None
+    certificate = _certificate(settings)
+    host = _host_for_clients(settings.listen, certificate)
 
     def announce(ready: Ready) -> None:
-        token = ready.new_root_token or (config.token if config else None)
-        if settings.embedded and settings.root_token is not None:
-            token = settings.root_token.get_secret_value()
+        given = settings.root_token.get_secret_value() if settings.root_token is not None else None
+        token = given or ready.new_root_token or (config.token if config else None)
+        address = f"{host}:{ready.address.rpartition(':')[2]}"
         if settings.embedded and token is not None:
-            local.write(config_file, local.LocalConfig(ready.address, token))
+            local.write(config_file, local.LocalConfig(address, token))
         elif ready.new_root_token is not None:
             print(f"Root token, shown this once:\n\n    {ready.new_root_token}\n", flush=True)  # noqa: T201
         print(f"Gatekey serves on {ready.address}", flush=True)  # noqa: T201
-        if demo_specs is not None and token is not None:
-            demo.prepare(ready.address, token, demo_specs, settings.data_dir / "demo-keys.toml")
+        if demo_specs is None:
+            return
+        if (obstacle := _obstacle_to_demo(settings, host, token, certificate)) is not None:
+            complain("warning", f"there is no demo: {obstacle}")
+            return
+        endpoint = Endpoint(address, token or "", "this server", ca=certificate)
+        environment = _environment(settings, address, ready.new_root_token)
+        demo.prepare(endpoint, environment, demo_specs, settings.data_dir / "demo-keys.toml")
 
     app.configure_logging(settings)
     wants_root_token = settings.embedded and config is None
@@ -74,6 +84,54 @@ def migrate(
     print(f"The schema is at version {version}")  # noqa: T201
     if grant_to is not None:
         print(f"The role {grant_to} has what a server needs, and no more")  # noqa: T201
+
+
+def _certificate(settings: Settings) -> bytes | None:
+    if settings.tls_certificate is None:
+        return None
+    from gatekey_server import certificates  # noqa: PLC0415 - the extra may be missing
+
+    try:
+        return certificates.read(settings.tls_files).certificates
+    except certificates.MaterialError as error:
+        raise Failure("the configuration cannot be used", *error.problems) from error
+
+
+def _host_for_clients(listen: str, certificate: bytes | None) -> str:
+    """The host by which clients on this machine find the server, and by which they can trust its certificate."""
+    from gatekey_server import certificates  # noqa: PLC0415 - the extra may be missing
+
+    host = listen.rpartition(":")[0]
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - what is not bound to here
+    if certificate is None or host not in ("127.0.0.1", "[::1]"):
+        return host
+    return next((name for name in (host, "localhost") if certificates.is_good_for(certificate, name)), host)
+
+
+def _obstacle_to_demo(settings: Settings, host: str, token: str | None, certificate: bytes | None) -> str | None:
+    from gatekey_server import certificates  # noqa: PLC0415 - the extra may be missing
+
+    if token is None:
+        return "it needs the root token, which only the first start knows; GATEKEY_ROOT_TOKEN gives it to this one"
+    if settings.tls_client_ca is not None:
+        return "it has no certificate of its own, and GATEKEY_TLS_CLIENT_CA demands one of every client"
+    if certificate is not None and not certificates.is_good_for(certificate, host):
+        return f"the certificate in GATEKEY_TLS_CERTIFICATE is not for {host}, where it would find the server"
+    return None
+
+
+def _environment(settings: Settings, address: str, new_root_token: str | None) -> list[str]:
+    """The variables that commands need in order to find this server from the current directory."""
+    words = []
+    config_file = settings.data_dir / local.FILE_NAME
+    if not settings.embedded:
+        # Only what this start has shown already is shown again.
+        words += [f"GATEKEY_ADDRESS={address}", f"GATEKEY_TOKEN={new_root_token or '$GATEKEY_ROOT_TOKEN'}"]
+    elif config_file.absolute() != local.DEFAULT_PATH.absolute():
+        words.append(f"GATEKEY_CONFIG={shlex.quote(str(config_file))}")
+    if settings.tls_certificate is not None:
+        words.append(f"GATEKEY_CA={shlex.quote(str(settings.tls_certificate))}")
+    return words
 
 
 @peppers.command("generate")
