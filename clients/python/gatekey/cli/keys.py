@@ -124,6 +124,7 @@ def create(
     grant: GrantOption = None,
     expires: ExpiresOption = None,
     ttl: TtlOption = None,
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a key, and show its secret this once.
@@ -143,7 +144,7 @@ def create(
         request.new_machine_user.machine_user_id = machine_user_id or ""
         request.new_machine_user.SetInParent()
     request.api_key.owner = _owner(parent, member, machine_user)
-    create_key(request, output, "The secret")
+    create_key(request, output, "The secret", dry_run=dry_run)
 
 
 @app.command("list")
@@ -206,7 +207,7 @@ def update(
     update = pb.UpdateApiKeyRequest(api_key=key, validate_only=dry_run)
     update.update_mask.paths.extend(field for field, given in changes.items() if given)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.UpdateApiKey, update), output, _DETAILS)
+        show(gatekey.call(gatekey.keys.UpdateApiKey, update), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -216,7 +217,7 @@ def disable(
     """Switch a key off until it is enabled."""
     request = pb.DisableApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.DisableApiKey, request), output, _DETAILS)
+        show(gatekey.call(gatekey.keys.DisableApiKey, request), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -226,7 +227,7 @@ def enable(
     """Switch a disabled key on."""
     request = pb.EnableApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.EnableApiKey, request), output, _DETAILS)
+        show(gatekey.call(gatekey.keys.EnableApiKey, request), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -242,7 +243,7 @@ def revoke(
         name=names.resolve(ids, names.API_KEY), reason=reason, etag=etag, validate_only=dry_run
     )
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.RevokeApiKey, request), output, _DETAILS)
+        show(gatekey.call(gatekey.keys.RevokeApiKey, request), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -261,12 +262,7 @@ def rotate(
         request.grace.FromTimedelta(_duration("--grace", grace))
     with connect() as gatekey:
         rotated = gatekey.call(gatekey.keys.RotateApiKey, request)
-    if output is Output.JSON:
-        show_json(rotated)
-        return
-    show(rotated.api_key, output, _DETAILS)
-    if rotated.secret:
-        show_secret(rotated.secret, "Secret")
+    _show_with_secret(rotated, output, "The secret", dry_run=dry_run)
 
 
 @app.command()
@@ -299,15 +295,23 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-def create_key(request: pb.CreateApiKeyRequest, output: Output, what: str) -> None:
+def create_key(request: pb.CreateApiKeyRequest, output: Output, what: str, *, dry_run: bool) -> None:
     """Create a key and print it with its secret; `what` is what people call the secret."""
+    request.validate_only = dry_run
     with connect() as gatekey:
         created = gatekey.call(gatekey.keys.CreateApiKey, request)
+    _show_with_secret(created, output, what, dry_run=dry_run)
+
+
+def _show_with_secret(
+    answer: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse, output: Output, what: str, *, dry_run: bool
+) -> None:
     if output is Output.JSON:
-        show_json(created)
+        show_json(answer)
         return
-    show(created.api_key, output, _DETAILS)
-    show_secret(created.secret, what)
+    show(answer.api_key, output, _DETAILS, dry_run=dry_run)
+    if answer.secret:
+        show_secret(answer.secret, what)
 
 
 def new_key(

@@ -33,15 +33,19 @@ _COLUMNS: Columns[pb.MachineUser] = (
 
 @app.command()
 def create(
-    ids: MachineUserIds, display_name: Annotated[str, typer.Option()] = "", output: OutputOption = Output.TABLE
+    ids: MachineUserIds,
+    display_name: Annotated[str, typer.Option()] = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a machine user without keys, where the product lets it live without."""
     parent, machine_user_id = names.split(names.resolve(ids, names.MACHINE_USER))
+    user = pb.MachineUser(display_name=display_name)
     request = pb.CreateMachineUserRequest(
-        parent=parent, machine_user_id=machine_user_id, machine_user=pb.MachineUser(display_name=display_name)
+        parent=parent, machine_user_id=machine_user_id, machine_user=user, validate_only=dry_run
     )
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.machine_users.CreateMachineUser, request), output)
+        _show(gatekey.call(gatekey.machine_users.CreateMachineUser, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -74,7 +78,7 @@ def update(
     request = pb.UpdateMachineUserRequest(machine_user=user, validate_only=dry_run)
     request.update_mask.paths.append("display_name")
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.machine_users.UpdateMachineUser, request), output)
+        _show(gatekey.call(gatekey.machine_users.UpdateMachineUser, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -89,5 +93,5 @@ def delete(
     show_deleted(name, answer, output, dry_run=dry_run)
 
 
-def _show(user: pb.MachineUser, output: Output) -> None:
-    show(user, output, [("Name", name_of), *_COLUMNS])
+def _show(user: pb.MachineUser, output: Output, *, dry_run: bool = False) -> None:
+    show(user, output, [("Name", name_of), *_COLUMNS], dry_run=dry_run)

@@ -49,14 +49,15 @@ def add(
     ids: MemberIds,
     role: Annotated[str, typer.Option(help="One of the roles of the product's spec.")],
     display_name: Annotated[str, typer.Option()] = "",
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Add a person to a tenant: gatekey members add heyoo acme u_42 --role owner."""
     parent, member_id = names.split(names.resolve(ids, names.MEMBER))
     member = pb.Member(role=role, display_name=display_name)
-    request = pb.AddMemberRequest(parent=parent, member_id=member_id, member=member)
+    request = pb.AddMemberRequest(parent=parent, member_id=member_id, member=member, validate_only=dry_run)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.members.AddMember, request), output, _MEMBER)
+        show(gatekey.call(gatekey.members.AddMember, request), output, _MEMBER, dry_run=dry_run)
 
 
 @app.command()
@@ -98,7 +99,7 @@ def update(
     changes = {"role": role, "display_name": display_name}
     request.update_mask.paths.extend(field for field, value in changes.items() if value is not None)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.members.UpdateMember, request), output, _MEMBER)
+        show(gatekey.call(gatekey.members.UpdateMember, request), output, _MEMBER, dry_run=dry_run)
 
 
 @app.command()

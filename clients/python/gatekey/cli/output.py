@@ -54,11 +54,12 @@ Columns = Sequence[tuple[str, Callable[[M], str]]]
 """What people see of a message: labels, and how to get what stands below them."""
 
 
-def show(message: M, output: Output, columns: Columns[M]) -> None:
-    """Print one thing."""
+def show(message: M, output: Output, columns: Columns[M], *, dry_run: bool = False) -> None:
+    """Print one thing; for a dry run, as what it would be."""
     if output is Output.JSON:
         show_json(message)
         return
+    _note(output, dry_run=dry_run)
     grid = Table.grid(padding=(0, 3))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -74,11 +75,12 @@ def show_json(message: Message) -> None:
     typer.echo(_json(to_json(message), indent=2))
 
 
-def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[Any]) -> P:
+def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[Any], *, dry_run: bool = False) -> P:
     """Print a list page by page, as it comes; answers the last page, of which there must be one.
 
     As JSON, the items of all pages stand under the field's name, next to the other fields of the last page.
     """
+    _note(output, dry_run=dry_run)
     page = next(pages)
     name = page.DESCRIPTOR.fields_by_name[field].json_name
     printer = _JsonList(name) if output is Output.JSON else _Rows(columns)
@@ -149,6 +151,11 @@ def enum_text(wrapper: _EnumWrapper, number: int, prefix: str) -> str:
 def mode_text(mode: types_pb2.AccessMode.ValueType) -> str:
     """An access mode."""
     return enum_text(types_pb2.AccessMode, mode, "ACCESS_MODE_")
+
+
+def _note(output: Output, *, dry_run: bool) -> None:
+    if dry_run and output is Output.TABLE:
+        typer.echo("Dry run: nothing was changed. This is what it would be:\n")
 
 
 def _json(value: Any, indent: int | None = None) -> str:

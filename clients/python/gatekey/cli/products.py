@@ -75,10 +75,13 @@ def apply(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a spec even where that leaves members or keys without permissions.")
     ] = False,
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create the products of these specs, or replace their specs. Every problem of a spec is told."""
-    requests = [(file, pb.ApplyProductRequest(spec=spec, force=force)) for file, spec in _read_all(files)]
+    requests = [
+        (file, pb.ApplyProductRequest(spec=spec, force=force, validate_only=dry_run)) for file, spec in _read_all(files)
+    ]
     applied = pb.ListProductsResponse()
     try:
         with connect() as gatekey:
@@ -89,7 +92,7 @@ def apply(
                     raise Failure(f"{file}: {failure.message}", *failure.more, reason=failure.reason) from None
     finally:
         if applied.products:
-            show_pages(iter([applied]), "products", output, _LIST)
+            show_pages(iter([applied]), "products", output, _LIST, dry_run=dry_run)
 
 
 @app.command()

@@ -35,13 +35,17 @@ _COLUMNS: Columns[pb.Tenant] = (
 
 @app.command()
 def create(
-    ids: TenantIds, display_name: Annotated[str, typer.Option()] = "", output: OutputOption = Output.TABLE
+    ids: TenantIds,
+    display_name: Annotated[str, typer.Option()] = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a tenant: gatekey tenants create heyoo acme --display-name Acme."""
     parent, tenant_id = names.split(names.resolve(ids, names.TENANT))
-    request = pb.CreateTenantRequest(parent=parent, tenant_id=tenant_id, tenant=pb.Tenant(display_name=display_name))
+    tenant = pb.Tenant(display_name=display_name)
+    request = pb.CreateTenantRequest(parent=parent, tenant_id=tenant_id, tenant=tenant, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.CreateTenant, request), output)
+        _show(gatekey.call(gatekey.tenants.CreateTenant, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -78,7 +82,7 @@ def update(
     request = pb.UpdateTenantRequest(tenant=tenant, validate_only=dry_run)
     request.update_mask.paths.append("display_name")
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.UpdateTenant, request), output)
+        _show(gatekey.call(gatekey.tenants.UpdateTenant, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -88,7 +92,7 @@ def suspend(
     """Deny all keys of a tenant until it is resumed."""
     request = pb.SuspendTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.SuspendTenant, request), output)
+        _show(gatekey.call(gatekey.tenants.SuspendTenant, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -98,7 +102,7 @@ def resume(
     """End the suspension of a tenant."""
     request = pb.ResumeTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.ResumeTenant, request), output)
+        _show(gatekey.call(gatekey.tenants.ResumeTenant, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -108,7 +112,7 @@ def undelete(
     """Take the deletion of a tenant back, as long as it was not purged."""
     request = pb.UndeleteTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.UndeleteTenant, request), output)
+        _show(gatekey.call(gatekey.tenants.UndeleteTenant, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -123,5 +127,5 @@ def delete(
     show_deleted(name, answer, output, dry_run=dry_run)
 
 
-def _show(tenant: pb.Tenant, output: Output) -> None:
-    show(tenant, output, [("Name", name_of), *_COLUMNS])
+def _show(tenant: pb.Tenant, output: Output, *, dry_run: bool = False) -> None:
+    show(tenant, output, [("Name", name_of), *_COLUMNS], dry_run=dry_run)

@@ -6,7 +6,7 @@ import typer
 from gatekey_server.domain.secrets import new_secret
 
 from gatekey.cli import keys
-from gatekey.cli.output import Output, OutputOption
+from gatekey.cli.output import DryRunOption, Output, OutputOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ def create(
     mode: Annotated[keys.Mode, typer.Option()] = keys.Mode.RESTRICTED,
     expires: keys.ExpiresOption = None,
     ttl: keys.TtlOption = None,
+    dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a service token, and show it this once.
@@ -34,7 +35,7 @@ def create(
     """
     request = keys.new_key(_SYSTEM_TENANT, name, mode, grant, expires, ttl)
     request.new_machine_user.SetInParent()
-    keys.create_key(request, output, "The service token")
+    keys.create_key(request, output, "The service token", dry_run=dry_run)
 
 
 @app.command()
