@@ -9,7 +9,7 @@ import signal
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,11 +19,16 @@ import uvloop
 
 from gatekey_server.certificates import MaterialError
 from gatekey_server.commands import bootstrap, upkeep
+from gatekey_server.commands.receipts import ReceiptBook
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.config import ConfigError, Settings, parse_peppers, parse_tls_callers
 from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring, Mint
 from gatekey_server.freshness.facts import FactSource
+from gatekey_server.freshness.feed import Feed
+from gatekey_server.freshness.history import History
+from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.receipts import Receipts
 from gatekey_server.rpc.edge import utc_now
 from gatekey_server.rpc.server import Parts, Server, build_server
 from gatekey_server.rpc.tls import ServerTls, server_tls
@@ -115,15 +120,23 @@ async def _serve(
         await _check_schema(database)
         new_root_token = await _bootstrap(settings, database, keyring, wants_root_token=wants_root_token)
         tls = _tls(settings)
+        history, lease = History(), Lease()
+        feed = Feed(database, history, lease)
+        facts = FactSource(
+            database, history, lease, max_entries=settings.cache_entries, max_bytes=settings.cache_mb * 10**6
+        )
+        book = ReceiptBook(database, Receipts(database, feed))
         usage = UsageRecorder(database, settings.usage_flush_s)
         retention = timedelta(days=settings.tenant_retention_days)
-        server = build_server(Parts(database, FactSource(database), keyring, utc_now, usage, retention, tls))
+        server = build_server(Parts(database, facts, keyring, utc_now, usage, book, retention, tls))
         address = _bind(server, settings.listen, tls)
         await server.grpc.start()
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(_watch(server, database, embedded, stop)),
+                tasks.create_task(feed.run()),
                 tasks.create_task(usage.run()),
+                tasks.create_task(book.run()),
                 tasks.create_task(_keep_up(settings, database)),
             ]
             ready = Ready(address, new_root_token)
@@ -136,6 +149,9 @@ async def _serve(
             for task in (*background, announce):
                 task.cancel()
         await usage.flush()
+        await book.flush()
+        with suppress(GatekeyError):
+            await feed.leave()
 
 
 async def _bootstrap(settings: Settings, database: Database, keyring: Keyring, *, wants_root_token: bool) -> str | None:

@@ -170,6 +170,12 @@ class Settings(BaseSettings):
     acquire_timeout_s: float = Field(default=2, gt=0, le=60)
     """How long a request may wait for a free connection."""
 
+    cache_entries: int = Field(default=1_000_000, ge=1000, le=100_000_000)
+    """How many secrets a process remembers the facts of."""
+
+    cache_mb: int = Field(default=256, ge=1, le=1_000_000)
+    """How much memory these may take in a process, in MB."""
+
     tenant_retention_days: float = Field(default=30, ge=0, le=3650)
     """How long a deleted tenant can be undeleted, until it is purged."""
 

@@ -26,6 +26,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tests.support.freshness import applied_everywhere
 from tests.support.server import Client, problem_of, read_example
 
 TENANT = "products/heyoo/tenants/acme"
@@ -448,6 +449,7 @@ async def test_a_token_that_is_no_longer_good_is_refused(
         f"Token {column}",
     )
     assert changed == "UPDATE 1"
+    await applied_everywhere(sql)
     client = root.with_token(created.secret)
     try:
         for name in METHODS:

@@ -17,6 +17,7 @@ from gatekey_server.domain.names import parse_key_id
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.conftest import PRODUCTS
+from tests.support.freshness import applied_everywhere
 from tests.support.server import Client, problem_of
 from tests.support.table import OTHER_TENANT, OWN_TENANT, Caller, Case, Holder, Key, State, load
 
@@ -115,7 +116,7 @@ async def test_case(world: World, case: Case) -> None:
 def _subject(answer: pb.CheckResponse) -> dict[str, object]:
     """All that the answer tells but the decision itself."""
     told = {field.name: value for field, value in answer.ListFields()}
-    for field in ("allowed", "reason", "message", "missing_permissions", "expire_time"):
+    for field in ("allowed", "reason", "message", "missing_permissions", "expire_time", "revision"):
         told.pop(field, None)
     return told | {"expires": answer.HasField("expire_time")}
 
@@ -214,6 +215,7 @@ async def _happen(database_url: str, holdings: Mapping[Holder, Holding]) -> None
             statements += [(SET_ROLE, uid, role)] if role else []
             for statement, *arguments in statements:
                 assert await connection.execute(statement, *arguments) == "UPDATE 1"
+        await applied_everywhere(connection)
     finally:
         await connection.close()
 

@@ -27,6 +27,7 @@ from gatekey_server.domain.names import parse_key_id
 from gatekey_server.rpc.tls import WatchedFiles
 
 from tests.support.certificates import LOCALHOST, Authority, Pair, replace
+from tests.support.freshness import applied_everywhere
 from tests.support.server import PEPPERS, Client, Problem, ServerProcess, problem_of
 
 SYSTEM = "products/gatekey/tenants/system"
@@ -342,12 +343,14 @@ async def test_a_certificate_works_as_long_as_its_token(
     key_uid = parse_key_id(mutual.token.rpartition("/")[2])
     client = mutual.client(dns("api.example"))
     await sql.execute(f"{change} where key_uid = $1", key_uid)
+    await applied_everywhere(sql)
     try:
         refusal = await problem(client)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
         assert state in refusal.message
     finally:
         await sql.execute(f"{undo} where key_uid = $1", key_uid)
+        await applied_everywhere(sql)
     assert await client.verdict(heyoo_key, "campaigns", "read") == "ALLOWED"
     await client.close()
 
@@ -357,10 +360,12 @@ async def test_a_deleted_tenant_of_tokens_has_no_callers(
 ) -> None:
     client = mutual.client(dns("api.example"))
     await sql.execute("update tenant set delete_time = now() where tenant_id = 'system'")
+    await applied_everywhere(sql)
     try:
         assert "deleted" in (await problem(client)).message
     finally:
         await sql.execute("update tenant set delete_time = null where tenant_id = 'system'")
+        await applied_everywhere(sql)
     await client.close()
 
 

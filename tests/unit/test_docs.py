@@ -26,7 +26,7 @@ DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").
 
 REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)*")
 LIMIT = re.compile(r"_?(?:MAX|MIN)_.*|.*_(?:S|MAX|ROWS|ATTEMPTS|PAGE_SIZE)")
-NO_LIMITS = {"_POLL_S"}
+NO_LIMITS = {"_POLL_S", "WAIT_BUCKETS_S"}
 
 
 def rows(document: str) -> Iterator[list[str]]:

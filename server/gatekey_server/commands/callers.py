@@ -1,6 +1,5 @@
 """Who calls, and what the caller may do: service tokens are keys of the built-in product."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +7,6 @@ from gatekey_server.domain import builtin
 from gatekey_server.domain.decisions import Fact, Reason, Request, decide, holder_problem
 from gatekey_server.domain.errors import NotFound, PermissionDenied, Unauthenticated
 from gatekey_server.domain.grants import GrantSet, Path
-from gatekey_server.domain.secrets import Digest
 from gatekey_server.domain.specs import AccessMode
 
 
@@ -57,12 +55,11 @@ class Caller:
         return self.fact.policy.key_grants(self.fact.mode, self.fact.grants)
 
 
-def identify(facts: Mapping[Digest, Fact], digests: Sequence[Digest], now: datetime) -> Caller:
-    """Find the caller behind the digests of its token.
+def identify(fact: Fact | None, now: datetime) -> Caller:
+    """The caller that holds a service token, by the fact behind it.
 
     Raises `Unauthenticated` (`TOKEN_INVALID`) where the token is none, or works no longer.
     """
-    fact = find(facts, digests)
     if fact is None or fact.product != builtin.PRODUCT.product:
         raise Unauthenticated("TOKEN_INVALID", "the service token is not known")
     problem = holder_problem(fact, now)
@@ -70,11 +67,6 @@ def identify(facts: Mapping[Digest, Fact], digests: Sequence[Digest], now: datet
         state = problem.name.removeprefix("KEY_").replace("_", " ").lower()
         raise Unauthenticated("TOKEN_INVALID", f"the service token does not work: {state}")
     return Caller(fact, now)
-
-
-def find(facts: Mapping[Digest, Fact], digests: Sequence[Digest]) -> Fact | None:
-    """The fact behind one secret, under whichever pepper it was sealed."""
-    return next((facts[digest] for digest in digests if digest in facts), None)
 
 
 def product_not_found(product: str) -> NotFound:

@@ -3,19 +3,28 @@
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, NoReturn, TypeVar, cast
+from typing import Generic, NoReturn, Protocol, TypeVar, cast
 
+from gatekey_server.commands import events
 from gatekey_server.commands.callers import Caller
-from gatekey_server.domain.audit import Description, Event
+from gatekey_server.commands.events import Place
+from gatekey_server.domain.audit import Description
 from gatekey_server.domain.errors import Aborted, AlreadyExists
 from gatekey_server.domain.names import ApiKeyName, PrincipalName, ProductName, TenantName
-from gatekey_server.store import audit
+from gatekey_server.store import audit, changes
 from gatekey_server.store.database import Connection, Database
 
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+class Settle(Protocol):
+    """What happens after the commit. `event` is where the mutation's audit event stands, if it left one."""
+
+    async def __call__(self, revision: int, event: Place | None, *, wait: bool) -> None:
+        """With `wait`, return once no process can answer from facts older than the revision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation(Generic[R]):
     """A caller's wish to change something, apart from what it is."""
 
@@ -32,6 +41,8 @@ class Mutation(Generic[R]):
     """SHA-256 of the method and the request."""
     answer: Callable[[R], bytes] = lambda _: b""
     """Writes the answer to repetitions. No secret is in it."""
+    settle: Settle
+    """Waits until a revision is known everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +74,39 @@ class _Validated(Exception):
 async def run(database: Database, mutation: Mutation[R], work: Callable[[Connection], Awaitable[Change[R]]]) -> R:
     """Do `work` in one transaction with its audit event; the caller was authorised before.
 
+    Returns once no check that starts afterwards, on any process, is answered from what was before.
     `work` holds the lock of the tenant, or of the product, that its target belongs to. A change that
     changed nothing leaves no event. Raises `Replayed`, and `AlreadyExists` (`REQUEST_ID_REUSED`) for
     the id of another request.
     """
 
-    async def attempt(connection: Connection) -> R:
+    async def attempt(connection: Connection) -> tuple[Change[R], int, Place | None]:
         if mutation.validate_only:
             raise _Validated((await work(connection)).result)
         if mutation.request_id is not None:
             await _claim(connection, mutation, mutation.request_id)
         change = await work(connection)
-        if change.before != change.after:
-            await _append_event(connection, mutation, change)
         if mutation.request_id is not None:
             answer = mutation.answer(change.result)
             await audit.finish_request(connection, _caller(mutation), mutation.request_id, answer)
-        return change.result
+        revision = await changes.take_revision(connection)
+        event = None
+        if change.before != change.after:
+            event = await _append_event(connection, mutation, change, revision)
+        return change, revision, event
 
     try:
-        return await database.transaction(attempt)
+        change, revision, event = await database.transaction(attempt)
     except _Validated as validated:
         return cast("R", validated.result)
+    except Replayed:
+        # The first call may still be waiting, or whoever made it has not.
+        await mutation.settle(await changes.current_revision(database), None, wait=True)
+        raise
+    # What was not there before is in no cache. What was already as it should be may have just become so.
+    is_creation = change.before is None and change.after is not None
+    await mutation.settle(revision, event, wait=not is_creation)
+    return change.result
 
 
 async def refuse_repetition(database: Database, mutation: Mutation[R]) -> None:
@@ -94,7 +116,11 @@ async def refuse_repetition(database: Database, mutation: Mutation[R]) -> None:
     async with database.connection() as connection:
         known = await audit.get_request(connection, _caller(mutation), mutation.request_id)
     if known is not None:
-        _answer_repetition(mutation, *known)
+        try:
+            _answer_repetition(mutation, *known)
+        except Replayed:
+            await mutation.settle(await changes.current_revision(database), None, wait=True)
+            raise
 
 
 def check_etag(wanted: str, current: str) -> None:
@@ -119,13 +145,12 @@ def _answer_repetition(mutation: Mutation[R], fingerprint: bytes, answer: bytes 
     raise Replayed(answer)
 
 
-async def _append_event(connection: Connection, mutation: Mutation[R], change: Change[R]) -> None:
+async def _append_event(connection: Connection, mutation: Mutation[R], change: Change[R], revision: int) -> Place:
     product, tenant = _chain(change.target)
-    sequence, previous = await audit.head(connection, product, tenant)
-    event = Event(
-        product=product,
-        tenant=tenant,
-        sequence=sequence + 1,
+    return await events.append(
+        connection,
+        product,
+        tenant,
         time=mutation.caller.now,
         verb=mutation.verb,
         target=str(change.target),
@@ -134,8 +159,8 @@ async def _append_event(connection: Connection, mutation: Mutation[R], change: C
         request_id=str(mutation.request_id) if mutation.request_id else "",
         before=change.before,
         after=change.after,
+        revision=revision,
     )
-    await audit.append(connection, event, event.hash_after(previous))
 
 
 def _chain(target: ProductName | TenantName | PrincipalName | ApiKeyName) -> tuple[str, str]:

@@ -1,29 +1,30 @@
-"""What is removed once its time is over: deleted tenants, ended keys, answers kept for repetitions.
+"""What is removed once its time is over: deleted tenants, ended keys, answers kept for repetitions, changes.
 
 In transactions of bounded size, in no hurry, and harmless where several servers do it at once.
 """
 
 from datetime import datetime, timedelta
 
-from gatekey_server.commands import lookup
+from gatekey_server.commands import events, lookup
 from gatekey_server.domain import builtin
-from gatekey_server.domain.audit import Description, Event, describe
+from gatekey_server.domain.audit import Description, describe
 from gatekey_server.domain.entities import Tenant
 from gatekey_server.domain.errors import FailedPrecondition, NotFound
 from gatekey_server.domain.names import ApiKeyName, parse_key_id
 from gatekey_server.domain.specs import Lifetime
-from gatekey_server.store import api_keys, audit, principals, tenants
+from gatekey_server.store import api_keys, audit, changes, principals, tenants
 from gatekey_server.store.database import Connection, Database
 
 BATCH = 500
 
 
 async def remove_what_is_over(database: Database, key_retention: timedelta, now: datetime) -> dict[str, int]:
-    """Do one round; answers how many tenants, keys and kept answers were removed."""
+    """Do one round; answers how much of what was removed."""
     return {
         "tenants": await _purge_tenants(database, now),
         "api_keys": await _purge_keys(database, key_retention, now),
         "requests": await _purge_requests(database),
+        "changes": await changes.purge(database),
     }
 
 
@@ -40,8 +41,8 @@ async def _finish_tenant(database: Database, tenant: Tenant, now: datetime) -> N
     async def work(connection: Connection) -> None:
         if await tenants.lock(connection, tenant.name) is None:
             return
-        await _append(connection, tenant, "PurgeTenant", str(tenant.name), describe(tenant), now)
         await tenants.purge(connection, tenant)
+        await _append(connection, tenant, "PurgeTenant", str(tenant.name), describe(tenant), now)
 
     await database.transaction(work)
 
@@ -98,19 +99,15 @@ async def _purge_requests(database: Database) -> int:
 async def _append(
     connection: Connection, tenant: Tenant, verb: str, target: str, before: Description | None, now: datetime
 ) -> None:
-    product, tenant_id = tenant.name.product, tenant.name.tenant
-    sequence, previous = await audit.head(connection, product, tenant_id)
-    event = Event(
-        product=product,
-        tenant=tenant_id,
-        sequence=sequence + 1,
+    await events.append(
+        connection,
+        tenant.name.product,
+        tenant.name.tenant,
         time=now,
         verb=verb,
         target=target,
         caller=str(builtin.PRODUCT),
-        actor="",
-        request_id="",
         before=before,
         after=None,
+        revision=await changes.take_revision(connection),
     )
-    await audit.append(connection, event, event.hash_after(previous))

@@ -40,6 +40,9 @@ class UsageRecorder:
             return
         self._pending[fact.uid] = now
         if not fact.was_used and fact.uid not in self._first_uses:
+            # The fact may be told for a long time what it was told at first.
+            if len(self._first_uses) >= MAX_PENDING:
+                self._first_uses.clear()
             self._first_uses.add(fact.uid)
             self._wake.set()
 
@@ -50,7 +53,7 @@ class UsageRecorder:
                 async with asyncio.timeout(self._interval_s):
                     await self._wake.wait()
             except TimeoutError:
-                self._first_uses.clear()
+                pass
             self._wake.clear()
             await self.flush()
 

@@ -37,10 +37,12 @@ class Event:
     request_id: str
     before: Description | None
     after: Description | None
+    revision: int | None = None
+    """The revision of the change; None for events that were written before there were revisions."""
 
     def hash_after(self, previous: bytes) -> bytes:
         """The event's hash, given its predecessor's."""
-        content = {
+        content: dict[str, Any] = {
             "product": self.product,
             "tenant": self.tenant,
             "sequence": self.sequence,
@@ -53,6 +55,8 @@ class Event:
             "before": self.before,
             "after": self.after,
         }
+        if self.revision is not None:
+            content["revision"] = self.revision
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(previous + text.encode()).digest()
 

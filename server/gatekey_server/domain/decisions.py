@@ -134,6 +134,8 @@ class Fact:
     """The earlier of the key's and the secret's; with time zone."""
     uid: tuple[int, uuid.UUID] = (0, uuid.UUID(int=0))
     """The database's own ids of the tenant and the key; no decision depends on them."""
+    principal_uid: int | None = None
+    """The database's own id of the owner; no decision depends on it."""
     was_used: bool = True
     """Whether a use of the key was written down before."""
 

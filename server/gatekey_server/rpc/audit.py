@@ -57,6 +57,10 @@ def _write(stored: StoredEvent) -> pb.AuditEvent:
         request_id=event.request_id,
         hash=stored.hash,
     )
+    if event.revision is not None:
+        message.revision = event.revision
+    if stored.receipt_wait is not None:
+        message.receipt_wait.FromTimedelta(stored.receipt_wait)
     if event.before is not None:
         message.before.update(event.before)
     if event.after is not None:

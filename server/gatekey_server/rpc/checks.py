@@ -29,11 +29,10 @@ class CheckServicer:
             question = _read(request)
         except InvalidRequest:
             # To whoever has no valid token, a bad request tells nothing.
-            callers.identify(await self._facts.get(token.digests), token.digests, self._clock())
+            callers.identify((await self._facts.get(token.digests)).facts[0], self._clock())
             raise
-        digests = self._keyring.digests(request.key)
-        now = self._clock()
-        result = await checks.check(self._facts, token.digests, digests, question, now)
+        key, now = self._keyring.digests(request.key), self._clock()
+        result = await checks.check(self._facts, token.digests, key, question, now, request.min_revision)
         self._usage.record(result.caller, now)
         if result.fact is not None and result.decision.allowed:
             self._usage.record(result.fact, now)
@@ -43,6 +42,8 @@ class CheckServicer:
 def _read(request: pb.CheckRequest) -> Request:
     if not request.key:
         raise InvalidRequest.at("key", "KEY_REQUIRED", "a key is required")
+    if request.min_revision < 0:
+        raise InvalidRequest.at("min_revision", "REVISION_INVALID", "a revision is not negative")
     return Request(
         parse_path(request.resource, "resource"),
         parse_action(request.action, "action"),
@@ -57,6 +58,7 @@ def _write(result: checks.CheckResult) -> pb.CheckResponse:
         allowed=decision.allowed,
         reason=REASON.write(decision.reason),
         message=decision.message(fact.policy.tenant_noun if fact else "tenant"),
+        revision=result.revision,
     )
     if decision.missing:
         response.missing_permissions.add(resource=decision.missing.resource, action=decision.missing.action)

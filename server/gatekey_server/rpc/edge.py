@@ -8,8 +8,8 @@ of them sees a request whose caller is not known.
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import grpc
@@ -22,18 +22,23 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
+from gatekey_server.commands.events import Place
 from gatekey_server.commands.mutations import Mutation, Replayed
+from gatekey_server.commands.receipts import ReceiptBook
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unauthenticated, Unavailable
 from gatekey_server.domain.names import PrincipalName, parse_principal_name
-from gatekey_server.domain.secrets import Digest, Keyring
-from gatekey_server.freshness.facts import FactSource
+from gatekey_server.domain.secrets import Keyring
+from gatekey_server.freshness.facts import FactSource, Secret
 from gatekey_server.rpc import errors, tls
 from gatekey_server.rpc.tls import CertificateCallers
 
 MAX_REQUEST_BYTES = 1 << 20
 # Beyond this the transport refuses a message before it is read, with a status but without details.
 MAX_TRANSPORT_BYTES = 4 << 20
+
+REVISION_KEY = "gatekey-revision"
+RECEIPT_WAIT_KEY = "gatekey-receipt-wait-ms"
 
 _SCHEME = "bearer "
 _ACTOR = "gatekey-actor"
@@ -63,7 +68,7 @@ class Malformed:
 class Token:
     """A service token, not yet looked up: as it was presented, hashed, or the one that a certificate stands for."""
 
-    digests: tuple[Digest, ...]
+    digests: Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,9 @@ class Call:
     method: MethodDescriptor
     actors: tuple[str, ...]
     """The values of the metadata `gatekey-actor`."""
+    book: ReceiptBook
+    trailers: list[tuple[str, str]] = field(default_factory=list)
+    """The metadata that goes back with the answer."""
 
     def mutation(self, request: Message, answer: Callable[[R], Message]) -> Mutation[R]:
         """What the request says about how to carry it out; `answer` writes what repetitions are answered.
@@ -89,7 +97,14 @@ class Call:
             request_id=_read_request_id(wish.request_id),
             fingerprint=self._fingerprint(request),
             answer=lambda result: answer(result).SerializeToString(),
+            settle=self._settle,
         )
+
+    async def _settle(self, revision: int, event: Place | None, *, wait: bool) -> None:
+        self.trailers.append((REVISION_KEY, str(revision)))
+        if wait:
+            waited = await self.book.settle(revision, event)
+            self.trailers.append((RECEIPT_WAIT_KEY, str(round(waited / timedelta(milliseconds=1)))))
 
     def _actor(self) -> PrincipalName | None:
         if not self.actors:
@@ -129,12 +144,14 @@ class Edge:
         clock: Clock,
         certificate_callers: CertificateCallers,
         usage: UsageRecorder,
+        book: ReceiptBook,
     ) -> None:
         self._facts = facts
         self._keyring = keyring
         self._clock = clock
         self._certificate_callers = certificate_callers
         self._usage = usage
+        self._book = book
 
     def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
         """Serve all methods of a service; each gets the request and the `Call`."""
@@ -186,11 +203,11 @@ class Edge:
 
     async def _call(self, method: MethodDescriptor, context: Context) -> Call:
         token = await self._token(method, context)
-        facts = await self._facts.get(token.digests)
-        caller = callers.identify(facts, token.digests, self._clock())
+        known = await self._facts.get(token.digests)
+        caller = callers.identify(known.facts[0], self._clock())
         self._usage.record(caller.fact, caller.now)
         actors = tuple(str(value) for key, value in context.invocation_metadata() or () if key == _ACTOR)
-        return Call(caller, method, actors)
+        return Call(caller, method, actors, self._book)
 
 
 def _handler(
@@ -204,9 +221,13 @@ def _handler(
             identity = await identify(descriptor, context)
             if isinstance(request, Malformed):
                 raise request.error
-            return await method(request, identity)
-        except Replayed as replayed:
-            return answer_class.FromString(replayed.answer)
+            try:
+                return await method(request, identity)
+            except Replayed as replayed:
+                return answer_class.FromString(replayed.answer)
+            finally:
+                if isinstance(identity, Call) and identity.trailers:
+                    context.set_trailing_metadata(tuple(identity.trailers))
         except GatekeyError as error:
             if isinstance(error, Unavailable):
                 _log.warning("rpc.unavailable", method=name, reason=error.reason, cause=repr(error.__cause__))

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gatekey_server.commands.receipts import ReceiptBook
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource
@@ -69,8 +70,11 @@ class Parts:
     keyring: Keyring
     clock: Clock
     usage: UsageRecorder
+    book: ReceiptBook
     tenant_retention: timedelta
     tls: ServerTls | None
+    shares_port: bool = False
+    """Whether other processes serve on the same port."""
 
 
 def build_server(parts: Parts) -> Server:
@@ -78,8 +82,8 @@ def build_server(parts: Parts) -> Server:
     database, facts, keyring, clock, tls = parts.database, parts.facts, parts.keyring, parts.clock, parts.tls
     server = grpc.aio.server(
         options=[
-            # Two servers on one port would each get half of the requests.
-            ("grpc.so_reuseport", 0),
+            # Two servers that know nothing of each other would each get half of the requests.
+            ("grpc.so_reuseport", int(parts.shares_port)),
             ("grpc.max_receive_message_length", MAX_TRANSPORT_BYTES),
             ("grpc.max_metadata_size", 16 << 10),
             ("grpc.keepalive_time_ms", 60_000),
@@ -87,7 +91,7 @@ def build_server(parts: Parts) -> Server:
             *((("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if tls else ()),
         ]
     )
-    edge = Edge(facts, keyring, clock, tls.callers if tls else {}, parts.usage)
+    edge = Edge(facts, keyring, clock, tls.callers if tls else {}, parts.usage, parts.book)
     edge.register_unidentified(
         server, SERVICES["gatekey.v1.CheckService"], CheckServicer(facts, keyring, clock, parts.usage)
     )

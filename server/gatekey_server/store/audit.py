@@ -2,9 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -20,6 +20,8 @@ class StoredEvent:
 
     event: Event
     hash: bytes
+    receipt_wait: timedelta | None
+    """How long the caller waited until it was known everywhere; None where nobody waited, or it was not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ async def append(connection: Connection, event: Event, hash_: bytes) -> None:
         request_id=event.request_id,
         before=_write(event.before),
         after=_write(event.after),
+        revision=event.revision,
         hash=hash_,
     )
 
@@ -81,6 +84,17 @@ async def begin_request(connection: Connection, caller: str, request_id: uuid.UU
     """Claim a request id; False where it was claimed before. Waits for a call with the same id to end."""
     row = await queries.request_begin(connection, caller=caller, request_id=request_id, fingerprint=fingerprint)
     return row is not None
+
+
+async def add_receipts(connection: Connection, waits: Mapping[tuple[str, str, int], timedelta]) -> None:
+    """Note how long the callers of mutations waited, by product, tenant and sequence number of the event."""
+    await queries.receipts_insert(
+        connection,
+        product_ids=[product for product, _, _ in waits],
+        tenant_ids=[tenant for _, tenant, _ in waits],
+        sequences=[sequence for _, _, sequence in waits],
+        waits_ms=[round(wait / timedelta(milliseconds=1)) for wait in waits.values()],
+    )
 
 
 async def get_request(connection: Connection, caller: str, request_id: uuid.UUID) -> tuple[bytes, bytes | None] | None:
@@ -117,6 +131,8 @@ def _to_event(row: asyncpg.Record) -> StoredEvent:
             request_id=row["request_id"],
             before=json.loads(row["before"]) if row["before"] else None,
             after=json.loads(row["after"]) if row["after"] else None,
+            revision=row["revision"],
         ),
         row["hash"],
+        None if row["wait_ms"] is None else timedelta(milliseconds=row["wait_ms"]),
     )

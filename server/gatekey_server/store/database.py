@@ -44,7 +44,8 @@ class Database:
     Every method raises `Unavailable` (`DATABASE_UNAVAILABLE`) where the database cannot answer in time.
     """
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", acquire_timeout_s: float) -> None:
+    def __init__(self, dsn: str, pool: "asyncpg.Pool[asyncpg.Record]", acquire_timeout_s: float) -> None:
+        self.dsn = dsn
         self._pool = pool
         self._acquire_timeout_s = acquire_timeout_s
 
@@ -76,7 +77,7 @@ class Database:
                 await pool
                 await pool.fetchval("select 1")
         try:
-            yield cls(pool, acquire_timeout_s)
+            yield cls(dsn, pool, acquire_timeout_s)
         finally:
             try:
                 async with asyncio.timeout(statement_timeout_s):
@@ -114,6 +115,10 @@ class Database:
                 return rows
 
         return await _tried_again(attempt)
+
+    async def expire_connections(self) -> None:
+        """Make new connections from now on: the old ones may lead to what is no longer the primary."""
+        await self._pool.expire_connections()
 
     @asynccontextmanager
     async def _borrow(self) -> AsyncIterator[Connection]:

@@ -1,6 +1,8 @@
 """The facts behind secrets."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -18,11 +20,25 @@ _FACTS_SQL: str = queries.facts_by_digest.sql
 _DIGESTS_SQL: str = queries.digests_by_key.sql
 
 
-async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> dict[Digest, Fact]:
-    """Read the facts behind digests in one round trip; digests of no secret are left out."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Facts, and the revision that they are as of."""
+
+    revision: int
+    facts: Mapping[Digest, Fact]
+    """By digest; a digest of no secret is left out."""
+
+
+async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
+    """Read the facts behind digests in one round trip."""
     known = specs.known()
     rows = await database.fetch(_FACTS_SQL, list(known), digests)
-    return {row["digest"]: _to_fact(row, specs.policy(known, row["spec_digest"], row["spec"])) for row in rows}
+    facts = {
+        Digest(row["digest"]): _to_fact(row, specs.policy(known, row["spec_digest"], row["spec"]))
+        for row in rows
+        if row["digest"] is not None
+    }
+    return Loaded(rows[0]["revision"], facts)
 
 
 async def digests(database: Database, key: ApiKeyName) -> tuple[Digest, ...]:
@@ -35,10 +51,12 @@ async def digests(database: Database, key: ApiKeyName) -> tuple[Digest, ...]:
 
 
 def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
-    owner = Owner(PrincipalKind(row["owner_kind"]), row["owner_id"], row["owner_role"]) if row["owner_kind"] else None
+    role = sys.intern(row["owner_role"]) if row["owner_role"] else None
+    owner = Owner(PrincipalKind(row["owner_kind"]), row["owner_id"], role) if row["owner_kind"] else None
     return Fact(
         policy=policy,
-        tenant=row["tenant_id"],
+        # One text for all facts that share it.
+        tenant=sys.intern(row["tenant_id"]),
         tenant_suspended=row["suspend_time"] is not None,
         tenant_deleted=row["delete_time"] is not None,
         key_id=format_key_id(row["key_uid"]),
@@ -49,6 +67,7 @@ def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
         key_revoked=row["revoke_time"] is not None,
         key_disabled=row["disable_time"] is not None,
         uid=(row["tenant_uid"], row["key_uid"]),
+        principal_uid=row["principal_uid"],
         was_used=row["was_used"],
         expire_time=min(filter(None, (row["expire_time"], row["secret_expire_time"])), default=None),
     )

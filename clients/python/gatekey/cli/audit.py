@@ -139,6 +139,7 @@ def _to_event(message: pb.AuditEvent) -> Event:
         request_id=message.request_id,
         before=_plain(json_format.MessageToDict(message.before)) if message.HasField("before") else None,
         after=_plain(json_format.MessageToDict(message.after)) if message.HasField("after") else None,
+        revision=message.revision if message.HasField("revision") else None,
     )
 
 

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -37,6 +38,8 @@ class AuditEvent(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    RECEIPT_WAIT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The product or the tenant that it belongs to: `products/{product}` or
     `products/{product}/tenants/{tenant}`. Each has a chain of events of its own.
@@ -57,6 +60,8 @@ class AuditEvent(_message.Message):
     """SHA-256 of the predecessor's hash (32 zero bytes for the first) and of the event as JSON; see
     `docs/audit.md`.
     """
+    revision: _builtins.int
+    """The revision of the change. Absent in events that were written before there were revisions."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -68,6 +73,12 @@ class AuditEvent(_message.Message):
     @_builtins.property
     def after(self) -> _struct_pb2.Struct:
         """What the target was afterwards; absent if it was gone. No secrets."""
+
+    @_builtins.property
+    def receipt_wait(self) -> _duration_pb2.Duration:
+        """How long the call waited until no process could answer from older facts. Written within seconds
+        of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
+        """
 
     def __init__(
         self,
@@ -83,12 +94,16 @@ class AuditEvent(_message.Message):
         before: _struct_pb2.Struct | None = ...,
         after: _struct_pb2.Struct | None = ...,
         hash: _builtins.bytes = ...,
+        revision: _builtins.int | None = ...,
+        receipt_wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "event_time", b"event_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "after", b"after", "before", b"before", "event_time", b"event_time", "receipt_wait", b"receipt_wait", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "after", b"after", "before", b"before", "caller", b"caller", "event_time", b"event_time", "hash", b"hash", "parent", b"parent", "request_id", b"request_id", "sequence", b"sequence", "target", b"target", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "actor", b"actor", "after", b"after", "before", b"before", "caller", b"caller", "event_time", b"event_time", "hash", b"hash", "parent", b"parent", "receipt_wait", b"receipt_wait", "request_id", b"request_id", "revision", b"revision", "sequence", b"sequence", "target", b"target", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
 
 Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
 

@@ -32,6 +32,7 @@ class CheckRequest(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     PRODUCT_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Required. The secret as it was presented, without header or scheme. A string that cannot be a
     secret is answered `REASON_KEY_UNKNOWN`.
@@ -52,6 +53,12 @@ class CheckRequest(_message.Message):
     To be set by every caller whose token lets it check several products: their resources may have
     the same names. Present and empty is an error.
     """
+    min_revision: _builtins.int
+    """The decision is to be right as of this revision or a later one: the one that a mutation answered
+    in its metadata, or a check. Without it, the decision is no older than any mutation that had
+    returned before the check began, which is enough unless the mutation has not returned yet. A
+    revision that the database has not reached is answered `UNAVAILABLE` (`REVISION_NOT_REACHED`).
+    """
     def __init__(
         self,
         *,
@@ -60,10 +67,11 @@ class CheckRequest(_message.Message):
         action: _builtins.str = ...,
         tenant: _builtins.str | None = ...,
         product: _builtins.str | None = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_product", b"_product", "_tenant", b"_tenant", "product", b"product", "tenant", b"tenant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product", b"_product", "_tenant", b"_tenant", "action", b"action", "key", b"key", "product", b"product", "resource", b"resource", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product", b"_product", "_tenant", b"_tenant", "action", b"action", "key", b"key", "min_revision", b"min_revision", "product", b"product", "resource", b"resource", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__product: _TypeAlias = _typing.Literal["product"]  # noqa: Y015
     _WhichOneofArgType__product: _TypeAlias = _typing.Literal["_product", b"_product"]  # noqa: Y015
@@ -156,6 +164,7 @@ class CheckResponse(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     allowed: _builtins.bool
     """Whether the action is allowed. Nothing else in this message may be read as permission."""
     reason: Global___CheckResponse.Reason.ValueType
@@ -174,6 +183,8 @@ class CheckResponse(_message.Message):
     """The resource name of the key."""
     kind: _types_pb2.KeyKind.ValueType
     """The kind of the key."""
+    revision: _builtins.int
+    """The decision is right as of this revision, and maybe of later ones."""
     @_builtins.property
     def missing_permissions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Permission]:
         """What would have had to be granted; set for `REASON_KEY_PERMISSION_MISSING` and
@@ -198,10 +209,11 @@ class CheckResponse(_message.Message):
         api_key: _builtins.str = ...,
         kind: _types_pb2.KeyKind.ValueType = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "api_key", b"api_key", "expire_time", b"expire_time", "kind", b"kind", "message", b"message", "missing_permissions", b"missing_permissions", "principal", b"principal", "product", b"product", "reason", b"reason", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "api_key", b"api_key", "expire_time", b"expire_time", "kind", b"kind", "message", b"message", "missing_permissions", b"missing_permissions", "principal", b"principal", "product", b"product", "reason", b"reason", "revision", b"revision", "role", b"role", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,20 +6,21 @@ where product_id = :product_id and tenant_id = :tenant_id
 order by sequence desc
 limit 1;
 
--- name: audit_insert(product_id, tenant_id, sequence, event_time, verb, target, caller, actor, request_id, before, after, hash)!
+-- name: audit_insert(product_id, tenant_id, sequence, event_time, verb, target, caller, actor, request_id, before, after, revision, hash)!
 -- One event, in the transaction of what it tells.
 insert into audit_event
-    (product_id, tenant_id, sequence, event_time, verb, target, caller, actor, request_id, before, after, hash)
+    (product_id, tenant_id, sequence, event_time, verb, target, caller, actor, request_id, before, after, revision, hash)
 values
     (:product_id, :tenant_id, :sequence, :event_time, :verb, :target, :caller, :actor, :request_id, :before, :after,
-    :hash);
+    :revision, :hash);
 
 -- name: audit_list(product_id, tenant_id, since, until, target, actor, verb, after, limit)
 -- One page of a chain, in its order. Empty filters let everything through.
 select
     product_id, tenant_id, sequence, event_time, verb, target, caller, actor, request_id, before::text as before,
-    after::text as after, hash
+    after::text as after, revision, hash, audit_receipt.wait_ms
 from audit_event
+left join audit_receipt using (product_id, tenant_id, sequence)
 where product_id = :product_id
     and tenant_id = :tenant_id
     and sequence > :after
@@ -30,6 +31,14 @@ where product_id = :product_id
     and (:verb = '' or verb = :verb)
 order by sequence
 limit :limit;
+
+-- name: receipts_insert(product_ids, tenant_ids, sequences, waits_ms)!
+-- One batch of waits; what is written twice was written before.
+insert into audit_receipt (product_id, tenant_id, sequence, wait_ms)
+select product_id, tenant_id, sequence, wait_ms
+from unnest(:product_ids::text[], :tenant_ids::text[], :sequences::bigint[], :waits_ms::bigint[])
+    as receipt (product_id, tenant_id, sequence, wait_ms)
+on conflict do nothing;
 
 -- name: request_begin(caller, request_id, fingerprint)^
 -- Claims a request id; waits for another call with the same id, and answers nothing where it was

@@ -1,22 +1,26 @@
 -- name: facts_by_digest(known_specs, digests)
--- All that decisions about these secrets depend on, in one round trip. The spec is sent only where
+-- All that decisions about these secrets depend on, and the revision that it is as of: one statement
+-- sees one snapshot. One row without a digest where no secret is found. The spec is sent only where
 -- the server has not compiled it yet.
 select
+    revision.current as revision,
     secret.digest, secret.expire_time as secret_expire_time,
     api_key.key_uid, api_key.kind, api_key.mode, api_key.grants::text as grants,
     api_key.expire_time, api_key.disable_time, api_key.revoke_time,
     tenant.tenant_id, tenant.suspend_time, tenant.delete_time,
     principal.kind as owner_kind, principal.principal_id as owner_id, principal.role as owner_role,
-    secret.tenant_uid, key_usage.last_use_time is not null as was_used, product.spec_digest,
+    secret.tenant_uid, api_key.principal_uid, key_usage.last_use_time is not null as was_used, product.spec_digest,
     case when product.spec_digest = any(:known_specs) then null else product.spec::text end as spec
-from secret
-join api_key using (tenant_uid, key_uid)
-join tenant using (tenant_uid)
-join product using (product_id)
-left join principal
-    on principal.tenant_uid = api_key.tenant_uid and principal.principal_uid = api_key.principal_uid
-left join key_usage on key_usage.tenant_uid = secret.tenant_uid and key_usage.key_uid = secret.key_uid
-where secret.digest = any(:digests);
+from revision
+left join (
+    secret
+    join api_key on api_key.tenant_uid = secret.tenant_uid and api_key.key_uid = secret.key_uid
+    join tenant on tenant.tenant_uid = secret.tenant_uid
+    join product on product.product_id = tenant.product_id
+    left join principal
+        on principal.tenant_uid = api_key.tenant_uid and principal.principal_uid = api_key.principal_uid
+    left join key_usage on key_usage.tenant_uid = secret.tenant_uid and key_usage.key_uid = secret.key_uid
+) on secret.digest = any(:digests);
 
 -- name: digests_by_key(product_id, tenant_id, key_uid)
 -- For a holder who presents no secret: those of a key, by which its facts are found. The one that lives longest first.

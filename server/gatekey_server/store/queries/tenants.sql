@@ -72,9 +72,14 @@ where product_id = :product_id and delete_time is null;
 select count(*) from tenant where product_id = :product_id;
 
 -- name: tenant_purge_keys(tenant_uid, limit)$
--- Removes one batch of a deleted tenant's keys, secrets with them. Answers how many.
+-- Removes one batch of a deleted tenant's keys, secrets with them, and not by the foreign key, which
+-- would do it key by key. Answers how many.
 with batch as (
     select tenant_uid, key_uid from api_key where tenant_uid = :tenant_uid order by key_uid limit :limit
+),
+secrets as (
+    delete from secret using batch
+    where secret.tenant_uid = batch.tenant_uid and secret.key_uid = batch.key_uid
 ),
 gone as (
     delete from api_key using batch

@@ -1,0 +1,57 @@
+"""The end of a mutation: it is known everywhere, and how long that took is written down."""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from gatekey_server.commands.events import Place
+from gatekey_server.domain.errors import GatekeyError
+from gatekey_server.freshness.receipts import Receipts
+from gatekey_server.store import audit
+from gatekey_server.store.database import Connection, Database
+
+_FLUSH_INTERVAL_S = 1.0
+_MAX_PENDING = 100_000
+
+_log = structlog.get_logger()
+
+
+class ReceiptBook:
+    """Waits for receipts, and adds the waits to the audit log: later and in batches, for nobody waits for that.
+
+    A process that dies loses the waits of the last second.
+    """
+
+    def __init__(self, database: Database, receipts: Receipts) -> None:
+        self._database = database
+        self._receipts = receipts
+        self._pending: dict[Place, timedelta] = {}
+
+    async def settle(self, revision: int, event: Place | None) -> timedelta:
+        """Return once no process can answer from facts older than a committed revision; answers after how long."""
+        waited = timedelta(seconds=await self._receipts.wait(revision))
+        if event is not None and len(self._pending) < _MAX_PENDING:
+            self._pending[event] = waited
+        return waited
+
+    async def run(self) -> None:
+        """Write down waits until cancelled."""
+        while True:
+            await asyncio.sleep(_FLUSH_INTERVAL_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write down what is remembered; what cannot be written now is kept for the next time."""
+        waits, self._pending = self._pending, {}
+        if not waits:
+            return
+
+        async def write(connection: Connection) -> None:
+            await audit.add_receipts(connection, waits)
+
+        try:
+            await self._database.transaction(write)
+        except GatekeyError as error:
+            _log.warning("receipts.kept_back", waits=len(waits), reason=error.reason)
+            self._pending = waits | self._pending

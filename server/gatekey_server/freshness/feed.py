@@ -1,0 +1,125 @@
+"""What this process learns of changes, and the lease that it holds for having learned it."""
+
+import asyncio
+import random
+import uuid
+
+import structlog
+
+from gatekey_server.domain.errors import Unavailable
+from gatekey_server.freshness import clock
+from gatekey_server.freshness.history import History
+from gatekey_server.freshness.lease import LEASE_S, SURELY_OVER_S, Lease
+from gatekey_server.store import changes
+from gatekey_server.store.changes import FeedLink, Process
+from gatekey_server.store.database import Database
+
+POLL_INTERVAL_S = LEASE_S / 4
+POLL_TIMEOUT_S = LEASE_S / 2
+_FIRST_BACKOFF_S = 0.05
+_MAX_BACKOFF_S = 1.0
+
+_log = structlog.get_logger()
+
+
+class Feed:
+    """Polls the database for changes, applies them, and renews the lease.
+
+    A notification makes it poll at once; without any, it polls every `POLL_INTERVAL_S`.
+    """
+
+    def __init__(self, database: Database, history: History, lease: Lease) -> None:
+        self._database = database
+        self._history = history
+        self._lease = lease
+        self._link: FeedLink | None = None
+        self._applied = asyncio.Condition()
+        self._others: dict[uuid.UUID, tuple[Process, float]] = {}
+        self.process = uuid.uuid4()
+        """Under which mutations know this process."""
+        self.polled_at = float("-inf")
+        """When the newest poll that succeeded was sent, by `clock`."""
+        self.connections = 0
+        """How often a connection was made."""
+
+    async def run(self) -> None:
+        """Keep up with the database until cancelled; never gives up."""
+        backoff = _FIRST_BACKOFF_S
+        while True:
+            try:
+                async with FeedLink.open(self._database, self.process, POLL_TIMEOUT_S) as link:
+                    self._link, self.connections = link, self.connections + 1
+                    await self._follow(link)
+            except Unavailable as error:
+                if self.polled_at > clock.now() - LEASE_S:
+                    backoff = _FIRST_BACKOFF_S
+                _log.warning("feed.interrupted", reason=error.reason, cause=repr(error.__cause__))
+            finally:
+                self._link = None
+            # Apart from each other, so that processes do not all come at once to a database that is back.
+            await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311
+            backoff = min(backoff * 2, _MAX_BACKOFF_S)
+
+    async def leave(self) -> None:
+        """Let mutations no longer wait for this process; nothing is answered from its cache afterwards."""
+        self._lease.give_up()
+        await changes.unregister(self._database, self.process)
+
+    def wake(self) -> None:
+        """Poll now: something has changed."""
+        if self._link is not None:
+            self._link.wake()
+
+    async def wait_until_applied(self, revision: int) -> None:
+        """Wait until this process can no longer answer from facts that are older than a revision."""
+        async with self._applied:
+            await self._applied.wait_for(lambda: self._history.applied.revision >= revision)
+
+    async def _follow(self, link: FeedLink) -> None:
+        registered_at = None
+        looked_around_at = clock.now()
+        while True:
+            asked_at = clock.now()
+            poll = await link.poll(self._history.applied)
+            if not poll.registered:
+                # Mutations do not wait for this process: it was given up for dead, or is new.
+                if registered_at is not None:
+                    _log.warning("feed.given_up_for_dead", process=str(self.process))
+                registered_at = asked_at
+                self._lease.give_up()
+                await link.register(self._history.applied.revision)
+                continue
+            before = self._history.applied
+            if not self._history.apply(poll):
+                _log.info("feed.started_anew", revision=poll.head.revision, before=before.revision)
+                await self._database.expire_connections()
+            self._lease.renew(asked_at)
+            self.polled_at = asked_at
+            async with self._applied:
+                self._applied.notify_all()
+            if poll.head != before:
+                # The next poll tells the waiting mutations that this one was applied.
+                continue
+            if asked_at - looked_around_at > LEASE_S:
+                looked_around_at = asked_at
+                await self._remove_the_dead(link)
+            await link.wait(POLL_INTERVAL_S)
+
+    async def _remove_the_dead(self, link: FeedLink) -> None:
+        """Remove processes whose leases are over, so that mutations no longer wait for them.
+
+        Whether they are is seen by this process's clock alone: they have not polled for as long as a lease lasts.
+        """
+        found = await link.processes()
+        seen_at = clock.now()
+        others = {}
+        for process in found:
+            before, since = self._others.get(process.uid, (process, seen_at))
+            if before.polls != process.polls:
+                since = seen_at
+            elif seen_at - since > SURELY_OVER_S and process.uid != self.process:
+                await link.remove(process)
+                _log.warning("feed.removed_dead_process", process=str(process.uid))
+                continue
+            others[process.uid] = (process, since)
+        self._others = others

@@ -1,0 +1,113 @@
+"""What has changed, as far as this process has applied it, and whether an entry still holds."""
+
+import uuid
+from collections.abc import Hashable
+from typing import TypeVar
+
+from gatekey_server.domain.secrets import Digest
+from gatekey_server.freshness.cache import Entry
+from gatekey_server.store.changes import NOWHERE, Change, Poll
+
+K = TypeVar("K", bound=Hashable)
+
+MAX_SCOPES = 100_000
+"""How many changed scopes are remembered one by one."""
+
+
+class _LastChanges(dict[K, int]):
+    """The revision at which each scope changed last, in the order of the revisions."""
+
+    def note(self, scope: K, revision: int) -> None:
+        self.pop(scope, None)
+        self[scope] = revision
+
+    def forget_half(self) -> int:
+        """Forget the older half; answers the revision at or before which all of these changed."""
+        kept = list(self.items())[len(self) // 2 :]
+        self.clear()
+        self.update(kept)
+        return kept[0][1]
+
+
+class History:
+    """The revision at which each scope changed last.
+
+    An entry that was verified at a revision holds if none of its scopes changed after that. A use
+    verifies it anew, so that what is in use never depends on how far back the history goes.
+    """
+
+    def __init__(self) -> None:
+        self.applied = NOWHERE
+        self.resets = 0
+        """How often the history broke off, and everything known had to be dropped."""
+        self._floor = 0
+        self._unknown_floor = 0
+        self._keys = _LastChanges[uuid.UUID]()
+        self._principals = _LastChanges[int]()
+        self._tenants = _LastChanges[int]()
+        self._products = _LastChanges[str]()
+        self._digests = _LastChanges[Digest]()
+
+    def apply(self, poll: Poll) -> bool:
+        """Take in what a poll found. Answers False where the history broke off: then no entry may be kept."""
+        continuous = poll.changes is not None and poll.head.revision >= self.applied.revision
+        if continuous:
+            for change in poll.changes or ():
+                self._remember(change)
+            self._forget_the_oldest()
+        else:
+            self.resets += 1
+            self._forget_all(poll.head.revision)
+        self.applied = poll.head
+        return continuous
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether what the entry says is true as of the applied revision, or of a later one."""
+        applied = self.applied.revision
+        since = entry.verified
+        if since >= applied:
+            return True
+        if since < self._floor or not self._is_unchanged(entry, since):
+            return False
+        entry.verified = applied
+        return True
+
+    def _is_unchanged(self, entry: Entry, since: int) -> bool:
+        fact = entry.fact
+        if fact is None:
+            return since >= self._unknown_floor and self._digests.get(entry.digest, 0) <= since
+        tenant_uid, key_uid = fact.uid
+        return (
+            self._keys.get(key_uid, 0) <= since
+            and (fact.principal_uid is None or self._principals.get(fact.principal_uid, 0) <= since)
+            and self._tenants.get(tenant_uid, 0) <= since
+            and self._products.get(fact.product, 0) <= since
+        )
+
+    def _remember(self, change: Change) -> None:
+        revision = change.revision
+        if change.key_uid is not None:
+            self._keys.note(change.key_uid, revision)
+            if change.digest is not None:
+                self._digests.note(change.digest, revision)
+        elif change.principal_uid is not None:
+            self._principals.note(change.principal_uid, revision)
+        else:
+            # Something with many secrets, new ones perhaps.
+            self._unknown_floor = revision
+            if change.tenant_uid is not None:
+                self._tenants.note(change.tenant_uid, revision)
+            elif change.product is not None:
+                self._products.note(change.product, revision)
+            else:
+                self._floor = revision
+
+    def _forget_the_oldest(self) -> None:
+        for scopes in (self._keys, self._principals, self._tenants, self._products, self._digests):
+            if len(scopes) > MAX_SCOPES:
+                self._floor = max(self._floor, scopes.forget_half())
+
+    def _forget_all(self, floor: int) -> None:
+        for scopes in (self._keys, self._principals, self._tenants, self._products, self._digests):
+            scopes.clear()
+        self._floor = self._unknown_floor = floor

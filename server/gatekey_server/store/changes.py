@@ -1,0 +1,204 @@
+"""What has changed since, and which processes have applied it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from gatekey_server.domain.secrets import Digest
+from gatekey_server.store.database import Connection, Database, checked_url, translated_errors
+from gatekey_server.store.queries import queries
+
+MAX_CHANGES = 10_000
+"""How many changes a process applies one by one; one that is further behind starts anew."""
+
+KEPT_REVISIONS = 10_000
+"""How many revisions' changes are kept for processes that are behind."""
+
+_CHANNEL = "gatekey_change"
+_PURGE_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A scope in which something changed at a revision. What is None widens it; all None is everything."""
+
+    revision: int
+    product: str | None
+    tenant_uid: int | None
+    principal_uid: int | None
+    key_uid: uuid.UUID | None
+    digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the database's history."""
+
+    revision: int
+    stamp: uuid.UUID
+
+
+NOWHERE = Position(-1, uuid.UUID(int=0))
+"""Where a process is that has applied nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What one poll found, as of one snapshot of the database."""
+
+    head: Position
+    registered: bool
+    """Whether the process is one that mutations wait for; if not, it must not answer from its cache."""
+    changes: Sequence[Change] | None
+    """What changed since the position that was asked from; None where that cannot be said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that may answer from its cache."""
+
+    uid: uuid.UUID
+    applied_revision: int
+    polls: int
+
+
+class FeedLink:
+    """A connection of its own to the primary, on which a process learns of changes."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", process: uuid.UUID, timeout_s: float) -> None:
+        self._connection = connection
+        self._process = process
+        self._timeout_s = timeout_s
+        self._woken = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, database: Database, process: uuid.UUID, timeout_s: float) -> AsyncIterator["FeedLink"]:
+        """Connect and listen. No statement may take longer than `timeout_s`. Raises `Unavailable`."""
+        with translated_errors():
+            async with checked_url():
+                connection = await asyncpg.connect(
+                    database.dsn,
+                    timeout=timeout_s,
+                    command_timeout=timeout_s,
+                    # Behind a pooler of connections, prepared statements need not be there the next time.
+                    statement_cache_size=0,
+                    server_settings={"application_name": "gatekey-feed", "timezone": "UTC"},
+                )
+            link = cls(connection, process, timeout_s)
+            try:
+                connection.add_termination_listener(link.wake)
+                await connection.add_listener(_CHANNEL, link.wake)
+                yield link
+            finally:
+                # At once: a peer that is gone would be waited for.
+                connection.terminate()
+
+    async def register(self, applied: int) -> None:
+        """Make the process one that mutations wait for."""
+        with translated_errors():
+            await queries.process_register(self._connection, process_uid=self._process, applied=applied)
+
+    async def poll(self, applied: Position) -> Poll:
+        """Acknowledge what was applied and ask for what has changed since."""
+        self._woken.clear()
+        with translated_errors():
+            rows = queries.changes_poll(
+                self._connection,
+                process_uid=self._process,
+                applied=applied.revision,
+                stamp=applied.stamp,
+                limit=MAX_CHANGES + 1,
+            )
+            found = [row async for row in rows]
+        return _to_poll(found)
+
+    async def processes(self) -> list[Process]:
+        """Read all processes that may answer from their caches."""
+        with translated_errors():
+            return await _processes(self._connection)
+
+    async def remove(self, process: Process) -> None:
+        """Remove a process whose lease is over, unless it has polled since it was read."""
+        with translated_errors():
+            await queries.process_remove(self._connection, process_uid=process.uid, polls=process.polls)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait for a notification, the end of the connection, or the timeout, whichever is first."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    def wake(self, *_: Any) -> None:
+        """End a wait."""
+        self._woken.set()
+
+
+async def unregister(database: Database, process: uuid.UUID) -> None:
+    """Let mutations no longer wait for a process, which answers nothing from its cache any more."""
+    async with database.connection() as connection:
+        await queries.process_unregister(connection, process_uid=process)
+
+
+async def processes(database: Database) -> list[Process]:
+    """Read all processes that may answer from their caches."""
+    async with database.connection() as connection:
+        return await _processes(connection)
+
+
+async def take_revision(connection: Connection) -> int:
+    """The revision that this transaction's changes get; the last one where it has made none.
+
+    To be called towards the end of a transaction: all others that change something wait until it is over.
+    """
+    return int(await queries.revision_take(connection))
+
+
+async def current_revision(database: Database) -> int:
+    """The revision of the last change that was committed."""
+    async with database.connection() as connection:
+        return int(await queries.revision_current(connection))
+
+
+async def purge(database: Database) -> int:
+    """Forget the changes that no process needs any more; answers how many."""
+    count = 0
+    while True:
+        async with database.connection() as connection:
+            purged = int(await queries.changes_purge(connection, keep=KEPT_REVISIONS, limit=_PURGE_BATCH))
+        count += purged
+        if purged < _PURGE_BATCH:
+            return count
+
+
+async def _processes(connection: Any) -> list[Process]:
+    return [
+        Process(row["process_uid"], row["applied_revision"], row["polls"])
+        async for row in queries.process_list(connection)
+    ]
+
+
+def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
+    first = rows[0]
+    changes = None
+    if first["continuous"] and len(rows) <= MAX_CHANGES:
+        changes = [
+            Change(
+                row["change_revision"],
+                row["product_id"],
+                row["tenant_uid"],
+                row["principal_uid"],
+                row["key_uid"],
+                Digest(row["digest"]) if row["digest"] else None,
+            )
+            for row in rows
+            if row["change_revision"] is not None
+        ]
+    return Poll(Position(first["current"], first["stamp"]), first["registered"], changes)

@@ -1,0 +1,65 @@
+-- name: process_register(process_uid, applied)!
+-- Makes a process one that mutations wait for; committed before its first lease.
+insert into process (process_uid, applied_revision) values (:process_uid, :applied);
+
+-- name: process_unregister(process_uid)!
+-- For a process that answers nothing from its cache any more.
+delete from process where process_uid = :process_uid;
+
+-- name: process_remove(process_uid, polls)!
+-- Removes a process that has not polled since it was last looked at; one that has is left alone.
+delete from process where process_uid = :process_uid and polls = :polls;
+
+-- name: process_list()
+-- Every process that may answer from its cache, and how far it is.
+select process_uid, applied_revision, polls from process;
+
+-- name: changes_poll(process_uid, applied, stamp, limit)
+-- Renews a lease: acknowledges what was applied, and answers what has changed since, as of one snapshot.
+-- A write, so that a former primary that cannot commit renews nothing. One row without a change where
+-- there is none; `continuous` is false where the change that the process applied last is not in this
+-- database's history, or no longer.
+with renewed as (
+    update process set applied_revision = :applied, polls = polls + 1
+    where process_uid = :process_uid
+    returning process_uid
+),
+known as (
+    select 1 as one from revision where current = :applied and stamp = :stamp
+    union all
+    select 1 as one from change where change.revision = :applied and change.stamp = :stamp
+    limit 1
+)
+select
+    revision.current, revision.stamp,
+    exists (select from renewed) as registered,
+    exists (select from known) as continuous,
+    change.revision as change_revision, change.product_id, change.tenant_uid, change.principal_uid, change.key_uid,
+    change.digest
+from revision
+left join change on change.revision > :applied and exists (select from known)
+order by change.revision
+limit :limit;
+
+-- name: revision_take()$
+-- The revision of this transaction's changes; the last one where it has made none. Holds the
+-- revision's lock to the end of the transaction: not much but the commit should follow.
+select coalesce(take_revision(), (select current from revision));
+
+-- name: revision_current()$
+-- The revision of the last change that was committed.
+select current from revision;
+
+-- name: changes_purge(keep, limit)$
+-- Forgets one batch of changes that are further back than the processes need. Answers how many.
+with batch as (
+    select change_uid from change
+    where revision < (select current - :keep::bigint from revision)
+    order by revision
+    limit :limit
+),
+gone as (
+    delete from change using batch where change.change_uid = batch.change_uid
+    returning 1 as one
+)
+select count(*) from gone;
