@@ -225,3 +225,22 @@ async def test_old_request_ids_are_forgotten(service: Service, fresh_id: str) ->
         )
 
     await eventually(forgotten)
+
+
+async def test_a_use_is_written_down_while_its_key_is_deleted(service: Service) -> None:
+    tenant = await service.client.create_tenant("heyoo", "acme")
+    owner = await service.client.add_member(tenant, "owner", "owner")
+    keys = [await service.client.create_key(tenant, owner, name=name) for name in ("going", "staying")]
+    async with service.sql.transaction():
+        await service.sql.execute("delete from api_key where display_name = 'going'")
+        for key in keys:
+            assert await service.client.verdict(key.secret, "campaigns", "read") == "ALLOWED"
+        await eventually(lambda: is_used(service.client, keys[1].api_key.name))
+    await asyncio.sleep(0.2)
+    assert service.server.process.returncode is None
+    assert "background.failed" not in "".join(service.server.output)
+
+
+async def is_used(client: Client, name: str) -> bool:
+    """Whether a use of a key was written down."""
+    return await last_use(client, name) > 0

@@ -122,14 +122,13 @@ union
 
 -- name: usage_record(tenant_uids, key_uids, times)!
 -- One batch of uses, in the order of the keys so that two batches cannot wait for each other. Keys
--- that are gone are left out.
+-- that are gone, or going, are left out: a row whose key goes before the commit would be refused.
 insert into key_usage (tenant_uid, key_uid, last_use_time)
 select used.tenant_uid, used.key_uid, used.last_use_time
 from unnest(:tenant_uids::bigint[], :key_uids::uuid[], :times::timestamptz[])
     as used (tenant_uid, key_uid, last_use_time)
-where exists (
-    select 1 from api_key where api_key.tenant_uid = used.tenant_uid and api_key.key_uid = used.key_uid
-)
+join api_key on api_key.tenant_uid = used.tenant_uid and api_key.key_uid = used.key_uid
 order by used.tenant_uid, used.key_uid
+for key share of api_key skip locked
 on conflict (tenant_uid, key_uid) do update
 set last_use_time = greatest(key_usage.last_use_time, excluded.last_use_time);
