@@ -131,6 +131,12 @@ class Settings(BaseSettings):
     listen: Annotated[str, AfterValidator(_check_listen)] = "127.0.0.1:50051"
     """The address to serve on, as HOST:PORT; port 0 picks a free one."""
 
+    workers: int = Field(default=1, ge=1, le=256)
+    """How many processes answer on that address."""
+
+    metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = None
+    """Where to serve metrics for Prometheus over HTTP, as HOST:PORT; each further worker takes the next port."""
+
     tls_certificate: Path | None = None
     """A PEM file: the server's certificate, followed by those between it and the clients' root."""
 

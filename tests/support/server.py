@@ -171,11 +171,11 @@ class Client:
         self.address = address
         self.token = token
         interceptors = [_Authorize(token)]
+        # Else clients of the same server share a connection.
+        options = [("grpc.use_local_subchannel_pool", 1)]
         if credentials is None:
-            self.channel = grpc.aio.insecure_channel(address, interceptors=interceptors)
+            self.channel = grpc.aio.insecure_channel(address, options, interceptors=interceptors)
         else:
-            # Else clients with the same credentials share a connection: no handshake for the second.
-            options = [("grpc.use_local_subchannel_pool", 1)]
             self.channel = grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
         self.checks = check_service_pb2_grpc.CheckServiceStub(self.channel)
         self.products = product_service_pb2_grpc.ProductServiceStub(self.channel)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import asyncpg
 
@@ -62,7 +63,7 @@ def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
         key_id=format_key_id(row["key_uid"]),
         kind=KeyKind(row["kind"]),
         mode=AccessMode(row["mode"]) if row["mode"] else None,
-        grants=GrantSet.of(parse_grants(row["grants"])),
+        grants=_grants(row["grants"]),
         owner=owner,
         key_revoked=row["revoke_time"] is not None,
         key_disabled=row["disable_time"] is not None,
@@ -71,3 +72,9 @@ def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
         was_used=row["was_used"],
         expire_time=min(filter(None, (row["expire_time"], row["secret_expire_time"])), default=None),
     )
+
+
+# Many keys are given the same; their facts share it.
+@lru_cache(maxsize=4096)
+def _grants(text: str | None) -> GrantSet:
+    return GrantSet.of(parse_grants(text))

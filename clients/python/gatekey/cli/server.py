@@ -22,6 +22,7 @@ peppers = typer.Typer(no_args_is_help=True, help="Make the keys that secrets are
 def serve(
     listen: Annotated[str | None, typer.Option(help="HOST:PORT; port 0 picks a free one.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the embedded database is kept.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many processes answer.")] = None,
     demo_specs: Annotated[
         Path | None,
         typer.Option("--demo", help="A directory of product specs to try: each gets a tenant, an owner and a key."),
@@ -30,10 +31,10 @@ def serve(
     """Serve until Ctrl-C or SIGTERM.
 
     Without GATEKEY_DATABASE_URL, PostgreSQL is started in the data directory. Options win over
-    GATEKEY_LISTEN and GATEKEY_DATA_DIR.
+    GATEKEY_LISTEN, GATEKEY_DATA_DIR and GATEKEY_WORKERS.
     """
-    settings = _settings(listen=listen, data_dir=data_dir)
-    from gatekey_server import app  # noqa: PLC0415 - the extra may be missing
+    settings = _settings(listen=listen, data_dir=data_dir, workers=workers)
+    from gatekey_server import app, logs  # noqa: PLC0415 - the extra may be missing
 
     config_file = settings.data_dir / local.FILE_NAME
     config = _read_local(config_file) if settings.embedded else None
@@ -58,7 +59,7 @@ def serve(
         environment = _environment(settings, address, ready.new_root_token)
         demo.prepare(endpoint, environment, demo_specs, settings.data_dir / "demo-keys.toml")
 
-    app.configure_logging(settings)
+    logs.configure(settings)
     wants_root_token = settings.embedded and config is None
     try:
         app.serve(settings, announce, wants_root_token=wants_root_token)
@@ -138,10 +139,10 @@ def _environment(settings: Settings, address: str, new_root_token: str | None) -
 def generate_pepper(version: Annotated[int, typer.Option(min=1, max=32767)] = 1) -> None:
     """Print a new pepper, in the form of GATEKEY_PEPPERS."""
     try:
-        from gatekey_server import app  # noqa: PLC0415 - the extra may be missing
+        from gatekey_server import peppers as made  # noqa: PLC0415 - the extra may be missing
     except ModuleNotFoundError as error:
         raise _missing(error) from error
-    print(app.generate_pepper(version))  # noqa: T201
+    print(made.generate(version))  # noqa: T201
 
 
 def _settings(**overrides: Any) -> Settings:

@@ -1,0 +1,115 @@
+"""What can be measured of a process, in the format of Prometheus.
+
+Nothing is counted for this while a request is answered: the numbers are read where they are, when
+they are asked for.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gatekey_server.freshness import clock
+from gatekey_server.freshness.facts import FactSource
+from gatekey_server.freshness.feed import Feed
+from gatekey_server.freshness.history import History
+from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.receipts import WAIT_BUCKETS_S, Receipts
+
+
+class Health(Protocol):
+    """Whether the database answers."""
+
+    is_serving: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the numbers are."""
+
+    facts: FactSource
+    history: History
+    lease: Lease
+    feed: Feed
+    receipts: Receipts
+    health: Health
+
+
+def serve(listen: str, sources: Sources) -> None:
+    """Serve the metrics over HTTP, in a thread of their own, at HOST:PORT. Raises `OSError`."""
+    host, _, port = listen.rpartition(":")
+    registry = CollectorRegistry()
+    registry.register(_Metrics(sources))
+    start_http_server(int(port), host.removeprefix("[").removesuffix("]"), registry)
+
+
+class _Metrics(Collector):
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._cache()
+        yield from self._freshness()
+        yield self._receipt_waits()
+
+    def _cache(self) -> Iterator[Metric]:
+        facts, counts = self._sources.facts, self._sources.facts.counts
+        lookups = CounterMetricFamily(
+            "gatekey_cache_lookups", "Lookups of facts, by where they came from", labels=["result"]
+        )
+        lookups.add_metric(["hit"], counts.hits)
+        lookups.add_metric(["miss"], counts.misses - counts.without_lease)
+        lookups.add_metric(["no_lease"], counts.without_lease)
+        yield lookups
+        yield CounterMetricFamily("gatekey_fact_loads", "Queries for facts", value=counts.loads)
+        yield GaugeMetricFamily("gatekey_cache_entries", "Secrets whose facts are remembered", value=facts.entries)
+        yield GaugeMetricFamily("gatekey_cache_bytes", "Memory that they take, by an estimate", value=facts.weight)
+
+    def _freshness(self) -> Iterator[Metric]:
+        sources, now = self._sources, clock.now()
+        applied = sources.history.applied.revision
+        has_lease = now < sources.lease.until
+        yield GaugeMetricFamily("gatekey_applied_revision", "The last revision that was applied", value=applied)
+        yield GaugeMetricFamily(
+            "gatekey_revision_lag",
+            "How many revisions the newest fact that was read is ahead of the last applied one",
+            value=max(0, sources.facts.newest_seen - applied),
+        )
+        yield GaugeMetricFamily(
+            "gatekey_lease_remaining_seconds",
+            "How long the memory may answer",
+            value=max(0.0, sources.lease.until - now),
+        )
+        yield GaugeMetricFamily(
+            "gatekey_feed_poll_age_seconds",
+            "Since the last poll that succeeded was sent",
+            value=now - sources.feed.polled_at,
+        )
+        yield CounterMetricFamily(
+            "gatekey_feed_connections", "Connections made for polling", value=sources.feed.connections
+        )
+        yield CounterMetricFamily(
+            "gatekey_history_resets", "How often everything known was dropped", value=sources.history.resets
+        )
+        mode = GaugeMetricFamily(
+            "gatekey_mode", "How checks are answered now: 1 for the mode that holds", labels=["mode"]
+        )
+        now_in = "cached" if has_lease else "database" if sources.health.is_serving else "unavailable"
+        for name in ("cached", "database", "unavailable"):
+            mode.add_metric([name], float(name == now_in))
+        yield mode
+
+    def _receipt_waits(self) -> Metric:
+        receipts = self._sources.receipts
+        total, buckets = 0, []
+        for bound, count in zip((*WAIT_BUCKETS_S, "+Inf"), receipts.bucket_counts, strict=True):
+            total += count
+            buckets.append((str(bound), float(total)))
+        waits = HistogramMetricFamily(
+            "gatekey_receipt_wait_seconds", "How long mutations waited until no process could answer from older facts"
+        )
+        waits.add_metric([], buckets, sum_value=receipts.seconds)
+        return waits

@@ -1,0 +1,179 @@
+"""A process that answers: its parts, and what it does beside answering."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import structlog
+
+from gatekey_server import metrics
+from gatekey_server.commands import upkeep
+from gatekey_server.commands.receipts import ReceiptBook
+from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.config import Settings, parse_tls_callers
+from gatekey_server.domain.errors import GatekeyError, Unavailable
+from gatekey_server.domain.secrets import Keyring
+from gatekey_server.freshness.facts import FactSource
+from gatekey_server.freshness.feed import Feed
+from gatekey_server.freshness.history import History
+from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.receipts import Receipts
+from gatekey_server.rpc.edge import utc_now
+from gatekey_server.rpc.server import Parts, Server, build_server
+from gatekey_server.rpc.tls import ServerTls, server_tls
+from gatekey_server.store import service
+from gatekey_server.store.database import Database
+
+_PING_INTERVAL_S = 1.0
+_RESTART_S = 1.0
+
+_log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The server cannot start; the text is for the operator."""
+
+
+@asynccontextmanager
+async def connect(settings: Settings, dsn: str) -> AsyncIterator[Database]:
+    """Open a pool of connections as it is configured."""
+    async with Database.connect(
+        dsn,
+        max_connections=settings.max_connections,
+        statement_timeout_s=settings.statement_timeout_s,
+        acquire_timeout_s=settings.acquire_timeout_s,
+    ) as database:
+        yield database
+
+
+async def answer(
+    settings: Settings,
+    keyring: Keyring,
+    database: Database,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], Awaitable[None]],
+    *,
+    shares_port: bool = False,
+) -> None:
+    """Answer requests until `stop` is set. `on_ready` is called with the address once they are answered.
+
+    With `shares_port` other processes may listen on the same port. Raises `StartError`.
+    """
+    history, lease = History(), Lease()
+    feed = Feed(database, history, lease)
+    facts = FactSource(
+        database, history, lease, max_entries=settings.cache_entries, max_bytes=settings.cache_mb * 10**6
+    )
+    receipts = Receipts(database, feed)
+    book = ReceiptBook(database, receipts)
+    usage = UsageRecorder(database, settings.usage_flush_s)
+    retention = timedelta(days=settings.tenant_retention_days)
+    tls = _tls(settings)
+    server = build_server(
+        Parts(database, facts, keyring, utc_now, usage, book, retention, tls, shares_port=shares_port)
+    )
+    address = _bind(server, settings.listen, tls)
+    health = _Health(server, database)
+    _serve_metrics(settings, metrics.Sources(facts, history, lease, feed, receipts, health))
+    await server.grpc.start()
+    async with asyncio.TaskGroup() as tasks:
+        background = [
+            tasks.create_task(_for_ever(work))
+            for work in (health.run, feed.run, usage.run, book.run, lambda: _keep_up(settings, database))
+        ]
+        background.append(tasks.create_task(_announce(on_ready, address)))
+        _log.info("server.ready", address=address, tls=tls is not None)
+        await stop.wait()
+        _log.info("server.stopping", grace_s=settings.shutdown_grace_s)
+        await server.tell_health(serving=False)
+        await server.grpc.stop(settings.shutdown_grace_s)
+        for task in background:
+            task.cancel()
+    await usage.flush()
+    await book.flush()
+    with suppress(GatekeyError):
+        await feed.leave()
+
+
+async def _announce(on_ready: Callable[[str], Awaitable[None]], address: str) -> None:
+    await on_ready(address)
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Do what never ends, and do it again if it does: no fault in it is worth the answers of this process."""
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            _log.exception("background.failed", error=type(error).__name__)
+        await asyncio.sleep(_RESTART_S)
+
+
+def _serve_metrics(settings: Settings, sources: metrics.Sources) -> None:
+    if settings.metrics_listen is None:
+        return
+    try:
+        metrics.serve(settings.metrics_listen, sources)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {settings.metrics_listen}: {error.strerror} (GATEKEY_METRICS_LISTEN)"
+        ) from error
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    if settings.tls_certificate is None:
+        return None
+    callers = parse_tls_callers(settings.tls_callers) if settings.tls_callers is not None else {}
+    return server_tls(settings.tls_files, callers)
+
+
+def _bind(server: Server, listen: str, tls: ServerTls | None) -> str:
+    try:
+        if tls is None:
+            port = server.grpc.add_insecure_port(listen)
+        else:
+            port = server.grpc.add_secure_port(listen, tls.credentials)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise StartError(f"cannot listen on {listen}: is another server there? (GATEKEY_LISTEN)")
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
+class _Health:
+    """Whether the database answers, told to whoever asks for the server's health."""
+
+    def __init__(self, server: Server, database: Database) -> None:
+        self._server = server
+        self._database = database
+        self.is_serving: bool | None = None
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await service.ping(self._database)
+                is_serving = True
+            except Unavailable:
+                is_serving = False
+            if is_serving != self.is_serving:
+                self.is_serving = is_serving
+                await self._server.tell_health(serving=is_serving)
+                _log.info("database.available") if is_serving else _log.warning("database.unavailable")
+            await asyncio.sleep(_PING_INTERVAL_S)
+
+
+async def _keep_up(settings: Settings, database: Database) -> None:
+    """Remove what is over, again and again."""
+    retention = timedelta(days=settings.key_retention_days)
+    while True:
+        # Servers that were started together do not do it together.
+        await asyncio.sleep(settings.upkeep_interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+        try:
+            removed = await upkeep.remove_what_is_over(database, retention, utc_now())
+        except GatekeyError as error:
+            _log.warning("upkeep.postponed", reason=error.reason)
+            continue
+        if any(removed.values()):
+            _log.info("upkeep.done", **removed)

@@ -1,0 +1,43 @@
+"""The peppers of this deployment: read from where they are configured, or made at the first start."""
+
+import os
+import secrets
+from base64 import b64encode
+from pathlib import Path
+
+from gatekey_server.config import ConfigError, Settings, parse_peppers
+from gatekey_server.domain.secrets import Keyring
+
+
+def path(settings: Settings) -> Path:
+    """The file that holds the peppers, where they are not given in a variable."""
+    return settings.peppers_file or settings.data_dir / "peppers"
+
+
+def load(settings: Settings) -> Keyring:
+    """Read the peppers; the first start with an embedded database makes them. Raises `ConfigError`."""
+    if settings.peppers is not None:
+        return Keyring(parse_peppers(settings.peppers.get_secret_value()))
+    file = path(settings)
+    try:
+        if settings.peppers_file is None and not file.exists():
+            if (settings.data_dir / "postgres").exists():
+                raise ConfigError([f"{file} is gone, and the database's keys are sealed under it: bring it back"])
+            _write_private(file, generate(1) + "\n")
+        return Keyring(parse_peppers(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"GATEKEY_PEPPERS_FILE: {file}: {error}"]) from error
+
+
+def generate(version: int) -> str:
+    """Make a pepper, in the form of `GATEKEY_PEPPERS`."""
+    return f"{version}:{b64encode(secrets.token_bytes(32)).decode()}"
+
+
+def _write_private(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(text)
+        opened.flush()
+        # A pepper that is lost after keys were sealed under it loses the keys.
+        os.fsync(opened.fileno())

@@ -1,0 +1,35 @@
+"""One of several processes that answer on one port. Started by the supervisor, and by nobody else."""
+
+import ctypes
+import os
+import signal
+import sys
+
+from gatekey_server import app, config, logs, workers
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Answer until SIGTERM, or until the supervisor is gone."""
+    ready_fd, parent = int(os.environ.pop(workers.READY_FD)), int(os.environ.pop(workers.PARENT))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        return 1
+    settings = config.load()
+    logs.configure(settings)
+
+    def announce() -> None:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+
+    try:
+        app.work(settings, announce)
+    except app.StartError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""What has changed, and which entries still hold."""
+
+import itertools
+import uuid
+from collections.abc import Sequence
+
+import pytest
+from gatekey_server.domain.decisions import Fact, Policy
+from gatekey_server.domain.secrets import Digest
+from gatekey_server.freshness import history as module
+from gatekey_server.freshness.cache import Entry
+from gatekey_server.freshness.history import History
+from gatekey_server.store.changes import Change, Poll, Position
+
+from tests.unit.test_cache import digest, fact, policy
+
+__all__ = ["policy"]
+
+STAMP = uuid.UUID(int=1)
+EVERYTHING = (None, None, None, None, None)
+
+
+def poll(head: int, changes: Sequence[tuple[int, tuple[object, ...]]] | None) -> Poll:
+    """A poll that found changes: the revision, and product, tenant, principal, key and digest."""
+    found = None if changes is None else [Change(revision, *scope) for revision, scope in changes]  # type: ignore[arg-type]
+    return Poll(Position(head, STAMP), True, found)
+
+
+def started(head: int = 10) -> History:
+    """A history that has just begun."""
+    history = History()
+    assert not history.apply(poll(head, None))
+    return history
+
+
+def scopes_of(known: Fact, its_digest: Digest) -> dict[str, tuple[object, ...]]:
+    """All that can change about a fact."""
+    tenant_uid, key_uid = known.uid
+    return {
+        "key": (None, tenant_uid, None, key_uid, None),
+        "secret": (None, tenant_uid, None, key_uid, its_digest),
+        "principal": (None, tenant_uid, known.principal_uid, None, None),
+        "tenant": (None, tenant_uid, None, None, None),
+        "product": (known.product, None, None, None, None),
+        "everything": EVERYTHING,
+    }
+
+
+@pytest.mark.parametrize("scope", ["key", "secret", "principal", "tenant", "product", "everything"])
+def test_a_change_of_any_of_its_scopes_ends_an_entry_and_no_other(policy: Policy, scope: str) -> None:
+    history = started()
+    known, other = fact(policy, 1), fact(policy, 2)
+    entry, later = Entry(digest(1), known, 10, 0), Entry(digest(1), known, 11, 0)
+    unconcerned = Entry(digest(2), other, 10, 0)
+    assert history.apply(poll(11, [(11, scopes_of(known, digest(1))[scope])]))
+    assert not history.holds(entry)
+    assert history.holds(later), "it was read at that revision"
+    assert history.holds(unconcerned) == (scope not in ("product", "everything"))
+
+
+def test_a_load_that_was_overtaken_is_refused(policy: Policy) -> None:
+    """The late fill: read before the change, put into the cache after it was applied."""
+    history = started()
+    known = fact(policy, 1)
+    history.apply(poll(11, [(11, scopes_of(known, digest(1))["key"])]))
+    history.apply(poll(20, []))
+    assert not history.holds(Entry(digest(1), known, 10, 0))
+    assert history.holds(Entry(digest(1), known, 15, 0))
+
+
+def test_what_is_newer_than_what_was_applied_holds_until_its_change(policy: Policy) -> None:
+    history = started()
+    known = fact(policy, 1)
+    entry = Entry(digest(1), known, 13, 0)
+    assert history.holds(entry)
+    history.apply(poll(12, [(11, scopes_of(known, digest(1))["key"])]))
+    assert history.holds(entry)
+    history.apply(poll(14, [(14, scopes_of(known, digest(1))["tenant"])]))
+    assert not history.holds(entry)
+
+
+@pytest.mark.parametrize(
+    ("scope", "holds"),
+    [
+        ((None, 5, None, uuid.UUID(int=5), digest(1)), False),
+        ((None, 5, None, uuid.UUID(int=5), digest(2)), True),
+        ((None, 5, None, uuid.UUID(int=5), None), True),
+        ((None, 5, 7, None, None), True),
+        ((None, 5, None, None, None), False),
+        (("bitsy", None, None, None, None), False),
+        (EVERYTHING, False),
+    ],
+)
+def test_that_there_is_no_such_secret_ends_where_there_may_be_one(scope: tuple[object, ...], holds: bool) -> None:
+    history = started()
+    unknown = Entry(digest(1), None, 10, 0)
+    history.apply(poll(11, [(11, scope)]))
+    assert history.holds(unknown) == holds
+
+
+def test_a_use_keeps_an_entry_while_the_past_is_forgotten(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SCOPES", 10)
+    history = started(0)
+    used, unused = Entry(digest(1), fact(policy, 1), 0, 0), Entry(digest(2), fact(policy, 2), 0, 0)
+    for revision in range(1, 100):
+        history.apply(poll(revision, [(revision, (None, 9, None, uuid.UUID(int=1000 + revision), None))]))
+        assert history.holds(used)
+        assert len(history._keys) <= 10
+    # Nothing of it has changed, but that is not known any more.
+    assert not history.holds(unused)
+    assert history.holds(Entry(digest(3), fact(policy, 3), 99, 0))
+
+
+def test_forgetting_never_lets_an_entry_hold_that_does_not(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SCOPES", 4)
+    known = [fact(policy, number) for number in range(8)]
+    history, last = started(0), dict.fromkeys(range(8), 0)
+    for revision, number in zip(range(1, 200), itertools.cycle([0, 1, 2, 3, 0, 4, 5, 6, 7, 7, 2]), strict=False):
+        history.apply(poll(revision, [(revision, scopes_of(known[number], digest(number))["key"])]))
+        last[number] = revision
+        for other, since in itertools.product(range(8), range(max(0, revision - 20), revision + 1)):
+            if history.holds(Entry(digest(other), known[other], since, 0)):
+                assert last[other] <= since
+
+
+def test_a_history_that_goes_back_drops_everything(policy: Policy) -> None:
+    history = started(10)
+    assert history.resets == 1
+    assert history.apply(poll(12, []))
+    assert not history.apply(poll(9, []))
+    assert history.resets == 2
+    assert history.applied.revision == 9
+    assert not history.holds(Entry(digest(1), fact(policy, 1), 8, 0))
+
+
+def test_a_history_that_is_not_continued_drops_everything(policy: Policy) -> None:
+    history = started(10)
+    assert not history.apply(poll(12, None))
+    assert not history.holds(Entry(digest(1), fact(policy, 1), 11, 0))

@@ -1,0 +1,109 @@
+"""Loads that go to the database together."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from gatekey_server.domain.errors import Unavailable
+from gatekey_server.domain.secrets import Digest
+from gatekey_server.freshness.loads import MAX_BATCH, MAX_IN_FLIGHT, Loader
+from gatekey_server.store.facts import Loaded
+
+from tests.unit.test_cache import digest
+
+
+class Source:
+    """A database that answers when it is told to, and counts what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[Digest]] = []
+        self.go = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self, digests: Sequence[Digest]) -> Loaded:
+        self.asked.append(list(digests))
+        revision = len(self.asked)
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        return Loaded(revision, {})
+
+
+async def settle() -> None:
+    """Let everything happen that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_asked_in_one_turn_is_one_query() -> None:
+    source = Source()
+    source.go.set()
+    loader = Loader(source)
+    await asyncio.gather(*(loader.get([digest(number % 50)]) for number in range(200)))
+    assert [len(digests) for digests in source.asked] == [50]
+
+
+async def test_a_query_that_was_sent_before_is_never_waited_for() -> None:
+    source = Source()
+    loader = Loader(source)
+    first = asyncio.create_task(loader.get([digest(1)]))
+    await settle()
+    second = asyncio.create_task(loader.get([digest(1)]))
+    await settle()
+    source.go.set()
+    assert ((await first).revision, (await second).revision) == (1, 2)
+
+
+async def test_a_cold_start_asks_little_at_once() -> None:
+    source = Source()
+    loader = Loader(source)
+    callers = []
+    for number in range(5000):
+        callers.append(asyncio.create_task(loader.get([digest(number)])))
+        if number % 100 == 0:
+            await settle()
+    assert len(source.asked) <= MAX_IN_FLIGHT
+    source.go.set()
+    await asyncio.gather(*callers)
+    assert all(len(digests) <= MAX_BATCH for digests in source.asked)
+    assert len(source.asked) <= 5000 / MAX_BATCH + MAX_IN_FLIGHT + 1
+
+
+async def test_a_failure_is_told_to_all_who_wait_and_is_over_then() -> None:
+    source = Source()
+    loader = Loader(source)
+    source.error = Unavailable("DATABASE_UNAVAILABLE", "away")
+    source.go.set()
+    answers = await asyncio.gather(*(loader.get([digest(number)]) for number in range(3)), return_exceptions=True)
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    source.error = None
+    assert (await loader.get([digest(1)])).revision == 2
+
+
+async def test_who_gives_up_does_not_take_the_others_along() -> None:
+    source = Source()
+    loader = Loader(source)
+    leaving, staying = (asyncio.create_task(loader.get([digest(number)])) for number in (1, 2))
+    await settle()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    source.go.set()
+    assert (await staying).revision == 1
+
+
+async def test_nothing_is_asked_for_whom_nobody_waits() -> None:
+    source = Source()
+    loader = Loader(source)
+    blocking = []
+    for number in range(MAX_IN_FLIGHT):
+        blocking.append(asyncio.create_task(loader.get([digest(number)])))
+        await settle()
+    blocking += [asyncio.create_task(loader.get([digest(99)]))]
+    await settle()
+    blocking[-1].cancel()
+    await settle()
+    source.go.set()
+    await asyncio.gather(*blocking, return_exceptions=True)
+    await settle()
+    assert all(digest(99) not in digests for digests in source.asked)
