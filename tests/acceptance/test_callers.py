@@ -49,6 +49,13 @@ RULES: Mapping[str, Rule] = {
         "create",
         check_service_pb2.CheckRequest(key="hey_x", resource="campaigns", action="read"),
     ),
+    "CheckService.BatchCheck": Rule(
+        "products/heyoo/checks",
+        "create",
+        check_service_pb2.BatchCheckRequest(
+            checks=[check_service_pb2.CheckRequest(key="hey_x", resource="campaigns", action="read")]
+        ),
+    ),
     "ProductService.ApplyProduct": Rule(
         "products/heyoo", "apply", product_service_pb2.ApplyProductRequest(spec=read_example("heyoo"))
     ),
@@ -196,6 +203,16 @@ async def snapshot(sql: "asyncpg.Connection[asyncpg.Record]") -> list[Any]:
     )
 
 
+def assert_key_unknown(answer: Message) -> None:
+    """The answer to one check, alone or in a batch, is that of a key that does not exist."""
+    if isinstance(answer, check_service_pb2.BatchCheckResponse):
+        (result,) = answer.results
+        answer = result.response
+    assert isinstance(answer, check_service_pb2.CheckResponse)
+    assert not answer.allowed
+    assert answer.reason == answer.REASON_KEY_UNKNOWN
+
+
 async def assert_refused(client: Client, name: str, code: grpc.StatusCode, reason: str, **options: Any) -> None:
     """The RPC is refused for the caller's sake."""
     with pytest.raises(grpc.RpcError) as raised:
@@ -258,10 +275,8 @@ async def test_a_token_for_another_product_sees_nothing(
     clients: dict[str, Client], sql: "asyncpg.Connection[asyncpg.Record]", name: str
 ) -> None:
     before = await snapshot(sql)
-    if name == "CheckService.Check":
-        answer = await call(clients["other_product"], METHODS[name], RULES[name].request)
-        assert isinstance(answer, check_service_pb2.CheckResponse)
-        assert answer.reason == answer.REASON_KEY_UNKNOWN
+    if name.startswith("CheckService."):
+        assert_key_unknown(await call(clients["other_product"], METHODS[name], RULES[name].request))
     elif name == "ApiKeyService.IdentifySecret":
         await assert_refused(clients["other_product"], name, grpc.StatusCode.NOT_FOUND, "SECRET_NOT_FOUND")
     elif name == "ProductService.ListProducts":
@@ -281,10 +296,8 @@ async def test_every_action_but_the_needed_one_is_not_enough(
     client = root.with_token(await root.create_token({"products": others}))
     before = await snapshot(sql)
     try:
-        if name == "CheckService.Check":
-            answer = await call(client, METHODS[name], rule.request)
-            assert isinstance(answer, check_service_pb2.CheckResponse)
-            assert answer.reason == answer.REASON_KEY_UNKNOWN
+        if name.startswith("CheckService."):
+            assert_key_unknown(await call(client, METHODS[name], rule.request))
         elif name == "ApiKeyService.IdentifySecret":
             await assert_refused(client, name, grpc.StatusCode.NOT_FOUND, "SECRET_NOT_FOUND")
         else:

@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 from gatekey_server.domain.decisions import Fact
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness.cache import Entry, FactCache
+from gatekey_server.freshness.cache import FactCache
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.loads import Loader
@@ -19,21 +20,21 @@ from gatekey_server.store.products import CompiledSpecs
 
 _UNKNOWN_SHARE = 10
 
-# What stands for a text that cannot be a secret: nothing will ever change about it.
-_IMPOSSIBLE = Entry(Digest(b""), None, sys.maxsize, 0)
-
 Secret = tuple[Digest, ...]
 """A presented secret, hashed under every pepper, the newest first; empty where it cannot be one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of several secrets at once."""
+class Known(NamedTuple):
+    """What is known of one secret."""
 
-    facts: tuple[Fact | None, ...]
-    """In the order of the question; None where there is no such secret."""
+    fact: Fact | None
+    """None: there is no such secret."""
     revision: int
-    """The facts are those of this revision, or of a later one that does not differ in them."""
+    """The fact is that of this revision, or of a later one that does not differ in it."""
+
+
+# What stands for a text that cannot be a secret: nothing will ever change about it.
+_IMPOSSIBLE = Known(None, sys.maxsize)
 
 
 @dataclass(slots=True)
@@ -82,22 +83,52 @@ class FactSource:
         """How many bytes the entries take, by an estimate."""
         return self._known.weight + self._unknown.weight
 
-    async def get(self, *secrets: Secret, min_revision: int = 0) -> Known:
-        """What is known of secrets, no older than anything that was over when this was called.
+    def recall(self, secret: Secret, min_revision: int = 0) -> Known | None:
+        """What is known of a secret without a look into the database, if that is no older than it may be."""
+        if not self._lease.is_held():
+            self.counts.without_lease += 1
+            return None
+        self._drop_what_a_reset_left()
+        known = self._find(secret)
+        if known is None or known.revision < min_revision:
+            self.counts.misses += 1
+            return None
+        self.counts.hits += 1
+        return known
 
-        Raises `Unavailable` where that needs the database and it cannot answer (`DATABASE_UNAVAILABLE`),
-        or has not reached `min_revision` (`REVISION_NOT_REACHED`).
+    async def get(self, secret: Secret) -> Known:
+        """What is known of a secret, no older than anything that was over when this was called.
+
+        Raises `Unavailable` where that needs the database and it cannot answer.
         """
-        known = self._from_memory(secrets, min_revision)
-        if known is not None:
-            self.counts.hits += 1
-            return known
-        self.counts.misses += 1
-        loaded = await self._loader.get([digest for secret in secrets for digest in secret])
-        if loaded.revision < min_revision:
-            raise Unavailable("REVISION_NOT_REACHED", f"the database is at revision {loaded.revision}")
-        found = tuple(next((loaded.facts[d] for d in secret if d in loaded.facts), None) for secret in secrets)
-        return Known(found, loaded.revision)
+        (known,) = await self.get_each([secret])
+        if isinstance(known, Unavailable):
+            raise known
+        return known
+
+    async def get_each(
+        self, secrets: Sequence[Secret], min_revisions: Sequence[int] | None = None
+    ) -> list[Known | Unavailable]:
+        """What is known of each of several secrets; what is not remembered is loaded with one query.
+
+        The error for those for which the database cannot answer (`DATABASE_UNAVAILABLE`), or has not
+        reached the revision that is asked for (`REVISION_NOT_REACHED`).
+        """
+        wanted = list(zip(secrets, min_revisions or [0] * len(secrets), strict=True))
+        recalled = [self.recall(secret, min_revision) for secret, min_revision in wanted]
+        if None not in recalled:
+            return cast("list[Known | Unavailable]", recalled)
+        missing = [
+            digest for (secret, _), known in zip(wanted, recalled, strict=True) if not known for digest in secret
+        ]
+        try:
+            loaded = await self._loader.get(missing)
+        except Unavailable as error:
+            return [known or error for known in recalled]
+        return [
+            known or _pick(loaded, secret, min_revision)
+            for (secret, min_revision), known in zip(wanted, recalled, strict=True)
+        ]
 
     async def digests_of(self, key: ApiKeyName) -> Secret:
         """By which digests to ask for the facts of a key whose holder presents no secret; none for no such key.
@@ -106,31 +137,19 @@ class FactSource:
         """
         return await facts.digests(self._database, key)
 
-    def _from_memory(self, secrets: Sequence[Secret], min_revision: int) -> Known | None:
-        if not self._lease.is_held():
-            self.counts.without_lease += 1
-            return None
-        self._drop_what_a_reset_left()
-        found = [self._find(secret) for secret in secrets]
-        held = [entry for entry in found if entry is not None]
-        revision = min(entry.verified for entry in held) if held else -1
-        if len(held) < len(found) or revision < min_revision:
-            return None
-        return Known(tuple(entry.fact for entry in held), revision)
-
-    def _find(self, secret: Secret) -> Entry | None:
-        """An entry that tells all about a secret and holds."""
-        entry = _IMPOSSIBLE
+    def _find(self, secret: Secret) -> Known | None:
+        """All there is to know about a secret, where that is remembered and holds."""
         for digest in secret:
-            known = self._known.get(digest)
-            if known is not None and known.fact is not None:
-                return known if self._history.holds(known) else None
+            entry = self._known.get(digest)
+            if entry is not None and entry.fact is not None:
+                return Known(entry.fact, entry.verified) if self._history.holds(entry) else None
+        known = _IMPOSSIBLE
         for digest in secret:
-            unknown = self._unknown.get(digest)
-            if unknown is None or not self._history.holds(unknown):
+            entry = self._unknown.get(digest)
+            if entry is None or not self._history.holds(entry):
                 return None
-            entry = unknown if unknown.verified < entry.verified else entry
-        return entry
+            known = Known(None, min(known.revision, entry.verified))
+        return known
 
     async def _load(self, digests: Sequence[Digest]) -> Loaded:
         resets = self._history.resets
@@ -153,3 +172,9 @@ class FactSource:
             self.newest_seen = 0
             self._known.clear()
             self._unknown.clear()
+
+
+def _pick(loaded: Loaded, secret: Secret, min_revision: int) -> Known | Unavailable:
+    if loaded.revision < min_revision:
+        return Unavailable("REVISION_NOT_REACHED", f"the database is at revision {loaded.revision}")
+    return Known(next((loaded.facts[d] for d in secret if d in loaded.facts), None), loaded.revision)

@@ -204,7 +204,7 @@ class Edge:
     async def _call(self, method: MethodDescriptor, context: Context) -> Call:
         token = await self._token(method, context)
         known = await self._facts.get(token.digests)
-        caller = callers.identify(known.facts[0], self._clock())
+        caller = callers.identify(known.fact, self._clock())
         self._usage.record(caller.fact, caller.now)
         actors = tuple(str(value) for key, value in context.invocation_metadata() or () if key == _ACTOR)
         return Call(caller, method, actors, self._book)

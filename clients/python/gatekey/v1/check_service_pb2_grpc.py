@@ -40,6 +40,11 @@ class CheckServiceStub:
                 request_serializer=gatekey_dot_v1_dot_check__service__pb2.CheckRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_check__service__pb2.CheckResponse.FromString,
                 _registered_method=True)
+        self.BatchCheck = channel.unary_unary(
+                '/gatekey.v1.CheckService/BatchCheck',
+                request_serializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckResponse.FromString,
+                _registered_method=True)
 
 
 class CheckServiceServicer:
@@ -57,6 +62,16 @@ class CheckServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchCheck(self, request, context):
+        """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+        it; one that cannot be decided gets an error of its own and leaves the others alone. The call
+        as a whole fails only where nothing can be decided: without a valid token, or with a list of
+        checks that is empty or too long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +79,11 @@ def add_CheckServiceServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=gatekey_dot_v1_dot_check__service__pb2.CheckRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_check__service__pb2.CheckResponse.SerializeToString,
+            ),
+            'BatchCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCheck,
+                    request_deserializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +114,33 @@ class CheckService:
             '/gatekey.v1.CheckService/Check',
             gatekey_dot_v1_dot_check__service__pb2.CheckRequest.SerializeToString,
             gatekey_dot_v1_dot_check__service__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.CheckService/BatchCheck',
+            gatekey_dot_v1_dot_check__service__pb2.BatchCheckRequest.SerializeToString,
+            gatekey_dot_v1_dot_check__service__pb2.BatchCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,

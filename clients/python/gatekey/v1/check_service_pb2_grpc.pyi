@@ -40,6 +40,12 @@ class CheckServiceStub:
     Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
     that the caller may not check is answered like an unknown key.
     """
+    BatchCheck: _grpc.UnaryUnaryMultiCallable[_check_service_pb2.BatchCheckRequest, _check_service_pb2.BatchCheckResponse]
+    """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+    it; one that cannot be decided gets an error of its own and leaves the others alone. The call
+    as a whole fails only where nothing can be decided: without a valid token, or with a list of
+    checks that is empty or too long.
+    """
 
 @_typing.type_check_only
 class CheckServiceAsyncStub(CheckServiceStub):
@@ -52,6 +58,12 @@ class CheckServiceAsyncStub(CheckServiceStub):
 
     Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
     that the caller may not check is answered like an unknown key.
+    """
+    BatchCheck: _aio.UnaryUnaryMultiCallable[_check_service_pb2.BatchCheckRequest, _check_service_pb2.BatchCheckResponse]  # type: ignore[assignment]
+    """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+    it; one that cannot be decided gets an error of its own and leaves the others alone. The call
+    as a whole fails only where nothing can be decided: without a valid token, or with a list of
+    checks that is empty or too long.
     """
 
 class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,6 +80,18 @@ class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
         that the caller may not check is answered like an unknown key.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCheck(
+        self,
+        request: _check_service_pb2.BatchCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_check_service_pb2.BatchCheckResponse, _abc.Awaitable[_check_service_pb2.BatchCheckResponse]]:
+        """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+        it; one that cannot be decided gets an error of its own and leaves the others alone. The call
+        as a whole fails only where nothing can be decided: without a valid token, or with a list of
+        checks that is empty or too long.
         """
 
 def add_CheckServiceServicer_to_server(servicer: CheckServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
