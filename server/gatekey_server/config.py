@@ -17,6 +17,7 @@ from gatekey_server import certificates
 from gatekey_server.domain import builtin
 from gatekey_server.domain.names import ApiKeyName, parse_key_id
 from gatekey_server.domain.secrets import MIN_PEPPER_BYTES, is_well_formed
+from gatekey_server.rpc.transports import Transport
 
 PREFIX = "GATEKEY_"
 
@@ -133,6 +134,9 @@ class Settings(BaseSettings):
 
     workers: int = Field(default=1, ge=1, le=256)
     """How many processes answer on that address."""
+
+    transport: Transport = Transport.AUTO
+    """What carries the calls: `grpcio`, `native` (pygrpc-native), or `auto`: the native one where that is possible."""
 
     metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = None
     """Where to serve metrics for Prometheus over HTTP, as HOST:PORT; each further worker takes the next port."""

@@ -23,6 +23,7 @@ from gatekey_server.freshness.receipts import Receipts
 from gatekey_server.rpc.edge import utc_now
 from gatekey_server.rpc.server import Parts, Server, build_server
 from gatekey_server.rpc.tls import ServerTls, server_tls
+from gatekey_server.rpc.transports import Choice, TransportError, choose
 from gatekey_server.store import service
 from gatekey_server.store.database import Database
 
@@ -71,8 +72,9 @@ async def answer(
     usage = UsageRecorder(database, settings.usage_flush_s)
     retention = timedelta(days=settings.tenant_retention_days)
     tls = _tls(settings)
+    choice = _transport(settings, tls)
     server = build_server(
-        Parts(database, facts, keyring, utc_now, usage, book, retention, tls, shares_port=shares_port)
+        Parts(database, facts, keyring, utc_now, usage, book, retention, tls, choice.transport, shares_port)
     )
     address = _bind(server, settings.listen, tls)
     health = _Health(server, database)
@@ -84,7 +86,7 @@ async def answer(
             for work in (health.run, feed.run, usage.run, book.run, lambda: _keep_up(settings, database))
         ]
         background.append(tasks.create_task(_announce(on_ready, address)))
-        _log.info("server.ready", address=address, tls=tls is not None)
+        _log.info("server.ready", address=address, tls=tls is not None, transport=choice.transport, why=choice.reason)
         await stop.wait()
         _log.info("server.stopping", grace_s=settings.shutdown_grace_s)
         await server.tell_health(serving=False)
@@ -127,6 +129,13 @@ def _tls(settings: Settings) -> ServerTls | None:
         return None
     callers = parse_tls_callers(settings.tls_callers) if settings.tls_callers is not None else {}
     return server_tls(settings.tls_files, callers)
+
+
+def _transport(settings: Settings, tls: ServerTls | None) -> Choice:
+    try:
+        return choose(settings.transport, tls=tls is not None)
+    except TransportError as error:
+        raise StartError(f"{error} (GATEKEY_TRANSPORT)") from error
 
 
 def _bind(server: Server, listen: str, tls: ServerTls | None) -> str:

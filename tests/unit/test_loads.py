@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from gatekey_server.domain.errors import Unavailable
+from gatekey_server.domain.errors import Overloaded, Unavailable
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness.loads import MAX_BATCH, MAX_IN_FLIGHT, Loader
+from gatekey_server.freshness.loads import MAX_BATCH, MAX_IN_FLIGHT, MAX_WAITING, Loader
 from gatekey_server.store.facts import Loaded
 
 from tests.unit.test_cache import digest
@@ -58,7 +58,7 @@ async def test_a_cold_start_asks_little_at_once() -> None:
     source = Source()
     loader = Loader(source)
     callers = []
-    for number in range(5000):
+    for number in range(4000):
         callers.append(asyncio.create_task(loader.get([digest(number)])))
         if number % 100 == 0:
             await settle()
@@ -66,7 +66,7 @@ async def test_a_cold_start_asks_little_at_once() -> None:
     source.go.set()
     await asyncio.gather(*callers)
     assert all(len(digests) <= MAX_BATCH for digests in source.asked)
-    assert len(source.asked) <= 5000 / MAX_BATCH + MAX_IN_FLIGHT + 1
+    assert len(source.asked) <= 4000 / MAX_BATCH + MAX_IN_FLIGHT + 1
 
 
 async def test_a_failure_is_told_to_all_who_wait_and_is_over_then() -> None:
@@ -107,3 +107,19 @@ async def test_nothing_is_asked_for_whom_nobody_waits() -> None:
     await asyncio.gather(*blocking, return_exceptions=True)
     await settle()
     assert all(digest(99) not in digests for digests in source.asked)
+
+
+async def test_what_cannot_be_answered_soon_is_refused_at_once() -> None:
+    source = Source()
+    loader = Loader(source)
+    callers = []
+    for batch in range(MAX_IN_FLIGHT + MAX_WAITING + 1):
+        digests = [digest(batch * MAX_BATCH + number) for number in range(MAX_BATCH)]
+        callers.append(asyncio.create_task(loader.get(digests)))
+        await settle()
+    assert not any(caller.done() for caller in callers)
+    with pytest.raises(Overloaded):
+        await loader.get([digest(0)])
+    source.go.set()
+    await asyncio.gather(*callers)
+    await loader.get([digest(0)])

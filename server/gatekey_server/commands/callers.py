@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from gatekey_server.domain import builtin
-from gatekey_server.domain.decisions import Fact, Reason, Request, decide, holder_problem
+from gatekey_server.domain.decisions import Fact, Policy, Reason, Request, decide, holder_problem
 from gatekey_server.domain.errors import NotFound, PermissionDenied, Unauthenticated
 from gatekey_server.domain.grants import GrantSet, Path
-from gatekey_server.domain.specs import AccessMode
+from gatekey_server.domain.names import ProductName
+from gatekey_server.domain.specs import AccessMode, KeyKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Caller:
         if decision.reason in (Reason.RESOURCE_UNKNOWN, Reason.ACTION_UNKNOWN):
             raise AssertionError(f"the built-in spec does not declare {action} on {'/'.join(path)}")
         return decision.allowed
+
+    def may_check(self, product: str) -> bool:
+        """Whether the token lets its holder check keys of a product."""
+        return _may_check(self.fact.policy, self.fact.mode, self.fact.grants, self.fact.role, product)
 
     def require(self, path: Path, action: str) -> None:
         """Refuse the caller unless it may do the action.
@@ -53,6 +59,15 @@ class Caller:
     @property
     def _grants(self) -> GrantSet:
         return self.fact.policy.key_grants(self.fact.mode, self.fact.grants)
+
+
+@lru_cache(maxsize=1024)
+def _may_check(policy: Policy, mode: AccessMode | None, grants: GrantSet, role: str | None, product: str) -> bool:
+    """`may` for the one question that every check asks; `Caller` is made only for tokens that work."""
+    path = (*ProductName(product).path, "checks")
+    return policy.key_allows(KeyKind.SECRET, mode, grants, path, "create") and policy.role_grants(role).allows(
+        path, "create"
+    )
 
 
 def identify(fact: Fact | None, now: datetime) -> Caller:

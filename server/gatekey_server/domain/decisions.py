@@ -50,7 +50,7 @@ class Policy:
         }
         self._roles: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.grants) for r in spec.roles}
         self._administration: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.administration) for r in spec.roles}
-        self._modes = frozenset(secret_keys.modes)
+        self._modes = secret_keys.modes
         self._read_only = GrantSet(((("*",), frozenset(spec.read_actions)),))
         self._grantable = GrantSet.of(secret_keys.restricted.grantable) if secret_keys.restricted else NOTHING
         self._publishable = GrantSet.of(spec.publishable_keys.grants) if spec.publishable_keys else NOTHING
@@ -180,10 +180,14 @@ class Decision:
 
     def message(self, tenant_noun: str = "tenant") -> str:
         """The reason in a sentence for people."""
+        text = self.reason.value
+        if "{" not in text:
+            return text
         missing = self.missing or Permission("", "")
-        return self.reason.value.format(tenant=tenant_noun, resource=missing.resource, action=missing.action)
+        return text.format(tenant=tenant_noun, resource=missing.resource, action=missing.action)
 
 
+ALLOWED = Decision(Reason.ALLOWED)
 KEY_UNKNOWN = Decision(Reason.KEY_UNKNOWN)
 
 
@@ -225,4 +229,4 @@ def _decide_permission(fact: Fact, request: Request) -> Decision:
         return Decision(Reason.KEY_PERMISSION_MISSING, Permission("/".join(path), action))
     if fact.kind is not KeyKind.PUBLISHABLE and not policy.role_grants(fact.role).allows(path, action):
         return Decision(Reason.OWNER_PERMISSION_MISSING, Permission("/".join(path), action))
-    return Decision(Reason.ALLOWED)
+    return ALLOWED

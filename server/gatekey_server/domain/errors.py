@@ -9,6 +9,7 @@ GatekeyError
 ├── Aborted              it has changed since the caller last saw it
 ├── FailedPrecondition   the data are in a state that forbids it
 ├── ResourceExhausted    a limit is reached
+│   └── Overloaded       there is more to do at the moment than can be done
 └── Unavailable          no answer could be had now; trying again later may help
 
 A denied check is none of these: it is an answer.
@@ -16,6 +17,7 @@ A denied check is none of these: it is an answer.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 
@@ -98,6 +100,13 @@ class FailedPrecondition(GatekeyError):
 
 class ResourceExhausted(GatekeyError):
     """A limit is reached."""
+
+
+class Overloaded(ResourceExhausted):
+    """There is more to do at the moment than can be done; the call was not begun."""
+
+    RETRY_AFTER = timedelta(milliseconds=100)
+    """When to try again, at the earliest."""
 
 
 class Unavailable(GatekeyError):

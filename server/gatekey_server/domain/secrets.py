@@ -21,6 +21,9 @@ MAX_PREFIX_CHARS = 32
 MIN_PEPPER_BYTES = 32
 _HINT_CHARS = 4
 
+# Two digits at a time: every check computes two checksums.
+_PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
+
 Digest = NewType("Digest", bytes)
 """HMAC-SHA-256 of a whole secret under a pepper; 32 bytes."""
 
@@ -50,12 +53,9 @@ def is_well_formed(text: str) -> bool:
 
 def checksum(body: str) -> str:
     """Write the CRC-32 of an ASCII text in base 62, with leading zeros. Finds typing errors, no more."""
-    number = zlib.crc32(body.encode("ascii"))
-    digits = []
-    for _ in range(CHECKSUM_CHARS):
-        number, digit = divmod(number, len(ALPHABET))
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))
+    rest, low = divmod(zlib.crc32(body.encode("ascii")), len(_PAIRS))
+    high, middle = divmod(rest, len(_PAIRS))
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 class Keyring:

@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from gatekey_server.domain.decisions import Fact
-from gatekey_server.domain.errors import Unavailable
+from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness.cache import FactCache
@@ -83,52 +83,49 @@ class FactSource:
         """How many bytes the entries take, by an estimate."""
         return self._known.weight + self._unknown.weight
 
-    def recall(self, secret: Secret, min_revision: int = 0) -> Known | None:
+    def recall(self, secret: Secret) -> Known | None:
         """What is known of a secret without a look into the database, if that is no older than it may be."""
         if not self._lease.is_held():
             self.counts.without_lease += 1
             return None
         self._drop_what_a_reset_left()
         known = self._find(secret)
-        if known is None or known.revision < min_revision:
+        if known is None:
             self.counts.misses += 1
-            return None
-        self.counts.hits += 1
+        else:
+            self.counts.hits += 1
         return known
 
     async def get(self, secret: Secret) -> Known:
         """What is known of a secret, no older than anything that was over when this was called.
 
-        Raises `Unavailable` where that needs the database and it cannot answer.
+        Raises `Unavailable` or `Overloaded` where that needs the database and it cannot answer.
         """
-        (known,) = await self.get_each([secret])
-        if isinstance(known, Unavailable):
+        (known,) = await self.get_each([(secret, 0)])
+        if isinstance(known, GatekeyError):
             raise known
         return known
 
-    async def get_each(
-        self, secrets: Sequence[Secret], min_revisions: Sequence[int] | None = None
-    ) -> list[Known | Unavailable]:
-        """What is known of each of several secrets; what is not remembered is loaded with one query.
+    async def get_each(self, wanted: Sequence[tuple[Secret, int]]) -> list[Known | GatekeyError]:
+        """What is known of each of several secrets at a revision; what is not remembered is loaded with one query.
 
-        The error for those for which the database cannot answer (`DATABASE_UNAVAILABLE`), or has not
-        reached the revision that is asked for (`REVISION_NOT_REACHED`).
+        The error for those for which the database cannot answer (`DATABASE_UNAVAILABLE`), has not reached
+        the revision (`REVISION_NOT_REACHED`), or has too much to do (`OVERLOADED`).
         """
-        wanted = list(zip(secrets, min_revisions or [0] * len(secrets), strict=True))
-        recalled = [self.recall(secret, min_revision) for secret, min_revision in wanted]
-        if None not in recalled:
-            return cast("list[Known | Unavailable]", recalled)
-        missing = [
-            digest for (secret, _), known in zip(wanted, recalled, strict=True) if not known for digest in secret
-        ]
-        try:
-            loaded = await self._loader.get(missing)
-        except Unavailable as error:
-            return [known or error for known in recalled]
-        return [
-            known or _pick(loaded, secret, min_revision)
-            for (secret, min_revision), known in zip(wanted, recalled, strict=True)
-        ]
+        found: dict[int, Known | GatekeyError] = {}
+        for number, (secret, min_revision) in enumerate(wanted):
+            known = self.recall(secret)
+            if known is not None and known.revision >= min_revision:
+                found[number] = known
+        missing = [number for number in range(len(wanted)) if number not in found]
+        if missing:
+            try:
+                loaded = await self._loader.get([digest for number in missing for digest in wanted[number][0]])
+            except GatekeyError as error:
+                found |= dict.fromkeys(missing, error)
+            else:
+                found |= {number: _pick(loaded, *wanted[number]) for number in missing}
+        return [found[number] for number in range(len(wanted))]
 
     async def digests_of(self, key: ApiKeyName) -> Secret:
         """By which digests to ask for the facts of a key whose holder presents no secret; none for no such key.

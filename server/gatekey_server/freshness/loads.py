@@ -4,11 +4,13 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from gatekey_server.domain.errors import Overloaded
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.store.facts import Loaded
 
 MAX_BATCH = 256
 MAX_IN_FLIGHT = 4
+MAX_WAITING = 16
 
 Load = Callable[[Sequence[Digest]], Awaitable[Loaded]]
 
@@ -35,8 +37,10 @@ class Loader:
     async def get(self, digests: Sequence[Digest]) -> Loaded:
         """Load facts, by a query that is sent from now on. It may answer more than was asked for.
 
-        Raises `Unavailable` where the database cannot answer.
+        Raises `Unavailable` where the database cannot answer, and `Overloaded` where too much is wanted already.
         """
+        if len(self._waiting) > MAX_WAITING:
+            raise Overloaded("OVERLOADED", "too many keys wait to be looked up")
         if not self._waiting or len(self._waiting[-1].digests) >= MAX_BATCH:
             self._waiting.append(_Batch())
         batch = self._waiting[-1]

@@ -1,8 +1,9 @@
 """`CheckService` on the wire."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import Self
 
 from gatekey.v1 import check_service_pb2 as pb
 
@@ -10,10 +11,10 @@ from gatekey_server.commands import callers, checks
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.checks import CheckResult, Question
 from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.domain.decisions import Fact, Owner, PrincipalKind, Request
-from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unavailable
+from gatekey_server.domain.decisions import PrincipalKind, Request
+from gatekey_server.domain.errors import GatekeyError, InvalidRequest
 from gatekey_server.domain.grants import parse_action, parse_path
-from gatekey_server.domain.names import ApiKeyName, MachineUserName, MemberName, TenantName, parse_id
+from gatekey_server.domain.names import parse_id
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource, Secret
 from gatekey_server.rpc import errors
@@ -21,6 +22,8 @@ from gatekey_server.rpc.edge import Clock, Token
 from gatekey_server.rpc.values import KEY_KIND, REASON
 
 MAX_CHECKS = 1000
+
+_PEOPLE = {PrincipalKind.MEMBER: "members", PrincipalKind.MACHINE_USER: "machineUsers"}
 
 
 class CheckServicer:
@@ -32,6 +35,15 @@ class CheckServicer:
         self._clock = clock
         self._usage = usage
 
+    def check_at_once(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse | None:
+        """Answer a check by what is remembered; None where that is too little."""
+        question = _read(request, self._keyring.digests)
+        checked = checks.check_at_once(self._facts, token.digests, (question,), self._clock())
+        if checked is None:
+            return None
+        self._record(*checked)
+        return _write(checked[1][0])
+
     async def Check(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse:  # noqa: N802
         """See the protocol definition."""
         now = self._clock()
@@ -40,39 +52,38 @@ class CheckServicer:
         except InvalidRequest:
             await self._identify(token, now)
             raise
-        checked = checks.check_at_once(self._facts, token.digests, question, now)
-        caller, result = checked or await self._look_up(token, question, now)
-        self._record(caller, [result])
+        caller, (result,) = await checks.check_each(self._facts, token.digests, [question], now)
+        if isinstance(result, GatekeyError):
+            raise result
+        self._record(caller, (result,))
         return _write(result)
 
-    async def _look_up(self, token: Token, question: Question, now: datetime) -> tuple[Caller, CheckResult]:
-        caller, (result,) = await checks.check_each(self._facts, token.digests, [question], now)
-        if isinstance(result, Unavailable):
-            raise result
-        return caller, result
+    def batch_check_at_once(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse | None:
+        """Answer a batch by what is remembered; None where that is too little."""
+        batch = _Batch.read(request, self._keyring.digests)
+        checked = checks.check_at_once(self._facts, token.digests, batch.questions, self._clock())
+        if checked is None:
+            return None
+        self._record(*checked)
+        return batch.write(checked[1])
 
     async def BatchCheck(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse:  # noqa: N802
         """See the protocol definition."""
         now = self._clock()
-        if not 1 <= len(request.checks) <= MAX_CHECKS:
+        try:
+            batch = _Batch.read(request, self._keyring.digests)
+        except InvalidRequest:
             await self._identify(token, now)
-            raise InvalidRequest.at("checks", "CHECKS_COUNT_INVALID", f"must hold 1 to {MAX_CHECKS}")
-        # Many questions of a batch are often about one key.
-        digests = functools.cache(self._keyring.digests)
-        read = [_try_to_read(check, digests) for check in request.checks]
-        questions = [question for question in read if not isinstance(question, InvalidRequest)]
-        caller, results = await checks.check_each(self._facts, token.digests, questions, now)
+            raise
+        caller, results = await checks.check_each(self._facts, token.digests, batch.questions, now)
         self._record(caller, results)
-        decided = iter(results)
-        return pb.BatchCheckResponse(
-            results=[_write_result(q if isinstance(q, InvalidRequest) else next(decided)) for q in read]
-        )
+        return batch.write(results)
 
     async def _identify(self, token: Token, now: datetime) -> None:
         # To whoever has no valid token, a bad request tells nothing.
         callers.identify((await self._facts.get(token.digests)).fact, now)
 
-    def _record(self, caller: Caller, results: Iterable[CheckResult | Unavailable]) -> None:
+    def _record(self, caller: Caller, results: Iterable[CheckResult | GatekeyError]) -> None:
         self._usage.record(caller.fact, caller.now)
         for result in results:
             if isinstance(result, CheckResult) and result.fact is not None and result.decision.allowed:
@@ -93,6 +104,39 @@ def _read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Questio
     return Question(digests(request.key), wish, request.min_revision)
 
 
+class _Batch:
+    """The questions of a batch, those that make no sense among them."""
+
+    def __init__(self, read: Sequence[Question | InvalidRequest]) -> None:
+        self._read = read
+        self.questions = [question for question in read if not isinstance(question, InvalidRequest)]
+
+    @classmethod
+    def read(cls, request: pb.BatchCheckRequest, digests: Callable[[str], Secret]) -> Self:
+        """Raises `InvalidRequest` where the batch as a whole makes none."""
+        if not 1 <= len(request.checks) <= MAX_CHECKS:
+            raise InvalidRequest.at("checks", "CHECKS_COUNT_INVALID", f"must hold 1 to {MAX_CHECKS}")
+        # Many questions of a batch are often about one key.
+        digests = functools.cache(digests)
+        return cls([_try_to_read(check, digests) for check in request.checks])
+
+    def write(self, results: Sequence[CheckResult | GatekeyError]) -> pb.BatchCheckResponse:
+        """The answers, in the order of the questions."""
+        decided, written = iter(results), dict[tuple[int, int, int], pb.BatchCheckResult]()
+        answers = []
+        for question in self._read:
+            result = question if isinstance(question, InvalidRequest) else next(decided)
+            if not isinstance(result, CheckResult):
+                answers.append(_write_error(result))
+                continue
+            # Many answers about one key are the same; its fact is the same object then.
+            same = (id(result.decision), id(result.fact), result.revision)
+            if same not in written:
+                written[same] = pb.BatchCheckResult(response=_write(result))
+            answers.append(written[same])
+        return pb.BatchCheckResponse(results=answers)
+
+
 def _try_to_read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Question | InvalidRequest:
     try:
         return _read(request, digests)
@@ -100,48 +144,39 @@ def _try_to_read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> 
         return error
 
 
-def _write_result(result: CheckResult | GatekeyError) -> pb.BatchCheckResult:
-    if isinstance(result, CheckResult):
-        return pb.BatchCheckResult(response=_write(result))
+def _write_error(error: GatekeyError) -> pb.BatchCheckResult:
     return pb.BatchCheckResult(
         error=pb.CheckError(
-            code=errors.status_code(result).value[0],
-            reason=result.reason,
-            message=errors.message(result),
-            field=result.violations[0].field if result.violations else "",
+            code=errors.status_code(error).value[0],
+            reason=error.reason,
+            message=errors.message(error),
+            field=error.violations[0].field if error.violations else "",
         )
     )
 
 
 def _write(result: CheckResult) -> pb.CheckResponse:
-    decision, fact = result.decision, result.fact
+    decision, fact, revision = result
+    reason = REASON.write(decision.reason)
+    if fact is None:
+        return pb.CheckResponse(reason=reason, message=decision.message(), revision=revision)
+    # The names are put together by hand: their classes take longer than the decision does.
+    tenant = f"products/{fact.product}/tenants/{fact.tenant}"
+    owner = fact.owner
     response = pb.CheckResponse(
         allowed=decision.allowed,
-        reason=REASON.write(decision.reason),
-        message=decision.message(fact.policy.tenant_noun if fact else "tenant"),
-        revision=result.revision,
+        reason=reason,
+        message=decision.message(fact.policy.tenant_noun),
+        product=fact.product,
+        tenant=fact.tenant,
+        principal=f"{tenant}/{_PEOPLE[owner.kind]}/{owner.id}" if owner else "",
+        role=fact.role or "",
+        api_key=f"{tenant}/apiKeys/{fact.key_id}",
+        kind=KEY_KIND.write(fact.kind),
+        revision=revision,
     )
     if decision.missing:
         response.missing_permissions.add(resource=decision.missing.resource, action=decision.missing.action)
-    if fact is not None:
-        _describe(response, fact)
-    return response
-
-
-def _describe(response: pb.CheckResponse, fact: Fact) -> None:
-    tenant = TenantName(fact.product, fact.tenant)
-    response.product = fact.product
-    response.tenant = fact.tenant
-    response.api_key = str(ApiKeyName(tenant, fact.key_id))
-    response.kind = KEY_KIND.write(fact.kind)
-    if fact.owner is not None:
-        response.principal = str(_principal(tenant, fact.owner))
-        response.role = fact.role or ""
     if fact.expire_time is not None:
         response.expire_time.FromDatetime(fact.expire_time)
-
-
-def _principal(tenant: TenantName, owner: Owner) -> MemberName | MachineUserName:
-    if owner.kind is PrincipalKind.MACHINE_USER:
-        return MachineUserName(tenant, owner.id)
-    return MemberName(tenant, owner.id)
+    return response

@@ -2,15 +2,17 @@
 
 Servicers are plain classes with one coroutine function for each method of their service. They are
 registered from the service's descriptor, so that no method can be left without the edge, and none
-of them sees a request whose caller is not known.
+of them sees a request whose caller is not known. What comes out are endpoints, from bytes to bytes,
+which a transport serves.
 """
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import grpc
 import structlog
@@ -34,8 +36,6 @@ from gatekey_server.rpc import errors, tls
 from gatekey_server.rpc.tls import CertificateCallers
 
 MAX_REQUEST_BYTES = 1 << 20
-# Beyond this the transport refuses a message before it is read, with a status but without details.
-MAX_TRANSPORT_BYTES = 4 << 20
 
 REVISION_KEY = "gatekey-revision"
 RECEIPT_WAIT_KEY = "gatekey-receipt-wait-ms"
@@ -43,12 +43,12 @@ RECEIPT_WAIT_KEY = "gatekey-receipt-wait-ms"
 _SCHEME = "bearer "
 _ACTOR = "gatekey-actor"
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Clock = Callable[[], datetime]
 Method = Callable[[Any, Any], Awaitable[Message]]
+MethodAtOnce = Callable[[Any, "Token"], Message | None]
+Metadata = Sequence[tuple[str, str | bytes]]
 
 _log = structlog.get_logger()
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -57,11 +57,27 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """Stands in for a request that could not be decoded."""
+class Incoming(NamedTuple):
+    """What came with a request."""
 
-    error: InvalidRequest
+    metadata: Metadata
+    connection: Callable[[], Mapping[str, Iterable[bytes]]] = dict
+    """What the transport tells of the other end of the connection, as grpcio's `auth_context` does."""
+
+
+class Reply(NamedTuple):
+    """What goes back."""
+
+    data: bytes
+    trailers: Metadata = ()
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    message: str = ""
+
+    @classmethod
+    def of(cls, error: GatekeyError) -> Self:
+        """Say that something is refused."""
+        trailers = ((errors.DETAILS_KEY, errors.details(error)),)
+        return cls(b"", trailers, errors.status_code(error), errors.message(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,39 +168,52 @@ class Edge:
         self._certificate_callers = certificate_callers
         self._usage = usage
         self._book = book
+        self.endpoints: dict[str, Endpoint] = {}
+        """By the path of the method."""
 
-    def register(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-        """Serve all methods of a service; each gets the request and the `Call`."""
-        self._register(server, service, servicer, self._call)
+    def register(self, service: ServiceDescriptor, servicer: object) -> None:
+        """Add all methods of a service; each gets the request and the `Call`."""
+        self._register(service, servicer, self._call)
 
-    def register_unidentified(self, server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-        """Serve all methods of a service; each gets the request and the `Token`, and identifies the caller itself.
+    def register_unidentified(
+        self, service: ServiceDescriptor, servicer: object, at_once: Mapping[str, MethodAtOnce]
+    ) -> None:
+        """Add all methods of a service; each gets the request and the `Token`, and identifies the caller itself.
 
-        For methods that look up the caller together with what the request is about.
+        For methods that look up the caller together with what the request is about. Those in
+        `at_once` are tried first: they answer None where they would have to wait for something.
         """
-        self._register(server, service, servicer, self._token)
+        self._register(service, servicer, self._token, at_once)
 
     def _register(
         self,
-        server: grpc.aio.Server,
         service: ServiceDescriptor,
         servicer: object,
-        identify: Callable[[MethodDescriptor, Context], Awaitable[T]],
+        identify: Callable[[MethodDescriptor, Incoming], Awaitable[Any]],
+        at_once: Mapping[str, MethodAtOnce] | None = None,
     ) -> None:
-        handlers = {
-            method.name: grpc.unary_unary_rpc_method_handler(
-                _handler(method, getattr(servicer, method.name), identify),
-                request_deserializer=_decoder(method.input_type),
-                response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        for method in service.methods:
+            path, sooner = f"/{service.full_name}/{method.name}", (at_once or {}).get(method.name)
+            self.endpoints[path] = Endpoint(
+                method, getattr(servicer, method.name), identify, sooner and partial(self._answer_at_once, sooner)
             )
-            for method in service.methods
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
-    async def _token(self, _: MethodDescriptor, context: Context) -> Token:
-        values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    def _answer_at_once(self, method: MethodAtOnce, request: Message, metadata: Metadata) -> Message | None:
+        token = self._presented_token(metadata)
+        return None if token is None else method(request, token)
+
+    async def _token(self, _: MethodDescriptor, incoming: Incoming) -> Token:
+        token = self._presented_token(incoming.metadata)
+        return token if token is not None else await self._certificate_token(incoming)
+
+    def _presented_token(self, metadata: Metadata) -> Token | None:
+        """The token in the metadata; None where there is none and a certificate may stand for one.
+
+        Raises `Unauthenticated` (`TOKEN_MISSING`, `TOKEN_INVALID`).
+        """
+        values = [value for key, value in metadata if key == "authorization"]
         if not values and self._certificate_callers:
-            return await self._certificate_token(context)
+            return None
         if not values:
             raise Unauthenticated("TOKEN_MISSING", "the metadata `authorization: Bearer <service token>` is required")
         if len(values) > 1:
@@ -194,78 +223,87 @@ class Edge:
             raise Unauthenticated("TOKEN_INVALID", "`authorization` is not of the form `Bearer <service token>`")
         return Token(self._keyring.digests(text[len(_SCHEME) :].strip()))
 
-    async def _certificate_token(self, context: Context) -> Token:
-        key = tls.caller_of(context.auth_context(), self._certificate_callers)
+    async def _certificate_token(self, incoming: Incoming) -> Token:
+        key = tls.caller_of(incoming.connection(), self._certificate_callers)
         digests = await self._facts.digests_of(key)
         if not digests:
             raise Unauthenticated("TOKEN_INVALID", f"the client certificate stands for {key}, which is no more")
         return Token(digests)
 
-    async def _call(self, method: MethodDescriptor, context: Context) -> Call:
-        token = await self._token(method, context)
+    async def _call(self, method: MethodDescriptor, incoming: Incoming) -> Call:
+        token = await self._token(method, incoming)
         known = await self._facts.get(token.digests)
         caller = callers.identify(known.fact, self._clock())
         self._usage.record(caller.fact, caller.now)
-        actors = tuple(str(value) for key, value in context.invocation_metadata() or () if key == _ACTOR)
+        actors = tuple(str(value) for key, value in incoming.metadata if key == _ACTOR)
         return Call(caller, method, actors, self._book)
 
 
-def _handler(
-    descriptor: MethodDescriptor, method: Method, identify: Callable[[MethodDescriptor, Context], Awaitable[T]]
-) -> Callable[[Message | Malformed, Context], Awaitable[Message]]:
-    name, answer_class = descriptor.full_name, GetMessageClass(descriptor.output_type)
+class Endpoint:
+    """One method, from bytes to bytes."""
 
-    async def handle(request: Message | Malformed, context: Context) -> Message:
+    def __init__(
+        self,
+        method: MethodDescriptor,
+        answer: Method,
+        identify: Callable[[MethodDescriptor, Incoming], Awaitable[Any]],
+        at_once: Callable[[Any, Metadata], Message | None] | None,
+    ) -> None:
+        self._method = method
+        self._answer = answer
+        self._identify = identify
+        self._at_once = at_once
+        self._request_class = GetMessageClass(method.input_type)
+        self._answer_class = GetMessageClass(method.output_type)
+
+    @property
+    def can_answer_at_once(self) -> bool:
+        """Whether it is worth asking."""
+        return self._at_once is not None
+
+    def answer_at_once(self, data: bytes, metadata: Metadata) -> bytes | None:
+        """Answer a request without waiting for anything; None where that cannot be done, or something is wrong."""
+        if self._at_once is None or len(data) > MAX_REQUEST_BYTES:
+            return None
         try:
-            # The token first: to whoever has none, a bad request tells nothing.
-            identity = await identify(descriptor, context)
-            if isinstance(request, Malformed):
-                raise request.error
-            try:
-                return await method(request, identity)
-            except Replayed as replayed:
-                return answer_class.FromString(replayed.answer)
-            finally:
-                if isinstance(identity, Call) and identity.trailers:
-                    context.set_trailing_metadata(tuple(identity.trailers))
+            message = self._at_once(self._request_class.FromString(data), metadata)
+        except Exception:  # noqa: BLE001 - whatever it is, `answer` meets it again and says it
+            return None
+        return None if message is None else message.SerializeToString()
+
+    async def answer(self, data: bytes, incoming: Incoming) -> Reply:
+        """Answer a request; errors are replies, too."""
+        try:
+            return await self._try_to_answer(data, incoming)
         except GatekeyError as error:
             if isinstance(error, Unavailable):
-                _log.warning("rpc.unavailable", method=name, reason=error.reason, cause=repr(error.__cause__))
-            await _abort(context, error)
+                cause = repr(error.__cause__)
+                _log.warning("rpc.unavailable", method=self._method.full_name, reason=error.reason, cause=cause)
+            return Reply.of(error)
         except Exception as error:  # noqa: BLE001 - the transport would send the text of whatever gets through
-            _log.exception("rpc.failed", method=name, error=type(error).__name__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
-            raise AssertionError from None
+            _log.exception("rpc.failed", method=self._method.full_name, error=type(error).__name__)
+            return Reply(b"", (), grpc.StatusCode.INTERNAL, "internal error")
 
-    return handle
-
-
-async def _abort(context: Context, error: GatekeyError) -> NoReturn:
-    await context.abort(
-        errors.status_code(error),
-        errors.message(error),
-        trailing_metadata=((errors.DETAILS_KEY, errors.details(error)),),
-    )
-    raise AssertionError
-
-
-def _decoder(descriptor: Descriptor) -> Callable[[bytes], Message | Malformed]:
-    message_class = GetMessageClass(descriptor)
-
-    def decode(data: bytes) -> Message | Malformed:
-        if len(data) > MAX_REQUEST_BYTES:
-            return Malformed(
-                InvalidRequest("REQUEST_TOO_LARGE", f"the request has more than {MAX_REQUEST_BYTES} bytes")
-            )
+    async def _try_to_answer(self, data: bytes, incoming: Incoming) -> Reply:
+        # The token first: to whoever has none, a bad request tells nothing.
+        identity = await self._identify(self._method, incoming)
+        request = self._decode(data)
         try:
-            return message_class.FromString(data)
-        except DecodeError:
-            field = _field_with_bad_text(descriptor, data)
-            if field is not None:
-                return Malformed(InvalidRequest.at(field, "TEXT_INVALID", "is not UTF-8"))
-            return Malformed(InvalidRequest("REQUEST_MALFORMED", "the request is not a message of the method's type"))
+            message = await self._answer(request, identity)
+        except Replayed as replayed:
+            message = self._answer_class.FromString(replayed.answer)
+        return Reply(message.SerializeToString(), tuple(identity.trailers) if isinstance(identity, Call) else ())
 
-    return decode
+    def _decode(self, data: bytes) -> Message:
+        if len(data) > MAX_REQUEST_BYTES:
+            raise InvalidRequest("REQUEST_TOO_LARGE", f"the request has more than {MAX_REQUEST_BYTES} bytes")
+        try:
+            return self._request_class.FromString(data)
+        except DecodeError:
+            field = _field_with_bad_text(self._method.input_type, data)
+            if field is not None:
+                raise InvalidRequest.at(field, "TEXT_INVALID", "is not UTF-8") from None
+            raise InvalidRequest("REQUEST_MALFORMED", "the request is not a message of the method's type") from None
 
 
 def _field_with_bad_text(descriptor: Descriptor, data: bytes) -> str | None:

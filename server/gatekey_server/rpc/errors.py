@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from gatekey_server.domain import errors
@@ -22,6 +23,7 @@ _CODES: Mapping[type[errors.GatekeyError], grpc.StatusCode] = {
     errors.Aborted: grpc.StatusCode.ABORTED,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -36,12 +38,16 @@ def status_code(error: errors.GatekeyError) -> grpc.StatusCode:
 
 
 def details(error: errors.GatekeyError) -> bytes:
-    """The `google.rpc.Status` of an error: `ErrorInfo`, and `BadRequest` where fields are at fault."""
+    """The `google.rpc.Status` of an error: `ErrorInfo`, `BadRequest` where fields are at fault, and `RetryInfo`."""
     status = status_pb2.Status(code=status_code(error).value[0], message=message(error))
     _add(
         status,
         error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata),
     )
+    if isinstance(error, errors.Overloaded):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(error.RETRY_AFTER)
+        _add(status, retry)
     if error.violations:
         bad_request = error_details_pb2.BadRequest()
         for violation in error.violations:
@@ -62,7 +68,7 @@ def message(error: errors.GatekeyError) -> str:
     return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[: _MAX_MESSAGE_CHARS - 1]}…"
 
 
-def _add(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> None:
+def _add(status: status_pb2.Status, detail: Message) -> None:
     packed = any_pb2.Any()
     packed.Pack(detail)
     status.details.append(packed)

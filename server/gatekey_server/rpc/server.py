@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-import grpc
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -24,11 +23,12 @@ from gatekey_server.freshness.facts import FactSource
 from gatekey_server.rpc.api_keys import ApiKeyServicer
 from gatekey_server.rpc.audit import AuditServicer
 from gatekey_server.rpc.checks import CheckServicer
-from gatekey_server.rpc.edge import MAX_TRANSPORT_BYTES, Clock, Edge
+from gatekey_server.rpc.edge import Clock, Edge, MethodAtOnce
 from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
 from gatekey_server.rpc.products import ProductServicer
 from gatekey_server.rpc.tenants import TenantServicer
 from gatekey_server.rpc.tls import MAX_CONNECTION_AGE_S, ServerTls
+from gatekey_server.rpc.transports import GrpcServer, Transport, grpcio
 from gatekey_server.store.database import Database
 
 SERVICES: dict[str, ServiceDescriptor] = {
@@ -51,7 +51,7 @@ SERVICES: dict[str, ServiceDescriptor] = {
 class Server:
     """A gRPC server that is ready to start, and the health that it tells."""
 
-    grpc: grpc.aio.Server
+    grpc: GrpcServer
     health: health.aio.HealthServicer
 
     async def tell_health(self, *, serving: bool) -> None:
@@ -73,6 +73,7 @@ class Parts:
     book: ReceiptBook
     tenant_retention: timedelta
     tls: ServerTls | None
+    transport: Transport = Transport.GRPCIO
     shares_port: bool = False
     """Whether other processes serve on the same port."""
 
@@ -80,21 +81,10 @@ class Parts:
 def build_server(parts: Parts) -> Server:
     """Put all services together. Only health and reflection answer without a service token."""
     database, facts, keyring, clock, tls = parts.database, parts.facts, parts.keyring, parts.clock, parts.tls
-    server = grpc.aio.server(
-        options=[
-            # Two servers that know nothing of each other would each get half of the requests.
-            ("grpc.so_reuseport", int(parts.shares_port)),
-            ("grpc.max_receive_message_length", MAX_TRANSPORT_BYTES),
-            ("grpc.max_metadata_size", 16 << 10),
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            *((("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if tls else ()),
-        ]
-    )
     edge = Edge(facts, keyring, clock, tls.callers if tls else {}, parts.usage, parts.book)
-    edge.register_unidentified(
-        server, SERVICES["gatekey.v1.CheckService"], CheckServicer(facts, keyring, clock, parts.usage)
-    )
+    checks = CheckServicer(facts, keyring, clock, parts.usage)
+    at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
+    edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
     for name, servicer in {
         "gatekey.v1.ProductService": ProductServicer(database),
         "gatekey.v1.TenantService": TenantServicer(database, parts.tenant_retention),
@@ -103,8 +93,17 @@ def build_server(parts: Parts) -> Server:
         "gatekey.v1.ApiKeyService": ApiKeyServicer(database, keyring, clock),
         "gatekey.v1.AuditService": AuditServicer(database),
     }.items():
-        edge.register(server, SERVICES[name], servicer)
+        edge.register(SERVICES[name], servicer)
+    server = grpcio.new_server(
+        shares_port=parts.shares_port, max_connection_age_s=MAX_CONNECTION_AGE_S if tls else None
+    )
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    return Server(server, health_servicer)
+    if parts.transport is Transport.GRPCIO:
+        grpcio.serve(server, edge.endpoints)
+        return Server(server, health_servicer)
+    # May not be installed.
+    from gatekey_server.rpc.transports.native import NativeServer  # noqa: PLC0415
+
+    return Server(NativeServer(edge.endpoints, server, shares_port=parts.shares_port), health_servicer)

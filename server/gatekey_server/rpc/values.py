@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
@@ -25,35 +24,34 @@ from gatekey_server.domain.specs import AccessMode, KeyKind, Lifetime, Restricte
 
 E = TypeVar("E", bound=enum.Enum)
 V = TypeVar("V", bound=int)
+V_co = TypeVar("V_co", bound=int, covariant=True)
 
 
-class Wrapper(Protocol[V]):
+class Wrapper(Protocol[V_co]):
     """What generated code offers for a protobuf enum."""
 
-    def Name(self, number: V) -> str: ...  # noqa: N802 - protobuf's name
-    def Value(self, name: str) -> V: ...  # noqa: N802 - protobuf's name
+    def Value(self, name: str) -> V_co: ...  # noqa: N802 - protobuf's name
 
 
-@dataclass(frozen=True, slots=True)
 class EnumMapping(Generic[E, V]):
     """A domain enum and protobuf's: the names are the same but for the prefix."""
 
-    values: type[E]
-    wrapper: Wrapper[V]
-    prefix: str
+    def __init__(self, values: type[E], wrapper: Wrapper[V], prefix: str) -> None:
+        self._numbers: dict[E | None, V] = {value: wrapper.Value(f"{prefix}{value.name}") for value in values}
+        self._values = {number: value for value, number in self._numbers.items()}
+        self._numbers[None] = wrapper.Value(f"{prefix}UNSPECIFIED")
 
     def read(self, number: V, field: str) -> E | None:
         """None for the unspecified value. Raises `InvalidRequest` (`ENUM_UNKNOWN`)."""
         if number == 0:
             return None
-        try:
-            return self.values[self.wrapper.Name(number).removeprefix(self.prefix)]
-        except ValueError:
-            raise InvalidRequest.at(field, "ENUM_UNKNOWN", f"{number} is not a value of this enum") from None
+        if number not in self._values:
+            raise InvalidRequest.at(field, "ENUM_UNKNOWN", f"{number} is not a value of this enum")
+        return self._values[number]
 
     def write(self, value: E | None) -> V:
         """The unspecified value for None."""
-        return self.wrapper.Value(f"{self.prefix}{value.name if value else 'UNSPECIFIED'}")
+        return self._numbers[value]
 
 
 KEY_KIND = EnumMapping(KeyKind, types_pb2.KeyKind, "KEY_KIND_")
