@@ -289,13 +289,32 @@ async def test_a_process_that_is_not_registered_is_told(database: Database) -> N
         await link.register(-1)
         assert (await link.poll(NOWHERE)).registered
         (process,) = await link.processes()
-        assert (process.applied_revision, process.polls) == (-1, 1)
+        assert process.applied_revision == -1
         await link.poll(NOWHERE)
         await link.remove(process)
         assert (await link.poll(NOWHERE)).registered, "it had polled since"
         (process,) = await link.processes()
         await link.remove(process)
         assert not (await link.poll(NOWHERE)).registered
+
+
+async def test_a_process_that_came_back_is_not_taken_for_the_one_that_was_seen_before(database: Database) -> None:
+    uid = uuid.uuid4()
+    async with FeedLink.open(database, uid, 5) as link:
+        seen = []
+        for _ in range(2):
+            await link.register(-1)
+            await link.poll(NOWHERE)
+            seen += await link.processes()
+            await link.remove(seen[-1])
+            assert not await link.processes()
+        await link.register(-1)
+        await link.poll(NOWHERE)
+        for before in seen:
+            await link.remove(before)
+        (process,) = await link.processes()
+    assert process.uid == uid
+    assert len({process.last_poll, *(before.last_poll for before in seen)}) == 3
 
 
 async def test_a_poll_acknowledges_what_was_applied(sql: Sql, database: Database, follower: Follower) -> None:
@@ -308,7 +327,7 @@ async def test_a_poll_acknowledges_what_was_applied(sql: Sql, database: Database
     assert level.applied_revision == follower.at.revision
 
 
-async def test_another_history_is_not_continued(sql: Sql, follower: Follower) -> None:
+async def test_another_history_is_not_continued(sql: Sql, database: Database, follower: Follower) -> None:
     await sql.execute("update tenant set suspend_time = now()")
     await follower.news()
     here = follower.at
@@ -318,6 +337,8 @@ async def test_another_history_is_not_continued(sql: Sql, follower: Follower) ->
     await sql.execute("update change set stamp = gen_random_uuid() where revision = $1", here.revision)
     assert (await follower.link.poll(here)).changes is None
     assert (await follower.link.poll(Position(here.revision + 5, here.stamp))).changes is None
+    (process,) = await changes.processes(database)
+    assert process.applied_revision == -1, "another change will get that revision, and it has not applied that one"
 
 
 async def test_a_process_that_is_too_far_behind_starts_anew(

@@ -115,7 +115,7 @@ class Feed:
         others = {}
         for process in found:
             before, since = self._others.get(process.uid, (process, seen_at))
-            if before.polls != process.polls:
+            if before.last_poll != process.last_poll:
                 since = seen_at
             elif seen_at - since > SURELY_OVER_S and process.uid != self.process:
                 await link.remove(process)

@@ -64,7 +64,8 @@ class Process:
 
     uid: uuid.UUID
     applied_revision: int
-    polls: int
+    last_poll: uuid.UUID
+    """Another after every poll."""
 
 
 class FeedLink:
@@ -126,7 +127,7 @@ class FeedLink:
     async def remove(self, process: Process) -> None:
         """Remove a process whose lease is over, unless it has polled since it was read."""
         with translated_errors():
-            await queries.process_remove(self._connection, process_uid=process.uid, polls=process.polls)
+            await queries.process_remove(self._connection, process_uid=process.uid, last_poll=process.last_poll)
 
     async def wait(self, timeout_s: float) -> None:
         """Wait for a notification, the end of the connection, or the timeout, whichever is first."""
@@ -180,7 +181,7 @@ async def purge(database: Database) -> int:
 
 async def _processes(connection: Any) -> list[Process]:
     return [
-        Process(row["process_uid"], row["applied_revision"], row["polls"])
+        Process(row["process_uid"], row["applied_revision"], row["last_poll"])
         async for row in queries.process_list(connection)
     ]
 

@@ -6,29 +6,31 @@ insert into process (process_uid, applied_revision) values (:process_uid, :appli
 -- For a process that answers nothing from its cache any more.
 delete from process where process_uid = :process_uid;
 
--- name: process_remove(process_uid, polls)!
+-- name: process_remove(process_uid, last_poll)!
 -- Removes a process that has not polled since it was last looked at; one that has is left alone.
-delete from process where process_uid = :process_uid and polls = :polls;
+delete from process where process_uid = :process_uid and last_poll = :last_poll;
 
 -- name: process_list()
 -- Every process that may answer from its cache, and how far it is.
-select process_uid, applied_revision, polls from process;
+select process_uid, applied_revision, last_poll from process;
 
 -- name: changes_poll(process_uid, applied, stamp, limit)
 -- Renews a lease: acknowledges what was applied, and answers what has changed since, as of one snapshot.
 -- A write, so that a former primary that cannot commit renews nothing. One row without a change where
 -- there is none; `continuous` is false where the change that the process applied last is not in this
--- database's history, or no longer.
-with renewed as (
-    update process set applied_revision = :applied, polls = polls + 1
-    where process_uid = :process_uid
-    returning process_uid
-),
-known as (
+-- database's history, or no longer. Then nothing is acknowledged: another change may get that number yet.
+with known as (
     select 1 as one from revision where current = :applied and stamp = :stamp
     union all
     select 1 as one from change where change.revision = :applied and change.stamp = :stamp
     limit 1
+),
+renewed as (
+    update process
+    set applied_revision = case when exists (select from known) then :applied else -1 end,
+        last_poll = gen_random_uuid()
+    where process_uid = :process_uid
+    returning process_uid
 )
 select
     revision.current, revision.stamp,

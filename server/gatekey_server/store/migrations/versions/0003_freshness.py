@@ -53,10 +53,11 @@ TABLES = (
     create table if not exists process (
         process_uid uuid primary key,
         applied_revision bigint not null,
-        polls bigint not null default 0,
+        last_poll uuid not null default gen_random_uuid(),
         start_time timestamptz not null default now()
     ) with (fillfactor = 50)
     """,
+    "comment on column process.last_poll is 'Tells whether the process has polled since: a number could come twice'",
     """
     create or replace function take_revision() returns bigint
     language plpgsql set search_path from current as $$
