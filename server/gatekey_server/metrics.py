@@ -76,7 +76,7 @@ class _Metrics(Collector):
         yield GaugeMetricFamily(
             "gatekey_revision_lag",
             "How many revisions the newest fact that was read is ahead of the last applied one",
-            value=max(0, sources.facts.newest_seen - applied),
+            value=max(0, sources.history.newest_loaded - applied),
         )
         yield GaugeMetricFamily(
             "gatekey_lease_remaining_seconds",

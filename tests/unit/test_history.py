@@ -137,3 +137,23 @@ def test_a_history_that_is_not_continued_drops_everything(policy: Policy) -> Non
     history = started(10)
     assert not history.apply(poll(12, None))
     assert not history.holds(Entry(digest(1), fact(policy, 1), 11, 0))
+
+
+def test_what_was_loaded_and_not_applied_is_dropped_after_a_lapse_of_the_lease() -> None:
+    history = started(10)
+    history.newest_loaded = 10
+    history.lapse()
+    assert (history.lapses, history.resets) == (1, 1), "all that is known was applied"
+    history.newest_loaded = 11
+    history.lapse()
+    assert (history.lapses, history.resets) == (2, 2)
+    assert history.apply(poll(12, [])), "the history goes on"
+    history.lapse()
+    assert history.resets == 2
+
+
+def test_a_lapse_before_the_first_poll_drops_nothing() -> None:
+    history = History()
+    history.newest_loaded = 10
+    history.lapse()
+    assert history.resets == 0

@@ -70,8 +70,6 @@ class FactSource:
         self._unknown = FactCache(unknown_entries, unknown_bytes)
         self._resets = 0
         self.counts = Counts()
-        self.newest_seen = 0
-        """The newest revision that a load was as of."""
 
     @property
     def entries(self) -> int:
@@ -149,12 +147,12 @@ class FactSource:
         return known
 
     async def _load(self, digests: Sequence[Digest]) -> Loaded:
-        resets = self._history.resets
+        before = self._history.resets, self._history.lapses
         loaded = await facts.load(self._database, self._specs, digests)
         self.counts.loads += 1
-        self.newest_seen = max(self.newest_seen, loaded.revision)
         self._drop_what_a_reset_left()
-        if resets == self._history.resets:
+        if before == (self._history.resets, self._history.lapses):
+            self._history.newest_loaded = max(self._history.newest_loaded, loaded.revision)
             for digest in digests:
                 fact = loaded.facts.get(digest)
                 if fact is not None or digest in self._known:
@@ -166,7 +164,6 @@ class FactSource:
     def _drop_what_a_reset_left(self) -> None:
         if self._resets != self._history.resets:
             self._resets = self._history.resets
-            self.newest_seen = 0
             self._known.clear()
             self._unknown.clear()
 

@@ -89,6 +89,8 @@ class Feed:
                 self._lease.give_up()
                 await link.register(self._history.applied.revision)
                 continue
+            if not self._lease.is_held():
+                self._history.lapse()
             before = self._history.applied
             if not self._history.apply(poll):
                 _log.info("feed.started_anew", revision=poll.head.revision, before=before.revision)

@@ -40,6 +40,10 @@ class History:
         self.applied = NOWHERE
         self.resets = 0
         """How often the history broke off, and everything known had to be dropped."""
+        self.lapses = 0
+        """How often there was no lease for a while; what was asked before that is not to be kept."""
+        self.newest_loaded = 0
+        """The newest revision that a load was as of."""
         self._floor = 0
         self._unknown_floor = 0
         self._keys = _LastChanges[uuid.UUID]()
@@ -56,10 +60,15 @@ class History:
                 self._remember(change)
             self._forget_the_oldest()
         else:
-            self.resets += 1
-            self._forget_all(poll.head.revision)
+            self._reset(poll.head.revision)
         self.applied = poll.head
         return continuous
+
+    def lapse(self) -> None:
+        """There was no lease for a while, as in a failover, which may have lost what was loaded and not applied yet."""
+        self.lapses += 1
+        if self.newest_loaded > self.applied.revision >= 0:
+            self._reset(self.applied.revision)
 
     def holds(self, entry: Entry) -> bool:
         """Whether what the entry says is true as of the applied revision, or of a later one."""
@@ -107,7 +116,9 @@ class History:
             if len(scopes) > MAX_SCOPES:
                 self._floor = max(self._floor, scopes.forget_half())
 
-    def _forget_all(self, floor: int) -> None:
+    def _reset(self, floor: int) -> None:
+        self.resets += 1
+        self.newest_loaded = 0
         for scopes in (self._keys, self._principals, self._tenants, self._products, self._digests):
             scopes.clear()
         self._floor = self._unknown_floor = floor
