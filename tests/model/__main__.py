@@ -15,6 +15,12 @@ LARGER: Mapping[str, Scenario] = {
     ),
     "three watchers, a longer lease": Scenario(watchers=3),
     "a failover, and a change of something else": Scenario(lease=1, mutations=(OTHER, CHANGE), fails_over=True),
+    "a failover between two changes, two watchers": Scenario(
+        lease=1, mutations=(CHANGE, CHANGE), fails_over=True, watchers=2
+    ),
+    "a failover between two changes by one of the processes": Scenario(
+        lease=1, mutations=(CHANGE, CHANGE), fails_over=True, runner=0
+    ),
 }
 
 
