@@ -169,6 +169,22 @@ async def test_a_revocation_is_for_good(root: Client, fresh_id: str) -> None:
     assert await refused(update_key(root, name, "display_name", display_name="New")) == "API_KEY_REVOKED"
 
 
+async def test_a_publishable_key_of_a_product_that_has_none_any_more_is_not_rotated(
+    root: Client, fresh_id: str
+) -> None:
+    spec = own_spec(fresh_id)
+    await root.apply(spec)
+    created = await root.create_key(await root.create_tenant(fresh_id, "acme"), kind="PUBLISHABLE")
+    without = own_spec(fresh_id)
+    without.ClearField("publishable_keys")
+    await root.apply(without, force=True)
+    assert await refused(rotate(root, created.api_key.name)) == "PUBLISHABLE_KEYS_NOT_OFFERED"
+    await root.apply(spec)
+    rotated = await rotate(root, created.api_key.name)
+    assert await root.verdict(rotated.secret, "events", "track") == ALLOWED
+    assert await root.verdict(created.secret, "events", "track") == UNKNOWN
+
+
 async def test_only_the_fields_in_the_mask_change(root: Client, fresh_id: str) -> None:
     tenant, owner = await heyoo(root, fresh_id)
     created = await root.create_key(

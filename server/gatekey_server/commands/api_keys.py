@@ -242,7 +242,8 @@ async def rotate_api_key(
 ) -> ApiKey:
     """Give a key a new secret, which `mint` then holds; the old one lives on for the grace.
 
-    Raises `FailedPrecondition` (`API_KEY_REVOKED`, `API_KEY_EXPIRED`), and as `update_api_key`.
+    Raises `FailedPrecondition` (`API_KEY_REVOKED`, `API_KEY_EXPIRED`,
+    `PUBLISHABLE_KEYS_NOT_OFFERED`), and as `update_api_key`.
     """
 
     async def work(connection: Connection, held: _Held) -> None:
@@ -252,6 +253,8 @@ async def rotate_api_key(
         # Whoever rotates a key holds it.
         held.refuse_too_much(mutation.caller, held.key.mode, held.key.grants)
         _refuse_to_outlive(mutation.caller, held.tenant, held.key.expire_time)
+        # A spec that was forced may have left the key without its kind, and so without a prefix.
+        _check_offered(held.policy, held.key.kind)
         sealed = mint(held.policy.spec.prefixes[held.key.kind])
         await api_keys.rotate(connection, held.tenant, held.key.uid, sealed, grace)
 
@@ -374,13 +377,17 @@ def _refuse_other_tenant(owner: PrincipalName, parent: TenantName, field: str) -
         raise InvalidRequest.at(field, "OWNER_OF_OTHER_TENANT", f"the owner is not of `{parent}`")
 
 
+def _check_offered(policy: Policy, kind: KeyKind) -> None:
+    if kind is KeyKind.PUBLISHABLE and policy.spec.publishable_keys is None:
+        raise FailedPrecondition("PUBLISHABLE_KEYS_NOT_OFFERED", "this product has no publishable keys")
+
+
 def _check_permissions(
     policy: Policy, kind: KeyKind, wanted: AccessMode | None, grants: tuple[Grant, ...]
 ) -> AccessMode | None:
     """Answer the mode that a key gets, once it is sure that the spec lets it have that and its grants."""
     if kind is KeyKind.PUBLISHABLE:
-        if policy.spec.publishable_keys is None:
-            raise FailedPrecondition("PUBLISHABLE_KEYS_NOT_OFFERED", "this product has no publishable keys")
+        _check_offered(policy, kind)
         if wanted is not None:
             raise InvalidRequest.at("api_key.mode", "MODE_NOT_ALLOWED", "a publishable key has no mode")
         if grants:
