@@ -228,12 +228,10 @@ class Key(Thing):
         return next(state for state, holds in states.items() if holds)
 
     def is_stranded_by(self, spec: ProductSpec) -> bool:
-        """Whether another spec would not let the key be what it is."""
-        if not self.owner:
-            return not spec.HasField("publishable_keys")
+        """Whether another spec would not let the key be what it is; one that is revoked is nothing any more."""
         grantable = pairs(spec.secret_keys.restricted.grantable)
-        fits = known(spec, self.grants) and pairs(self.grants) <= grantable
-        return not self.revoked and (self.mode not in spec.secret_keys.modes or not fits)
+        fits = self.mode in spec.secret_keys.modes and known(spec, self.grants) and pairs(self.grants) <= grantable
+        return not self.revoked and not (fits if self.owner else spec.HasField("publishable_keys"))
 
     def shown(self) -> Any:
         return ApiKey(
@@ -463,6 +461,7 @@ class Model:
         key, grace_s = self._key(request), request.grace.ToMilliseconds() / 1000
         refuse(f"API_KEY_{key.state}", key.state in ("REVOKED", "EXPIRED"))
         _stay_within_owner(key.owner, key.mode, key.grants)
+        refuse("PUBLISHABLE_KEYS_NOT_OFFERED", not key.owner and not key.tenant.spec.HasField("publishable_keys"))
         last = [Secret(key.secrets[0].text, time.time() + grace_s)] if grace_s else []
         return {"api_key": key.change(secrets=[Secret(self.made["secret"]), *last])}
 
