@@ -18,18 +18,17 @@ from gatekey_server.rpc.server import SERVICES
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from hypothesis import HealthCheck, Phase, assume, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.support.model import EVERYTHING, Model, Refused, Thing
-from tests.support.server import Client
+from tests.support.server import Client, problem_of
 
 STEPS = 2000
 STEPS_OF_A_RUN, RUNS_OF_A_SEED = 100, 8
 DAY_S = 86400
+TIMEOUT_S = 30
 METHODS = {method.name: method for service in SERVICES.values() for method in service.methods}
 MUTATIONS = {rpc for rpc in METHODS if not rpc.startswith(("BatchCheck", "Check", "Get", "Identify", "List"))}
 LISTS = {
@@ -70,7 +69,10 @@ SPEC = {
 }
 # In one product machine users live as long as their keys, in the other by themselves.
 LIFETIMES = {"bound": "LIFETIME_BOUND_TO_KEYS", "free": "LIFETIME_INDEPENDENT"}
-LOW_LIMITS = product_spec_pb2.TenantLimits(members=2, machine_users=1, api_keys=3)
+LIMITS = {
+    "low limits": product_spec_pb2.TenantLimits(members=2, machine_users=1, api_keys=3),
+    "other limits": product_spec_pb2.TenantLimits(machine_users=2, api_keys=8),
+}
 CHANGES: Mapping[str, Callable[[product_spec_pb2.ProductSpec], object]] = {
     "members only read": lambda spec: spec.roles[1].grants.pop(),
     "no guests": lambda spec: spec.roles.pop(),
@@ -86,7 +88,8 @@ CHANGES: Mapping[str, Callable[[product_spec_pb2.ProductSpec], object]] = {
     "no publishable keys": lambda spec: spec.ClearField("publishable_keys"),
     "machine users own": lambda spec: setattr(spec.machine_users, "role", "owner"),
     "no machine users": lambda spec: spec.ClearField("machine_users"),
-    "low limits": lambda spec: spec.limits.CopyFrom(LOW_LIMITS),
+    "low limits": lambda spec: spec.limits.CopyFrom(LIMITS["low limits"]),
+    "other limits": lambda spec: spec.limits.CopyFrom(LIMITS["other limits"]),
     "short lives": lambda spec: spec.secret_keys.max_lifetime.FromSeconds(DAY_S),
     "the same prefix": lambda spec: setattr(spec.secret_keys, "prefix", f"{spec.product.partition('-')[0]}_"),
 }
@@ -159,16 +162,16 @@ Look: TypeAlias = tuple[str, Any, Callable[[Any], None]]
 
 
 class Server:
-    """The way to the server, and what was seen there."""
+    """The way to the server, from another thread than the client's, and what was seen there."""
 
-    def __init__(self, channel: grpc.Channel, token: str) -> None:
+    def __init__(self, client: Client) -> None:
         self.steps = 0
         self.seen: Counter[tuple[str, str]] = Counter()
         self.products = new_id()
         """With what the ids of the products begin. The next run has the same ones, all new."""
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._loop = asyncio.get_running_loop()
         self._calls = {
-            method.name: channel.unary_unary(
+            method.name: client.channel.unary_unary(
                 f"/{service.full_name}/{method.name}",
                 request_serializer=GetMessageClass(method.input_type).SerializeToString,
                 response_deserializer=GetMessageClass(method.output_type).FromString,
@@ -177,26 +180,25 @@ class Server:
             for method in service.methods
         }
 
-    def start(self, rpc: str, request: Any) -> Any:
-        """Begin a call, for `result`."""
-        return self._calls[rpc].future(request, timeout=30, metadata=self._metadata)
-
     def call(self, rpc: str, request: Any) -> Any:
-        """What a call is answered."""
-        return result(self.start(rpc, request))
+        """What a call is answered: a message, or `Refused`."""
+        return self.call_all([(rpc, request)])[0]
 
+    def call_all(self, calls: Iterable[tuple[str, Any]]) -> list[Any]:
+        """What calls are answered that are made at the same time."""
 
-def result(call: Any) -> Any:
-    """What a call is answered: a message, or `Refused`."""
-    error = call.exception()
-    if error is None:
-        return call.result()
-    info, status = error_details_pb2.ErrorInfo(), rpc_status.from_call(error)
-    assert status, error
-    for detail in status.details:
-        detail.Unpack(info)
-    assert info.reason, error
-    return Refused(info.reason, dict(info.metadata))
+        async def gather() -> list[Any]:
+            return await asyncio.gather(*(self._call(rpc, request) for rpc, request in calls))
+
+        return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(2 * TIMEOUT_S)
+
+    async def _call(self, rpc: str, request: Any) -> Any:
+        try:
+            return await self._calls[rpc](request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            problem = problem_of(error)
+            assert problem.reason, problem
+            return Refused(problem.reason, problem.metadata)
 
 
 class Gatekey(RuleBasedStateMachine):
@@ -452,9 +454,10 @@ class Gatekey(RuleBasedStateMachine):
 
     def compare_all(self, looks: Iterable[Look]) -> None:
         """Look at things at the same time."""
-        started = [(self.server.start(rpc, request), compare) for rpc, request, compare in looks]
-        for call, compare in started:
-            compare(result(call))
+        looks = [*looks]
+        answers = self.server.call_all([(rpc, request) for rpc, request, _ in looks])
+        for (_, _, compare), answer in zip(looks, answers, strict=True):
+            compare(answer)
 
     def shown(self, rpc: str, thing: Thing | None, reason: str, **query: Any) -> Look:
         """The thing is shown as it is, or refused."""
@@ -574,10 +577,8 @@ def run(server: Server, steps: int, first_seed: int) -> None:
 async def test_server_and_model_agree(root: Client) -> None:
     by_hand, wanted = (os.environ.get(f"GATEKEY_TEST_MODEL_{name}", "") for name in ("STEPS", "SEED"))
     steps, first_seed = int(by_hand or STEPS), int(wanted or (secrets.randbits(32) if by_hand else 0))
-    with grpc.insecure_channel(root.address) as channel:
-        server = Server(channel, str(root.token))
-        # In a thread of its own, so that this one goes on reading what the server writes.
-        await asyncio.to_thread(run, server, steps, first_seed)
+    server = Server(root)
+    await asyncio.to_thread(run, server, steps, first_seed)
     assert server.steps >= steps
     # What was never done was never compared.
     assert {rpc for rpc, outcome in server.seen if outcome == "OK"} == MUTATIONS
