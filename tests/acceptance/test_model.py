@@ -166,6 +166,7 @@ class Server:
 
     def __init__(self, client: Client) -> None:
         self.steps = 0
+        self.first_problem = ""
         self.seen: Counter[tuple[str, str]] = Counter()
         self.products = new_id()
         """With what the ids of the products begin. The next run has the same ones, all new."""
@@ -240,7 +241,12 @@ class Gatekey(RuleBasedStateMachine):
     @rule(chosen=st.deferred(lambda: a_step(Gatekey)))
     def take(self, chosen: tuple[str, dict[str, Any]]) -> None:
         self.server.steps += 1
-        getattr(self, chosen[0])(**chosen[1])
+        try:
+            getattr(self, chosen[0])(**chosen[1])
+        except AssertionError as error:
+            # Hypothesis does it all again, and does not tell what it finds only once.
+            self.server.first_problem = self.server.first_problem or f"{chosen}: {error}"
+            raise
 
     @step(1, tenant=TENANTS, text=TEXTS, how=HOWS)
     def update_tenant(self, tenant: str, text: str, how: str) -> None:
@@ -571,7 +577,7 @@ def run(server: Server, steps: int, first_seed: int) -> None:
         try:
             run_state_machine_as_test(seed(number)(lambda: Gatekey(server)), settings=profile)
         except BaseException as error:
-            error.add_note(f"GATEKEY_TEST_MODEL_SEED={number} begins here.")
+            error.add_note(f"GATEKEY_TEST_MODEL_SEED={number} begins here. First seen: {server.first_problem}")
             raise
 
 
