@@ -9,7 +9,7 @@ PROTOS := $(wildcard protos/gatekey/v1/*.proto)
 SERVICES := $(wildcard protos/gatekey/v1/*_service.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types arrows protos protos-lint protos-check protos-baseline check lock clean
+.PHONY: help run test chaos lint format types arrows protos protos-lint protos-check protos-baseline check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ run: $(VENV)/.run ## Serve on 127.0.0.1:50051 with an embedded database and five
 
 test: $(VENV)/.dev ## Run all tests, on a database that they start themselves
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: $(VENV)/.dev ## Look for stale answers under load and faults; ARGS="--help" says how
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.chaos $(ARGS)
 
 check: lint types arrows protos-lint protos-check ## All checks but the tests
 

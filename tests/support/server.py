@@ -56,6 +56,8 @@ def environment(**variables: str) -> dict[str, str]:
 class ServerProcess:
     """`gatekey serve`, started by us and stopped by us, by its pid."""
 
+    command: ClassVar[tuple[str, ...]] = GATEKEY
+
     started: ClassVar[list["ServerProcess"]] = []
     """All that were started, so that none outlives the tests when one of them fails."""
 
@@ -69,7 +71,7 @@ class ServerProcess:
     async def start(cls, variables: Mapping[str, str], *arguments: str, cwd: Path | None = None) -> Self:
         """Start a server and wait until it answers."""
         process = await asyncio.create_subprocess_exec(
-            *GATEKEY,
+            *cls.command,
             "serve",
             *arguments,
             env=environment(**{"GATEKEY_LISTEN": "127.0.0.1:0", "GATEKEY_LOG_FORMAT": "json", **variables}),

@@ -1,0 +1,240 @@
+"""The load: checks of all keys by all processes, and mutations of the keys, everything with its times."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections import deque
+from typing import Any
+
+import grpc
+from gatekey.v1 import (
+    api_key_service_pb2_grpc,
+    check_service_pb2,
+    check_service_pb2_grpc,
+    machine_user_service_pb2_grpc,
+    member_service_pb2_grpc,
+    product_service_pb2_grpc,
+    tenant_service_pb2_grpc,
+)
+
+from tests.chaos.history import ALLOWED, Check, Failure, History, Mutation, Timeline, Transition
+from tests.chaos.world import ACTION, GONE, RESOURCE, Group, Step
+
+# Longer than any fault, so that what was asked before it or meanwhile is answered after it.
+_CHECK_TIMEOUT_S = 15.0
+_MUTATION_TIMEOUT_S = 10.0
+
+_RECOVERY_TIMEOUT_S = 2.0
+_RETRY_S = 0.1
+_PAUSES_S = (0.0, 0.0, 0.05, 0.2, 1.0)
+_CHECKERS = 4
+_PROBED_AT_ONCE = 3
+_MAX_IN_FLIGHT = 100
+_HOT_S = 1.0
+_HOT_SHARE = 0.6
+
+# After these, nobody knows whether a mutation was done; and so it is sent again, under the same id.
+_UNDER_FAULTS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+
+_CHANNEL_OPTIONS = (
+    # A server that is back is to be asked again soon.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Each channel is a connection of its own.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_SERVICES = {
+    "keys": api_key_service_pb2_grpc.ApiKeyServiceStub,
+    "machine_users": machine_user_service_pb2_grpc.MachineUserServiceStub,
+    "members": member_service_pb2_grpc.MemberServiceStub,
+    "products": product_service_pb2_grpc.ProductServiceStub,
+    "tenants": tenant_service_pb2_grpc.TenantServiceStub,
+}
+
+_REASONS = {number: name.removeprefix("REASON_") for name, number in check_service_pb2.CheckResponse.Reason.items()}
+
+
+class Target:
+    """A server process, as its clients see it: always at the same address."""
+
+    def __init__(self, number: int, address: str, token: str) -> None:
+        self.number = number
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._channels = [grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS) for _ in range(2)]
+        checking, mutating = self._channels
+        self._checks = check_service_pb2_grpc.CheckServiceStub(checking)
+        self._services = {name: stub(mutating) for name, stub in _SERVICES.items()}
+        self.in_flight = 0
+
+    async def close(self) -> None:
+        """Close the connections; what is not answered yet fails."""
+        for channel in self._channels:
+            await channel.close()
+
+    async def check(self, timeline: Timeline, timeout_s: float = _CHECK_TIMEOUT_S) -> Check:
+        """Check a secret."""
+        request = check_service_pb2.CheckRequest(key=timeline.secret, resource=RESOURCE, action=ACTION)
+        start = time.monotonic()
+        answer = await self._checks.Check(request, metadata=self._metadata, timeout=timeout_s)
+        end = time.monotonic()
+        return Check(start, end, self.number, ALLOWED if answer.allowed else _REASONS[answer.reason])
+
+    async def mutate(self, step: Step) -> Any:
+        """Make a mutation once."""
+        method = getattr(self._services[step.service], step.verb)
+        return await method(step.request, metadata=self._metadata, timeout=_MUTATION_TIMEOUT_S)
+
+
+class Load:
+    """Checks and mutates until it is stopped."""
+
+    def __init__(self, targets: list[Target], groups: int, rng: random.Random, checks_per_s: float) -> None:
+        self._targets = targets
+        self._quiet = Group("quiet")
+        self._groups = [Group(f"chaos{number}") for number in range(groups)]
+        self._rng = rng
+        self._interval_s = len(targets) * _CHECKERS / checks_per_s
+        self._hot: deque[tuple[float, Timeline]] = deque()
+        self._checking: asyncio.TaskGroup
+        self._stopping = asyncio.Event()
+        self.found = asyncio.Event()
+        """Whether a check was allowed that should not have been."""
+        self.history = History()
+        for group in self._everything():
+            group.on_new = self.history.timelines.append
+
+    async def set_up(self) -> None:
+        """Make what is to be checked."""
+        async with asyncio.TaskGroup() as self._checking:
+            for group in self._everything():
+                self._checking.create_task(self._set_up(group))
+
+    async def run(self) -> None:
+        """Check and mutate until `stop`; then check everything once more, everywhere."""
+        async with asyncio.TaskGroup() as self._checking:
+            checkers = [
+                self._checking.create_task(self._keep_checking(target))
+                for target in self._targets
+                for _ in range(_CHECKERS)
+            ]
+            async with asyncio.TaskGroup() as mutating:
+                for group in self._groups:
+                    mutating.create_task(self._keep_mutating(group))
+            for checker in checkers:
+                checker.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            for target in self._targets:
+                tasks.create_task(self._check_all(target))
+
+    def stop(self) -> None:
+        """Begin nothing new."""
+        self._stopping.set()
+
+    async def recover(self) -> None:
+        """Return once every process answers a check of a key that nothing happens to."""
+        for target in self._targets:
+            while True:
+                try:
+                    timeline = self._quiet.keys[0].timeline
+                    timeline.checks.append(await target.check(timeline, _RECOVERY_TIMEOUT_S))
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(_RETRY_S)
+
+    def _everything(self) -> tuple[Group, ...]:
+        return self._quiet, *self._groups
+
+    async def _set_up(self, group: Group) -> None:
+        for step in group.set_up():
+            await self._mutate(group, step)
+
+    async def _keep_checking(self, target: Target) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s * self._rng.uniform(0.5, 1.5))
+            await self._check(target, self._choose())
+
+    async def _check_all(self, target: Target) -> None:
+        for group in self._everything():
+            for timeline in group.timelines():
+                await self._check(target, timeline)
+
+    def _choose(self) -> Timeline:
+        while self._hot and self._hot[0][0] < time.monotonic() - _HOT_S:
+            self._hot.popleft()
+        if self._hot and self._rng.random() < _HOT_SHARE:
+            return self._rng.choice(self._hot)[1]
+        group = self._rng.choice(self._groups)
+        return self._rng.choice(group.timelines())
+
+    async def _check(self, target: Target, timeline: Timeline) -> None:
+        target.in_flight += 1
+        start = time.monotonic()
+        try:
+            check = await target.check(timeline)
+        except grpc.aio.AioRpcError as error:
+            self._note("check", start, error)
+        else:
+            timeline.checks.append(check)
+            if check.reason == ALLOWED and not timeline.is_right(check):
+                self.found.set()
+        finally:
+            target.in_flight -= 1
+
+    def _probe(self, timelines: list[Timeline]) -> None:
+        """Check at once what a mutation that has just returned was about."""
+        for timeline in self._rng.sample(timelines, min(len(timelines), _PROBED_AT_ONCE)):
+            self._hot.append((time.monotonic(), timeline))
+            for target in self._targets:
+                if target.in_flight < _MAX_IN_FLIGHT:
+                    self._checking.create_task(self._check(target, timeline))
+
+    async def _keep_mutating(self, group: Group) -> None:
+        while not self._stopping.is_set():
+            await self._mutate(group, group.next_step(self._rng))
+            await asyncio.sleep(self._rng.choice(_PAUSES_S))
+
+    async def _mutate(self, group: Group, step: Step) -> None:
+        before = group.reasons()
+        step.change()
+        after = group.reasons()
+        changed = {
+            timeline: after.get(timeline, GONE)
+            for timeline, reason in before.items()
+            if after.get(timeline, GONE) != reason
+        }
+        mutation = Mutation(step.verb, step.target, time.monotonic())
+        mutation.revoked = any(before[timeline] == ALLOWED for timeline in changed)
+        self.history.mutations.append(mutation)
+        for timeline, reason in changed.items():
+            timeline.transitions.append(Transition(mutation, reason))
+        answer = await self._send(mutation, step)
+        known = len(self.history.timelines)
+        step.finish(answer)
+        self._probe([*changed, *self.history.timelines[known:]])
+
+    async def _send(self, mutation: Mutation, step: Step) -> Any:
+        """Send a mutation until it is answered, each time to another process."""
+        step.request.request_id = str(uuid.uuid4())
+        while True:
+            target = self._rng.choice(self._targets)
+            mutation.attempts += 1
+            start = time.monotonic()
+            try:
+                answer = await target.mutate(step)
+            except grpc.aio.AioRpcError as error:
+                if not self._note("mutation", start, error):
+                    raise
+                await asyncio.sleep(_RETRY_S)
+                continue
+            mutation.end, mutation.process = time.monotonic(), target.number
+            return answer
+
+    def _note(self, what: str, start: float, error: grpc.aio.AioRpcError) -> bool:
+        """Count an error; answers whether it is one that a fault may bring about."""
+        if error.code() in _UNDER_FAULTS:
+            self.history.failures.append(Failure(start, time.monotonic(), f"{what} {error.code().name}"))
+            return True
+        self.history.errors[f"{what} {error.code().name}: {error.details()}"] += 1
+        return False

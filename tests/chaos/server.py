@@ -1,0 +1,32 @@
+"""`gatekey serve` with a disease, and with a signal that blocks it: `python -m tests.chaos.server DISEASE serve`."""
+
+import signal
+import sys
+import time
+from types import FrameType
+
+from gatekey.cli import main as gatekey
+from gatekey_server.freshness.lease import LEASE_S
+
+from tests.chaos import diseases
+
+BLOCK_SIGNAL = signal.SIGUSR1
+BLOCK_S = LEASE_S + 1.5
+
+
+def _block(_number: int, _frame: FrameType | None) -> None:
+    # In the thread of the event loop, which waits for it like for any callback.
+    time.sleep(BLOCK_S)
+
+
+def main() -> None:
+    """Run the command line."""
+    disease = sys.argv.pop(1)
+    if disease in diseases.IN_SERVERS:
+        diseases.IN_SERVERS[disease]()
+    signal.signal(BLOCK_SIGNAL, _block)
+    gatekey()
+
+
+if __name__ == "__main__":
+    main()
