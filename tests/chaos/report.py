@@ -1,18 +1,20 @@
 """What a run tells of itself."""
 
 import argparse
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 
-from tests.chaos.history import FRESH_S, Check, FaultRun, History, Kind, Mutation, Violation
+from tests.chaos.history import FRESH_S, Check, Failure, FaultRun, History, Kind, Mutation, Violation
 
 _SHOWN = 5
+_NO_FAULT = "none meanwhile"
 
 
 def summary(history: History, violations: Sequence[Violation], origin: float) -> str:
     """The counts, and the first violations in full."""
-    return "\n".join((*_counts(history), *_faults(history, origin), *_violations(violations, history, origin)))
+    return "\n".join((*_counts(history), *_faults(history), *_violations(violations, history, origin)))
 
 
 def problems(history: History, arguments: argparse.Namespace) -> list[str]:
@@ -42,21 +44,45 @@ def _table(title: str, counts: Counter[str]) -> Iterator[str]:
         yield f"  {name:40} {count:8}"
 
 
-def _faults(history: History, origin: float) -> Iterator[str]:
-    yield f"{'faults':42} {len(history.faults):8}"
-    if history.faults:
-        yield "        at  what                         for  recovered in   failed  slowest check  mutation"
-    for fault in history.faults:
-        failed = sum(fault.overlaps(failure) for failure in history.failures)
+def _faults(history: History) -> Iterator[str]:
+    yield (
+        f"{'faults':42} {len(history.faults):8}  at longest  recovered after  failed calls"
+        f"  slowest check  slowest mutation"
+    )
+    during = _by_fault(history.faults)
+    failed = Counter(name for failure in history.failures for name in during(failure))
+    checks = _longest((name, check) for check in history.checks() for name in during(check))
+    mutations = _longest((name, it) for it in history.mutations if it.end < inf for name in during(it))
+    for name in [*sorted({fault.name for fault in history.faults}), _NO_FAULT]:
+        runs = [fault for fault in history.faults if fault.name == name]
+        lasted = max((fault.end - fault.start for fault in runs), default=0)
+        recovered = max((fault.recovered - fault.end for fault in runs), default=0)
         yield (
-            f"  {fault.start - origin:6.1f} s  {_name(fault):26} {fault.end - fault.start:3.1f} s"
-            f"  {fault.recovered - fault.end:10.1f} s {failed:8}"
-            f" {_longest(fault, history.checks()):12.1f} s {_longest(fault, history.mutations):7.1f} s"
+            f"  {name:40} {len(runs) or '':8} {_seconds(lasted):>11} {_seconds(recovered):>16} {failed[name]:13}"
+            f" {_seconds(checks[name]):>14} {_seconds(mutations[name]):>17}"
         )
 
 
-def _longest(fault: FaultRun, calls: Iterable[Check | Mutation]) -> float:
-    return max((call.end - call.start for call in calls if fault.overlaps(call)), default=0)
+def _by_fault(faults: Sequence[FaultRun]) -> Callable[[Check | Mutation | Failure], Sequence[str]]:
+    """Tells the names of the faults during which something went on. No fault begins before the last one is over."""
+    starts, ends = [fault.start for fault in faults], [fault.recovered for fault in faults]
+
+    def during(call: Check | Mutation | Failure) -> Sequence[str]:
+        overlapping = faults[bisect_left(ends, call.start) : bisect_right(starts, call.end)]
+        return [fault.name for fault in overlapping] or [_NO_FAULT]
+
+    return during
+
+
+def _longest(calls: Iterable[tuple[str, Check | Mutation]]) -> Mapping[str, float]:
+    longest: defaultdict[str, float] = defaultdict(float)
+    for name, call in calls:
+        longest[name] = max(longest[name], call.end - call.start)
+    return longest
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds else ""
 
 
 def _violations(violations: Sequence[Violation], history: History, origin: float) -> Iterator[str]:
