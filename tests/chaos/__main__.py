@@ -47,6 +47,8 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     try:
         history, origin = uvloop.run(_run(arguments))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return _UNUSABLE
     except Exception:  # noqa: BLE001 - must not look like a wrong answer
         traceback.print_exc()
         return _UNUSABLE

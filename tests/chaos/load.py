@@ -5,18 +5,19 @@ import random
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 from gatekey.v1 import (
     api_key_service_pb2_grpc,
-    check_service_pb2,
     check_service_pb2_grpc,
     machine_user_service_pb2_grpc,
     member_service_pb2_grpc,
     product_service_pb2_grpc,
     tenant_service_pb2_grpc,
 )
+from gatekey.v1 import check_service_pb2 as pb
 
 from tests.chaos.history import ALLOWED, Check, Failure, History, Mutation, Timeline, Transition
 from tests.chaos.world import ACTION, GONE, RESOURCE, Group, Step
@@ -30,6 +31,7 @@ _RETRY_S = 0.1
 _PAUSES_S = (0.0, 0.0, 0.05, 0.2, 1.0)
 _CHECKERS = 4
 _PROBED_AT_ONCE = 3
+_CHECKED_AT_ONCE = (1, 1, 1, 8)
 _MAX_IN_FLIGHT = 100
 _HOT_S = 1.0
 _HOT_SHARE = 0.6
@@ -53,7 +55,8 @@ _SERVICES = {
     "tenants": tenant_service_pb2_grpc.TenantServiceStub,
 }
 
-_REASONS = {number: name.removeprefix("REASON_") for name, number in check_service_pb2.CheckResponse.Reason.items()}
+_REASONS = {number: name.removeprefix("REASON_") for name, number in pb.CheckResponse.Reason.items()}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Target:
@@ -73,13 +76,15 @@ class Target:
         for channel in self._channels:
             await channel.close()
 
-    async def check(self, timeline: Timeline, timeout_s: float = _CHECK_TIMEOUT_S) -> Check:
-        """Check a secret."""
-        request = check_service_pb2.CheckRequest(key=timeline.secret, resource=RESOURCE, action=ACTION)
-        start = time.monotonic()
-        answer = await self._checks.Check(request, metadata=self._metadata, timeout=timeout_s)
-        end = time.monotonic()
-        return Check(start, end, self.number, ALLOWED if answer.allowed else _REASONS[answer.reason])
+    async def check(self, secrets: Sequence[str], timeout_s: float) -> Sequence[pb.BatchCheckResult]:
+        """Check secrets: several by one call for all."""
+        checks = [pb.CheckRequest(key=secret, resource=RESOURCE, action=ACTION) for secret in secrets]
+        if len(checks) == 1:
+            response = await self._checks.Check(checks[0], metadata=self._metadata, timeout=timeout_s)
+            return [pb.BatchCheckResult(response=response)]
+        batch = pb.BatchCheckRequest(checks=checks)
+        answer = await self._checks.BatchCheck(batch, metadata=self._metadata, timeout=timeout_s)
+        return list(answer.results)
 
     async def mutate(self, step: Step) -> Any:
         """Make a mutation once."""
@@ -135,13 +140,8 @@ class Load:
     async def recover(self) -> None:
         """Return once every process answers a check of a key that nothing happens to."""
         for target in self._targets:
-            while True:
-                try:
-                    timeline = self._quiet.keys[0].timeline
-                    timeline.checks.append(await target.check(timeline, _RECOVERY_TIMEOUT_S))
-                    break
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(_RETRY_S)
+            while not await self._check(target, [self._quiet.keys[0].timeline], _RECOVERY_TIMEOUT_S):
+                await asyncio.sleep(_RETRY_S)
 
     def _everything(self) -> tuple[Group, ...]:
         return self._quiet, *self._groups
@@ -153,12 +153,12 @@ class Load:
     async def _keep_checking(self, target: Target) -> None:
         while True:
             await asyncio.sleep(self._interval_s * self._rng.uniform(0.5, 1.5))
-            await self._check(target, self._choose())
+            timelines = [self._choose() for _ in range(self._rng.choice(_CHECKED_AT_ONCE))]
+            await self._check(target, timelines)
 
     async def _check_all(self, target: Target) -> None:
         for group in self._everything():
-            for timeline in group.timelines():
-                await self._check(target, timeline)
+            await self._check(target, group.timelines())
 
     def _choose(self) -> Timeline:
         while self._hot and self._hot[0][0] < time.monotonic() - _HOT_S:
@@ -168,19 +168,29 @@ class Load:
         group = self._rng.choice(self._groups)
         return self._rng.choice(group.timelines())
 
-    async def _check(self, target: Target, timeline: Timeline) -> None:
+    async def _check(self, target: Target, timelines: Sequence[Timeline], timeout_s: float = _CHECK_TIMEOUT_S) -> bool:
+        """Check and write down; whether all were answered."""
         target.in_flight += 1
         start = time.monotonic()
         try:
-            check = await target.check(timeline)
+            results = await target.check([timeline.secret for timeline in timelines], timeout_s)
         except grpc.aio.AioRpcError as error:
-            self._note("check", start, error)
-        else:
-            timeline.checks.append(check)
-            if check.reason == ALLOWED and not timeline.is_right(check):
-                self.found.set()
+            self._note("check", start, error.code(), error.details())
+            return False
         finally:
             target.in_flight -= 1
+        end = time.monotonic()
+        for timeline, result in zip(timelines, results, strict=True):
+            if result.HasField("error"):
+                self._note("check of several", start, _CODES[result.error.code], result.error.message)
+            else:
+                self._write_down(timeline, Check(start, end, target.number, _answer(result.response)))
+        return not any(result.HasField("error") for result in results)
+
+    def _write_down(self, timeline: Timeline, check: Check) -> None:
+        timeline.checks.append(check)
+        if check.reason == ALLOWED and not timeline.is_right(check):
+            self.found.set()
 
     def _probe(self, timelines: list[Timeline]) -> None:
         """Check at once what a mutation that has just returned was about."""
@@ -188,7 +198,7 @@ class Load:
             self._hot.append((time.monotonic(), timeline))
             for target in self._targets:
                 if target.in_flight < _MAX_IN_FLIGHT:
-                    self._checking.create_task(self._check(target, timeline))
+                    self._checking.create_task(self._check(target, [timeline]))
 
     async def _keep_mutating(self, group: Group) -> None:
         while not self._stopping.is_set():
@@ -224,17 +234,21 @@ class Load:
             try:
                 answer = await target.mutate(step)
             except grpc.aio.AioRpcError as error:
-                if not self._note("mutation", start, error):
+                if not self._note("mutation", start, error.code(), error.details()):
                     raise
                 await asyncio.sleep(_RETRY_S)
                 continue
             mutation.end, mutation.process = time.monotonic(), target.number
             return answer
 
-    def _note(self, what: str, start: float, error: grpc.aio.AioRpcError) -> bool:
+    def _note(self, what: str, start: float, code: grpc.StatusCode, details: str | None) -> bool:
         """Count an error; answers whether it is one that a fault may bring about."""
-        if error.code() in _UNDER_FAULTS:
-            self.history.failures.append(Failure(start, time.monotonic(), f"{what} {error.code().name}"))
+        if code in _UNDER_FAULTS:
+            self.history.failures.append(Failure(start, time.monotonic(), f"{what} {code.name}"))
             return True
-        self.history.errors[f"{what} {error.code().name}: {error.details()}"] += 1
+        self.history.errors[f"{what} {code.name}: {details}"] += 1
         return False
+
+
+def _answer(response: pb.CheckResponse) -> str:
+    return ALLOWED if response.allowed else _REASONS[response.reason]
