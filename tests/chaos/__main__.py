@@ -73,7 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--until-found", action="store_true", help="end once a check was wrongly allowed")
     parser.add_argument("--rate", type=float, default=600, help="checks a second, about (%(default)s)")
     parser.add_argument("--groups", type=int, default=8, help="how many mutations at a time (%(default)s)")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of what is done when")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the faults and their order")
     parser.add_argument("--checks-at-least", type=int, default=0, help="exit with 2 if there were fewer")
     parser.add_argument("--revocations-at-least", type=int, default=0, help="exit with 2 if there were fewer")
     return parser.parse_args()
@@ -92,10 +92,11 @@ async def _run(arguments: argparse.Namespace) -> tuple[History, float]:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    rng = random.Random(arguments.seed)
+    # One for the faults alone, so that their order does not depend on the load.
+    harm, rng = random.Random(arguments.seed), random.Random(arguments.seed)
     async with AsyncExitStack() as resources:
         directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="gatekey-chaos-")))
-        field = await resources.enter_async_context(_field(directory, arguments.processes, arguments.disease, rng))
+        field = await resources.enter_async_context(_field(directory, arguments.processes, arguments.disease, harm))
         targets = []
         for number, server in enumerate(field.servers):
             target = Target(number, server.address, field.token)
@@ -134,7 +135,8 @@ async def _field(directory: Path, processes: int, disease: str, rng: random.Rand
         )
 
     try:
-        servers += await asyncio.gather(*(start(number, "127.0.0.1:0") for number in range(processes)))
+        for number in range(processes):
+            servers.append(await start(number, "127.0.0.1:0"))  # noqa: PERF401 - one that starts may fail
         if disease in diseases.IN_DATABASE:
             await database.execute(diseases.IN_DATABASE[disease])
         yield Field(database, servers, start, token, rng)

@@ -36,7 +36,7 @@ GATEKEY = (sys.executable, "-c", "from gatekey.cli import main; main()")
 
 PEPPERS = "1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
-_START_TIMEOUT_S = 30
+_START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 30
 
 
