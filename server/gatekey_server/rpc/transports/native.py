@@ -19,13 +19,12 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from gatekey_server.domain.errors import Overloaded
 from gatekey_server.freshness import clock
 from gatekey_server.rpc.edge import Endpoint, Incoming, Metadata, Reply
+from gatekey_server.rpc.overload import Queue
 from gatekey_server.rpc.transports import KEEPALIVE_TIME_MS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 
 _IO_THREADS = 1
 _MAX_EVENTS = 4096
-
-MAX_WAIT_S = 0.005
-"""How long a check may have waited to be begun; it is refused if it has waited longer."""
+_MIN_ANSWERED = 64
 
 _OVERLOADED = Reply.of(Overloaded("OVERLOADED", "too many calls wait"))
 _TOO_LARGE = Reply(b"", (), grpc.StatusCode.RESOURCE_EXHAUSTED, f"the message has more than {MAX_MESSAGE_BYTES} bytes")
@@ -52,6 +51,7 @@ class NativeServer:
         self._shares_port = shares_port
         self._front: Any = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._queue = Queue()
         self._is_stopping = False
         self._directory = ""
 
@@ -114,24 +114,26 @@ class NativeServer:
                 return
 
     def _take(self, events: Sequence[_Event], received_at: float) -> None:
-        for kind, call_id, method, data, _, details in events:
+        for number, (kind, call_id, method, data, _, details) in enumerate(events):
             if kind == EVENT_CANCEL:
                 if call_id in self._tasks:
                     self._tasks[call_id].cancel()
             elif data is not None and details is not None:
-                self._begin(call_id, self._endpoints[method], data, details, received_at)
+                self._begin(call_id, self._endpoints[method], data, details, received_at, number)
 
-    def _begin(self, call_id: int, endpoint: Endpoint, data: bytes, details: _Details, received_at: float) -> None:
+    def _begin(
+        self, call_id: int, endpoint: Endpoint, data: bytes, details: _Details, received_at: float, number: int
+    ) -> None:
         metadata, _, time_left = details
-        waited = clock.now() - received_at
+        now = clock.now()
         if self._is_stopping:
             self._front.fail(call_id, grpc.StatusCode.UNAVAILABLE.value[0], "the server is stopping")
-        elif time_left is not None and waited >= time_left:
+        elif time_left is not None and now - received_at >= time_left:
             # Whoever asked has been told, or does not listen any more.
             return
         elif not endpoint.can_answer_at_once:
             self._answer_later(call_id, endpoint, data, metadata)
-        elif waited > MAX_WAIT_S:
+        elif self._queue.is_too_long(received_at, now) and number >= _MIN_ANSWERED:
             self._send(call_id, _OVERLOADED)
         else:
             answer = endpoint.answer_at_once(data, metadata)
