@@ -7,9 +7,12 @@ BIN := $(VENV)/bin
 STUBS := clients/python
 PROTOS := $(wildcard protos/gatekey/v1/*.proto)
 SERVICES := $(wildcard protos/gatekey/v1/*_service.proto)
+GO := clients/go
+PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos lint format types arrows protos protos-lint protos-check protos-baseline check lock clean
+.PHONY: help run test chaos lint format types arrows protos protos-python protos-go protos-lint protos-check protos-baseline check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,20 +42,32 @@ types: $(VENV)/.dev ## Check types, strictly
 arrows: $(VENV)/.dev ## Check which layer imports which
 	$(BIN)/lint-imports
 
-protos: $(VENV)/.dev ## Generate the Python stubs from protos/
+protos: protos-python protos-go ## Generate the stubs of all languages from protos/
+
+protos-python: $(VENV)/.dev ## Generate the Python stubs
 	rm -f $(STUBS)/gatekey/v1/*_pb2*.py*
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
 		--python_out=$(STUBS) --mypy_out=quiet:$(STUBS) $(PROTOS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
 		--grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) $(SERVICES)
 
+protos-go: $(VENV)/.dev ## Generate the Go stubs, where Go is installed
+ifeq ($(shell command -v go),)
+	@echo "go is not installed: the Go stubs stay as they are."
+else
+	cd $(GO) && GOBIN="$(CURDIR)/$(GO)/.bin" go install google.golang.org/protobuf/cmd/protoc-gen-go
+	GOBIN="$(CURDIR)/$(GO)/.bin" go install $(PROTOC_GEN_GO_GRPC)
+	rm -f $(GO)/gatekeyv1/*.pb.go
+	$(BIN)/buf generate protos --template $(GO)/buf.gen.yaml
+endif
+
 protos-lint: $(VENV)/.dev ## Check the protocol's style, and that no change breaks the baseline's clients
 	$(BIN)/buf lint protos
 	$(BIN)/buf breaking protos --against protos/baseline.binpb
 
 protos-check: protos ## Check that the committed stubs are those of protos/
-	@test -z "$$(git status --porcelain -- $(STUBS)/gatekey/v1)" || \
-		{ git --no-pager diff --stat -- $(STUBS)/gatekey/v1; echo "The stubs differ from protos/: commit what 'make protos' makes."; exit 1; }
+	@test -z "$$(git status --porcelain -- $(ALL_STUBS))" || \
+		{ git --no-pager diff --stat -- $(ALL_STUBS); echo "The stubs differ from protos/: commit what 'make protos' makes."; exit 1; }
 
 protos-baseline: $(VENV)/.dev ## Take the protocol as it is for the one that must not be broken; part of a release
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.binpb

@@ -12,9 +12,8 @@ from gatekey_server.store.embedded import EmbeddedPostgres
 
 from tests.support.databases import Databases
 from tests.support.orphans import OrphanCheck
-from tests.support.server import EXAMPLES, PEPPERS, Client, ServerProcess, read_example
-
-PRODUCTS = tuple(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
+from tests.support.server import PEPPERS, PRODUCTS, Client, ServerProcess, read_example
+from tests.support.world import World, make_world
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +100,13 @@ async def root(server: ServerProcess, root_token: str) -> AsyncIterator[Client]:
         await client.apply(read_example(product))
     yield client
     await client.close()
+
+
+@pytest.fixture(scope="session")
+async def world(root: Client, database_url: str) -> AsyncIterator[World]:
+    """The decision table, made true on the shared server."""
+    async with make_world(root, database_url) as made:
+        yield made
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+PRODUCTS = tuple(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
 GATEKEY = (sys.executable, "-c", "from gatekey.cli import main; main()")
 
 PEPPERS = "1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="

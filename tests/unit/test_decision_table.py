@@ -14,7 +14,7 @@ from gatekey_server.domain.secrets import Keyring, new_secret
 from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.rpc.specs import read_spec
 
-from tests.conftest import PRODUCTS
+from tests.support.server import PRODUCTS
 from tests.support.table import OWN_TENANT, Case, Holder, State, Table, load
 
 TABLE = load()

@@ -16,8 +16,7 @@ from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
 from gatekey_server.rpc.specs import read_spec, write_spec
 from google.protobuf import json_format
 
-from tests.conftest import PRODUCTS
-from tests.support.server import read_example
+from tests.support.server import PRODUCTS, read_example
 
 ALL, READ_ONLY, RESTRICTED = "ACCESS_MODE_ALL", "ACCESS_MODE_READ_ONLY", "ACCESS_MODE_RESTRICTED"
 ABSENT = object()

@@ -1,0 +1,180 @@
+// Package gatekey asks a Gatekey server whether the holder of an API key may do an action on a resource, and
+// administers products, tenants, members and keys.
+//
+// A denial is an answer, not an error. An error means that no decision was made, and is to be treated as a denial.
+package gatekey
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	gatekeyv1 "gatekey.example/gatekey/gatekeyv1"
+)
+
+const (
+	// DefaultTimeout is how long a call may take, with all its retries, where its context has no deadline.
+	DefaultTimeout = 5 * time.Second
+
+	// TokenVariable names the environment variable with the service token of a client that was given none.
+	TokenVariable = "GATEKEY_TOKEN"
+)
+
+// Any call may be retried: reads change nothing, and mutations carry a request id.
+const serviceConfig = `{
+	"loadBalancingConfig": [{"round_robin": {}}],
+	"methodConfig": [{
+		"name": [{}],
+		"retryPolicy": {
+			"maxAttempts": 5,
+			"initialBackoff": "0.1s",
+			"maxBackoff": "1s",
+			"backoffMultiplier": 3,
+			"retryableStatusCodes": ["UNAVAILABLE"]
+		}
+	}],
+	"retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1}
+}`
+
+// Client is one connection to Gatekey, or several where its address stands for several servers. It is safe for
+// concurrent use; a program needs one.
+type Client struct {
+	// The generated stubs. What they send has the client's token, deadline and retries.
+	Checks       gatekeyv1.CheckServiceClient
+	Products     gatekeyv1.ProductServiceClient
+	Tenants      gatekeyv1.TenantServiceClient
+	Members      gatekeyv1.MemberServiceClient
+	MachineUsers gatekeyv1.MachineUserServiceClient
+	APIKeys      gatekeyv1.ApiKeyServiceClient
+	Audit        gatekeyv1.AuditServiceClient
+
+	connection *grpc.ClientConn
+}
+
+// TokenSource gives the service token for an attempt at a call. It is asked every time, so that a token can be
+// replaced while the client is in use; it should keep the token rather than fetch it, and end with its context.
+type TokenSource func(context.Context) (string, error)
+
+// Option changes how a Client is made.
+type Option func(*options)
+
+type options struct {
+	token     TokenSource
+	tls       *tls.Config
+	plaintext bool
+	timeout   time.Duration
+	dial      []grpc.DialOption
+}
+
+// WithToken gives the service token. Without it, and without WithTokenSource, it is that of GATEKEY_TOKEN.
+func WithToken(token string) Option {
+	return WithTokenSource(func(context.Context) (string, error) { return token, nil })
+}
+
+// WithTokenSource gives the service token by a function.
+func WithTokenSource(source TokenSource) Option {
+	return func(o *options) { o.token = source }
+}
+
+// WithTLS says whom to trust and, for mutual TLS, with which certificate to come. Without it the client trusts whom
+// the system trusts.
+func WithTLS(config *tls.Config) Option {
+	return func(o *options) { o.tls = config }
+}
+
+// WithPlaintext does without TLS. Whoever can read the connection can take the token and the keys: it is for servers
+// on the same machine, and where something else encrypts.
+func WithPlaintext() Option {
+	return func(o *options) { o.plaintext = true }
+}
+
+// WithTimeout replaces DefaultTimeout.
+func WithTimeout(timeout time.Duration) Option {
+	return func(o *options) { o.timeout = timeout }
+}
+
+// WithDialOptions adds options of grpc-go, such as interceptors. They come after the client's own.
+func WithDialOptions(dial ...grpc.DialOption) Option {
+	return func(o *options) { o.dial = append(o.dial, dial...) }
+}
+
+// New makes a client of the server at a target of grpc-go, such as "gatekey.internal:50051". It does not wait for a
+// connection. Of a name with several addresses all are used in turn.
+func New(target string, opts ...Option) (*Client, error) {
+	settings := options{timeout: DefaultTimeout}
+	for _, option := range opts {
+		option(&settings)
+	}
+	if settings.timeout <= 0 {
+		return nil, fmt.Errorf("gatekey: the timeout of %v is not above 0", settings.timeout)
+	}
+	if settings.plaintext && settings.tls != nil {
+		return nil, errors.New("gatekey: WithPlaintext and WithTLS exclude each other")
+	}
+	if err := settings.findToken(); err != nil {
+		return nil, err
+	}
+	connection, err := grpc.NewClient(target, settings.dialOptions()...)
+	if err != nil {
+		return nil, fmt.Errorf("gatekey: %w", err)
+	}
+	return &Client{
+		Checks:       gatekeyv1.NewCheckServiceClient(connection),
+		Products:     gatekeyv1.NewProductServiceClient(connection),
+		Tenants:      gatekeyv1.NewTenantServiceClient(connection),
+		Members:      gatekeyv1.NewMemberServiceClient(connection),
+		MachineUsers: gatekeyv1.NewMachineUserServiceClient(connection),
+		APIKeys:      gatekeyv1.NewApiKeyServiceClient(connection),
+		Audit:        gatekeyv1.NewAuditServiceClient(connection),
+		connection:   connection,
+	}, nil
+}
+
+// Close ends the connection, and all calls under way.
+func (c *Client) Close() error {
+	return c.connection.Close()
+}
+
+func (o *options) findToken() error {
+	if o.token != nil {
+		return nil
+	}
+	token := strings.TrimSpace(os.Getenv(TokenVariable))
+	if token != "" {
+		WithToken(token)(o)
+		return nil
+	}
+	// A client certificate can stand for the token.
+	if o.tls != nil && (len(o.tls.Certificates) > 0 || o.tls.GetClientCertificate != nil) {
+		return nil
+	}
+	return fmt.Errorf("gatekey: there is no service token: use WithToken or WithTokenSource, or set %s", TokenVariable)
+}
+
+func (o *options) dialOptions() []grpc.DialOption {
+	transport := insecure.NewCredentials()
+	if !o.plaintext {
+		transport = credentials.NewTLS(o.tls)
+	}
+	// A server that was restarted is to be found soon, and not overrun.
+	reconnect := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
+	dial := []grpc.DialOption{
+		grpc.WithTransportCredentials(transport),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithChainUnaryInterceptor(withDeadline(o.timeout), withRequestID),
+	}
+	if o.token != nil {
+		dial = append(dial, grpc.WithPerRPCCredentials(bearer{o.token, !o.plaintext}))
+	}
+	return append(dial, o.dial...)
+}

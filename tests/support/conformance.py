@@ -1,0 +1,82 @@
+"""The decision table as data, for a client in another language: questions to ask, and the answers that are right."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from gatekey.v1 import check_service_pb2
+from gatekey.v1.types_pb2 import KeyKind
+
+from tests.support.programs import run
+from tests.support.server import Client
+from tests.support.table import Case
+from tests.support.world import TABLE, World
+
+Answer = dict[str, Any]
+
+NOTHING: Answer = {
+    "code": 0,
+    "reason": "",
+    "allowed": False,
+    "missing": [],
+    "product": "",
+    "tenant": "",
+    "principal": "",
+    "role": "",
+    "api_key": "",
+    "kind": "UNSPECIFIED",
+    "expires": False,
+}
+
+
+def question(client: Client, request: check_service_pb2.CheckRequest) -> dict[str, Any]:
+    """A question, and the token of the client that asks it."""
+    return {
+        "token": client.token,
+        "key": request.key,
+        "resource": request.resource,
+        "action": request.action,
+        "tenant": request.tenant if request.HasField("tenant") else None,
+    }
+
+
+async def ask(
+    program: Sequence[str | Path],
+    address: str,
+    cases: Sequence[Mapping[str, Any]],
+    tls: Mapping[str, str] | None = None,
+    **variables: str,
+) -> list[tuple[Answer, Answer]]:
+    """Let a program ask all questions, each alone and all together; answers both answers to each."""
+    given = {"address": address, "tls": tls, "cases": cases}
+    answered = json.loads(await run(*program, stdin=json.dumps(given), **variables))
+    return list(zip(answered["alone"], answered["together"], strict=True))
+
+
+async def differences(world: World, address: str, program: Sequence[str | Path]) -> dict[str, tuple[Answer, ...]]:
+    """The cases of the table in which a program's answers are wrong: what was right, and both answers."""
+    cases = TABLE.cases
+    answers = await ask(program, address, [question(world.caller(case), world.question(case)) for case in cases])
+    expected = [_expected(world, case) for case in cases]
+    return {
+        case.id: (right, alone, together)
+        for case, right, (alone, together) in zip(cases, expected, answers, strict=True)
+        if not right == alone == together
+    }
+
+
+def _expected(world: World, case: Case) -> Answer:
+    if case.refused:
+        return {**NOTHING, "code": grpc.StatusCode.INVALID_ARGUMENT.value[0], "reason": case.expected}
+    subject = world.subject(case)
+    kind = subject.pop("kind", KeyKind.KEY_KIND_UNSPECIFIED)
+    return {
+        **NOTHING,
+        **subject,
+        "reason": case.expected,
+        "allowed": case.expected == "ALLOWED",
+        "missing": [list(pair) for pair in case.missing],
+        "kind": KeyKind.Name(kind).removeprefix("KEY_KIND_"),
+    }
