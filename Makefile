@@ -9,10 +9,13 @@ PROTOS := $(wildcard protos/gatekey/v1/*.proto)
 SERVICES := $(wildcard protos/gatekey/v1/*_service.proto)
 GO := clients/go
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1
+TYPESCRIPT := clients/typescript
+# Written by `npm ci`; nothing where there is no npm.
+TYPESCRIPT_READY := $(if $(shell command -v npm),$(TYPESCRIPT)/node_modules/.package-lock.json)
+ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos lint format types arrows protos protos-python protos-go protos-lint protos-check protos-baseline check lock clean
+.PHONY: help run test chaos lint format types arrows protos protos-python protos-go protos-typescript protos-lint protos-check protos-baseline check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +45,7 @@ types: $(VENV)/.dev ## Check types, strictly
 arrows: $(VENV)/.dev ## Check which layer imports which
 	$(BIN)/lint-imports
 
-protos: protos-python protos-go ## Generate the stubs of all languages from protos/
+protos: protos-python protos-go protos-typescript ## Generate the stubs of all languages from protos/
 
 protos-python: $(VENV)/.dev ## Generate the Python stubs
 	rm -f $(STUBS)/gatekey/v1/*_pb2*.py*
@@ -59,6 +62,17 @@ else
 	GOBIN="$(CURDIR)/$(GO)/.bin" go install $(PROTOC_GEN_GO_GRPC)
 	rm -f $(GO)/gatekeyv1/*.pb.go
 	$(BIN)/buf generate protos --template $(GO)/buf.gen.yaml
+endif
+
+protos-typescript: $(VENV)/.dev $(TYPESCRIPT_READY) ## Generate the TypeScript stubs, where npm is installed
+ifeq ($(TYPESCRIPT_READY),)
+	@echo "npm is not installed: the TypeScript stubs stay as they are."
+else
+	rm -rf $(TYPESCRIPT)/src/gen
+	$(BIN)/buf generate protos --template $(TYPESCRIPT)/buf.gen.yaml
+	packages=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		$(BIN)/buf generate $$packages --path $$packages/google/rpc/status.proto --path $$packages/google/rpc/error_details.proto \
+		--template $(TYPESCRIPT)/buf.gen.yaml
 endif
 
 protos-lint: $(VENV)/.dev ## Check the protocol's style, and that no change breaks the baseline's clients
@@ -97,3 +111,7 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.pip
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded,native]' --group dev
 	@touch $@ $(VENV)/.run
+
+$(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package-lock.json
+	cd $(TYPESCRIPT) && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline
+	@touch $@

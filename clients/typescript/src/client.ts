@@ -1,0 +1,151 @@
+import { credentials, status, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
+
+import { type CallOptions, Connection, type ServiceClient, type TokenSource } from "./connection.js";
+import { fromBatch, GatekeyError, PermissionDenied } from "./errors.js";
+import { ApiKeyService } from "./gen/gatekey/v1/api_key_service_pb.js";
+import { AuditService } from "./gen/gatekey/v1/audit_service_pb.js";
+import { type CheckResponse, CheckService } from "./gen/gatekey/v1/check_service_pb.js";
+import { MachineUserService } from "./gen/gatekey/v1/machine_user_service_pb.js";
+import { MemberService } from "./gen/gatekey/v1/member_service_pb.js";
+import { ProductService } from "./gen/gatekey/v1/product_service_pb.js";
+import { TenantService } from "./gen/gatekey/v1/tenant_service_pb.js";
+
+/** How long a call may take, with all its retries. */
+export const DEFAULT_TIMEOUT_MS = 5_000;
+
+/** The environment variable with the service token of a client that was given none. */
+export const TOKEN_VARIABLE = "GATEKEY_TOKEN";
+
+/** Whom to trust and, for mutual TLS, with which certificate to come; all as PEM. */
+export interface TlsOptions {
+  /** The authorities that vouch for the server. Default: those that Node trusts. */
+  readonly ca?: Buffer | string;
+  readonly certificate?: Buffer | string;
+  readonly key?: Buffer | string;
+}
+
+/** How a client is made. */
+export interface ClientOptions {
+  /**
+   * The service token, or a function that gives it. The function is asked before every call, so that a token can be
+   * replaced while the client is in use; it should keep the token rather than fetch it. Default: `GATEKEY_TOKEN`.
+   */
+  readonly token?: string | TokenSource;
+  /** Default: TLS with the authorities that Node trusts. */
+  readonly tls?: TlsOptions;
+  /**
+   * Does without TLS. Whoever can read the connection can take the token and the keys: it is for servers on the same
+   * machine, and where something else encrypts.
+   */
+  readonly plaintext?: boolean;
+  /** Default: `DEFAULT_TIMEOUT_MS`. */
+  readonly timeoutMs?: number;
+  /** More options of `@grpc/grpc-js`. They override the client's own. */
+  readonly channelOptions?: ChannelOptions;
+}
+
+/** May the holder of the key do the action on the resource? */
+export interface Question {
+  /** The secret as it was presented, without header or scheme. */
+  readonly key: string;
+  /** The path of the resource: `links`, `links/abc`. */
+  readonly resource: string;
+  readonly action: string;
+  /** The id of the tenant that the request is about: a key of another one is denied. */
+  readonly tenant?: string;
+  /** The id of the product that asks, for callers whose token lets them check several: a key of another one is unknown. */
+  readonly product?: string;
+  /** The decision is to be right as of this revision or a later one. */
+  readonly minRevision?: bigint;
+}
+
+/** The answer to one question of a batch. An error means that no decision was made. */
+export type BatchResult =
+  | { readonly decision: CheckResponse; readonly error?: undefined }
+  | { readonly decision?: undefined; readonly error: GatekeyError };
+
+/** One connection to Gatekey, or several where its address stands for several servers. A program needs one. */
+export class Client {
+  readonly checks: ServiceClient<typeof CheckService>;
+  readonly products: ServiceClient<typeof ProductService>;
+  readonly tenants: ServiceClient<typeof TenantService>;
+  readonly members: ServiceClient<typeof MemberService>;
+  readonly machineUsers: ServiceClient<typeof MachineUserService>;
+  readonly apiKeys: ServiceClient<typeof ApiKeyService>;
+  readonly audit: ServiceClient<typeof AuditService>;
+  readonly #connection: Connection;
+
+  /** Makes a client of the server at `HOST:PORT`; of a name with several addresses all are used in turn. */
+  constructor(address: string, options: ClientOptions = {}) {
+    const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+    if (!(timeoutMs > 0)) throw new TypeError(`the timeout of ${timeoutMs} ms is not above 0`);
+    const transport = transportOf(options);
+    const connection = new Connection(address, transport, tokenOf(options), timeoutMs, options.channelOptions ?? {});
+    this.#connection = connection;
+    this.checks = connection.service(CheckService);
+    this.products = connection.service(ProductService);
+    this.tenants = connection.service(TenantService);
+    this.members = connection.service(MemberService);
+    this.machineUsers = connection.service(MachineUserService);
+    this.apiKeys = connection.service(ApiKeyService);
+    this.audit = connection.service(AuditService);
+  }
+
+  /** Decides whether the holder of a key may do an action on a resource. A denial is no error. */
+  async check(question: Question, options?: CallOptions): Promise<CheckResponse> {
+    return this.checks.check(checked(question), options);
+  }
+
+  /** Checks, and throws a denial as `PermissionDenied`. */
+  async require(question: Question, options?: CallOptions): Promise<CheckResponse> {
+    const decision = await this.check(question, options);
+    if (!decision.allowed) throw new PermissionDenied(decision);
+    return decision;
+  }
+
+  /** Answers up to 1000 questions at once, in their order. What is thrown is about the batch as a whole. */
+  async batchCheck(questions: readonly Question[], options?: CallOptions): Promise<BatchResult[]> {
+    const { results } = await this.checks.batchCheck({ checks: questions.map(checked) }, options);
+    if (results.length !== questions.length) {
+      throw new GatekeyError(status.INTERNAL, `${questions.length} checks got ${results.length} answers`);
+    }
+    return results.map(({ result }) =>
+      result.case === "response" ? { decision: result.value } : { error: fromBatch(result.value) },
+    );
+  }
+
+  /** Ends the connection. */
+  close(): void {
+    this.#connection.close();
+  }
+}
+
+/** Refuses an id that got lost, so that it is not taken for any tenant or product. */
+function checked(question: Question): Question {
+  for (const name of ["tenant", "product"] as const) {
+    if (name in question && typeof question[name] !== "string") {
+      throw new TypeError(`${name} is there and no string: leave it out, or give an id`);
+    }
+  }
+  return question;
+}
+
+function transportOf({ plaintext, tls }: ClientOptions): ChannelCredentials {
+  if (plaintext && tls) throw new TypeError("plaintext and tls exclude each other");
+  if (plaintext) return credentials.createInsecure();
+  const { ca, certificate, key } = tls ?? {};
+  if ((certificate === undefined) !== (key === undefined)) throw new TypeError("certificate and key need each other");
+  return credentials.createSsl(bytes(ca), bytes(key), bytes(certificate));
+}
+
+function bytes(pem: Buffer | string | undefined): Buffer | null {
+  return pem === undefined ? null : Buffer.from(pem);
+}
+
+function tokenOf({ token = process.env[TOKEN_VARIABLE], tls }: ClientOptions): TokenSource | undefined {
+  if (typeof token === "function") return token;
+  if (token?.trim()) return () => token;
+  // A client certificate can stand for the token.
+  if (tls?.certificate) return undefined;
+  throw new TypeError(`there is no service token: give one, or set ${TOKEN_VARIABLE}`);
+}

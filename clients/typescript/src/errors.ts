@@ -1,0 +1,79 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { anyUnpack } from "@bufbuild/protobuf/wkt";
+import { Metadata, status, type ServiceError } from "@grpc/grpc-js";
+
+import { type CheckError, type CheckResponse, CheckResponse_Reason } from "./gen/gatekey/v1/check_service_pb.js";
+import { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "./gen/google/rpc/status_pb.js";
+
+const DOMAIN = "gatekey";
+
+/** What is wrong with one field of a request. */
+export interface FieldViolation {
+  readonly field: string;
+  /** Stable, as the reason of an error. */
+  readonly reason: string;
+  readonly description: string;
+}
+
+/** No decision was made, or nothing was done: to be treated as a denial. */
+export class GatekeyError extends Error {
+  override readonly name: string = "GatekeyError";
+  /** The status code of gRPC. */
+  readonly code: status;
+  /** The stable reason, such as `TOKEN_INVALID`; empty where the error did not come from Gatekey itself. */
+  readonly reason: string;
+  /** Names and counts that belong to the reason. */
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly fields: readonly FieldViolation[];
+
+  constructor(
+    code: status,
+    message: string,
+    details: { reason?: string; metadata?: Record<string, string>; fields?: readonly FieldViolation[] } = {},
+    options?: ErrorOptions,
+  ) {
+    super(`${status[code] ?? code}: ${message}`, options);
+    this.code = code;
+    this.reason = details.reason ?? "";
+    this.metadata = details.metadata ?? {};
+    this.fields = details.fields ?? [];
+  }
+}
+
+/** The answer of `require` to a denial. */
+export class PermissionDenied extends Error {
+  override readonly name: string = "PermissionDenied";
+
+  constructor(readonly decision: CheckResponse) {
+    super(`${decision.message} (${CheckResponse_Reason[decision.reason] ?? decision.reason})`);
+  }
+}
+
+/** The error of a call that has failed. */
+export function fromCall(error: ServiceError): GatekeyError {
+  return new GatekeyError(error.code, error.details, detailsOf(error.metadata), { cause: error });
+}
+
+/** The error that `check` would have failed with. */
+export function fromBatch(problem: CheckError | undefined): GatekeyError {
+  if (!problem || problem.code === status.OK) {
+    return new GatekeyError(status.INTERNAL, "the answer holds neither a decision nor an error");
+  }
+  const { code, reason, message, field } = problem;
+  return new GatekeyError(code, message, { reason, fields: field ? [{ field, reason, description: message }] : [] });
+}
+
+function detailsOf(trailer: Metadata): ConstructorParameters<typeof GatekeyError>[2] {
+  const [packed] = trailer.get("grpc-status-details-bin");
+  if (!Buffer.isBuffer(packed)) return {};
+  const { details } = fromBinary(StatusSchema, packed);
+  const info = details.map((detail) => anyUnpack(detail, ErrorInfoSchema)).find((found) => found?.domain === DOMAIN);
+  if (!info) return {};
+  const fields = details.flatMap((detail) => anyUnpack(detail, BadRequestSchema)?.fieldViolations ?? []);
+  return {
+    reason: info.reason,
+    metadata: info.metadata,
+    fields: fields.map(({ field, reason, description }) => ({ field, reason, description })),
+  };
+}
