@@ -33,7 +33,7 @@ def _is_installed() -> bool:
 
 
 async def test_the_client_s_own_tests(programs: Path) -> None:
-    await run("node", "--test", programs / "test", cwd=CLIENT)
+    await run("node", "--test", programs / "test" / "client.test.js", cwd=CLIENT)
 
 
 async def test_the_quickstart(root: Client, server: ServerProcess, programs: Path) -> None:
