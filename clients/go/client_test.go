@@ -251,6 +251,27 @@ func TestRetriesEndWithTheDeadline(t *testing.T) {
 	}
 }
 
+func TestRetriesPauseWhileMuchFails(t *testing.T) {
+	const calls = 60
+	s := start(t, "127.0.0.1:0")
+	for range calls * 5 {
+		s.failures = append(s.failures, status.Error(codes.Unavailable, "later"))
+	}
+	client := plain(t, s)
+	var group sync.WaitGroup
+	for range calls {
+		group.Go(func() {
+			if _, err := client.Check(t.Context(), "k", "links", "read"); status.Code(err) != codes.Unavailable {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if len(s.attempts) <= calls || len(s.attempts) >= calls*2 {
+		t.Error(len(s.attempts), "attempts")
+	}
+}
+
 func TestARestartedServerIsFoundAgain(t *testing.T) {
 	s := start(t, "127.0.0.1:0")
 	client := plain(t, s)

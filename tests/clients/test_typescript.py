@@ -1,16 +1,19 @@
 """The TypeScript client: its own tests, its quickstart, the decision table, and TLS."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.clients.conftest import Mutual
 from tests.support import conformance
-from tests.support.programs import run
+from tests.support.programs import blocks, run
 from tests.support.server import ROOT, Client, ServerProcess
 from tests.support.world import World
 
 CLIENT = ROOT / "clients" / "typescript"
+README = CLIENT / "README.md"
 
 pytestmark = pytest.mark.skipif(
     shutil.which("node") is None or shutil.which("npm") is None,
@@ -20,35 +23,48 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 async def programs() -> Path:
-    """The directory of the client's programs."""
-    if not _is_installed():
-        await run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", cwd=CLIENT)
-    await run("npm", "run", "build:test", cwd=CLIENT)
+    """The directory of the client's programs. The client itself is packed as its page says."""
+    pack, *_ = blocks(README, "sh")
+    await run("sh", "-euc", pack.replace("/path/to/gatekey", str(ROOT)))
+    await run("npx", "tsc", "-p", "tsconfig.test.json", cwd=CLIENT)
     return CLIENT / "build"
 
 
-def _is_installed() -> bool:
-    installed, wanted = CLIENT / "node_modules" / ".package-lock.json", CLIENT / "package-lock.json"
-    return installed.exists() and installed.stat().st_mtime > wanted.stat().st_mtime
+@pytest.fixture
+def conformance_program(programs: Path) -> Sequence[str | Path]:
+    """The program that asks the decision table's questions."""
+    return ["node", programs / "conformance" / "conformance.js"]
 
 
 async def test_the_client_s_own_tests(programs: Path) -> None:
     await run("node", "--test", programs / "test" / "client.test.js", cwd=CLIENT)
 
 
-async def test_the_quickstart(root: Client, server: ServerProcess, programs: Path) -> None:
+async def test_the_quickstart_of_a_package_that_has_installed_the_client(
+    root: Client, server: ServerProcess, programs: Path, tmp_path: Path
+) -> None:
     assert root.token is not None
+    _, install, _ = blocks(README, "sh")
+    (printed,) = blocks(README, "text")
+    await run("npm", "init", "--yes", "--init-type=module", cwd=tmp_path)
+    shutil.copy(programs / "quickstart" / "quickstart.js", tmp_path)
+    await run("sh", "-euc", install.replace("/path/to/gatekey", str(ROOT)), cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "node_modules" / "@gatekey" / "client").iterdir()} == {
+        "LICENSE",
+        "README.md",
+        "dist",
+        "package.json",
+    }
     for _ in range(2):
-        program = programs / "quickstart" / "quickstart.js"
-        printed = await run("node", program, server.address, GATEKEY_TOKEN=root.token)
-        assert printed.splitlines() == [
-            "true ALLOWED member",
-            "missing: write on tags",
-            "true ",
-            "false RESOURCE_INVALID",
-        ]
+        assert await run("node", "quickstart.js", server.address, cwd=tmp_path, GATEKEY_TOKEN=root.token) == printed
 
 
-async def test_the_decision_table(world: World, server: ServerProcess, programs: Path) -> None:
-    program = ["node", programs / "conformance" / "conformance.js"]
-    assert await conformance.differences(world, server.address, program) == {}
+async def test_the_decision_table(
+    world: World, server: ServerProcess, conformance_program: Sequence[str | Path]
+) -> None:
+    assert await conformance.differences(world, server.address, conformance_program) == {}
+
+
+async def test_mutual_tls(root: Client, mutual: Mutual, conformance_program: Sequence[str | Path]) -> None:
+    answers = await conformance.callers_over_tls(conformance_program, mutual.address, mutual.files, root)
+    assert answers == ["KEY_UNKNOWN"] * 4

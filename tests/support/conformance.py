@@ -47,11 +47,10 @@ async def ask(
     address: str,
     cases: Sequence[Mapping[str, Any]],
     tls: Mapping[str, str] | None = None,
-    **variables: str,
 ) -> list[tuple[Answer, Answer]]:
     """Let a program ask all questions, each alone and all together; answers both answers to each."""
     given = {"address": address, "tls": tls, "cases": cases}
-    answered = json.loads(await run(*program, stdin=json.dumps(given), **variables))
+    answered = json.loads(await run(*program, stdin=json.dumps(given)))
     return list(zip(answered["alone"], answered["together"], strict=True))
 
 
@@ -65,6 +64,16 @@ async def differences(world: World, address: str, program: Sequence[str | Path])
         for case, right, (alone, together) in zip(cases, expected, answers, strict=True)
         if not right == alone == together
     }
+
+
+async def callers_over_tls(
+    program: Sequence[str | Path], address: str, files: Mapping[str, str], root: Client
+) -> list[str]:
+    """Ask about a key that is none: with a token, and without one, by the certificate. Answers the reasons."""
+    request = check_service_pb2.CheckRequest(key="none", resource="campaigns", action="read")
+    with_token = question(root, request)
+    answers = await ask(program, address, [with_token, {**with_token, "token": ""}], files)
+    return [answer["reason"] for both in answers for answer in both]
 
 
 def _expected(world: World, case: Case) -> Answer:

@@ -1,6 +1,8 @@
 """Other languages' tools and programs."""
 
 import asyncio
+import re
+import textwrap
 from pathlib import Path
 
 from tests.support.server import environment
@@ -28,3 +30,9 @@ async def run(*command: str | Path, cwd: Path | None = None, stdin: str = "", **
         raise
     assert process.returncode == 0, f"{command} failed:\n{output.decode()}{errors.decode()}"
     return output.decode()
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The blocks of code in a document, without what they are indented by."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(code) for code in found]

@@ -19,10 +19,12 @@ from google.protobuf import json_format
 from ruamel.yaml import YAML
 
 from tests.acceptance.test_callers import RULES
+from tests.support.programs import blocks
 from tests.support.server import ROOT
 
 SERVER = ROOT / "server" / "gatekey_server"
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+CLIENT_PAGES = sorted((ROOT / "clients").glob("*/README.md"))
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *CLIENT_PAGES])
 
 REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)*")
 LIMIT = re.compile(r"_?(?:MAX|MIN)_.*|.*_(?:S|MAX|ROWS|ATTEMPTS|PAGE_SIZE)")
@@ -157,7 +159,20 @@ def test_the_worked_example_is_a_valid_spec() -> None:
     specs.validate(read_spec(message, []))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("language", ["go", "ts"])
+def test_the_code_on_a_client_s_page_is_of_its_programs(language: str) -> None:
+    (page,) = (page for page in CLIENT_PAGES if blocks(page, language))
+    folders = {"gatekeyv1", "gen", "node_modules", "dist", "build"}
+    sources = [path for path in page.parent.rglob(f"*.{language}") if not folders & set(path.parts)]
+    code = [_unindented(path.read_text()) for path in sources]
+    assert [block for block in blocks(page, language) if not any(_unindented(block) in text for text in code)] == []
+
+
+def _unindented(code: str) -> str:
+    return "\n".join(line.strip() for line in code.strip().splitlines())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
     assert all((document.parent / target).exists() for target in targets), targets

@@ -141,6 +141,15 @@ test("retries end with the deadline", async () => {
   assert.ok(server.attempts.length <= 3, String(server.attempts.length));
 });
 
+test("retries pause while much fails", async () => {
+  const calls = 60;
+  server.failures = new Array(calls * 5).fill(failure(status.UNAVAILABLE));
+  const client = connect();
+  const errors = await Promise.all(Array.from({ length: calls }, () => failed(client.check(QUESTION))));
+  assert.deepEqual(new Set(errors.map(({ code }) => code)), new Set([Code.UNAVAILABLE]));
+  assert.ok(server.attempts.length < calls * 2, String(server.attempts.length));
+});
+
 test("a restarted server is found again", async () => {
   const client = connect();
   for (let round = 0; round < 3; round++) {
