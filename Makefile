@@ -15,10 +15,11 @@ TYPESCRIPT_READY := $(if $(shell command -v npm),$(TYPESCRIPT)/node_modules/.pac
 ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos lint format types arrows protos protos-python protos-go protos-typescript protos-lint protos-check protos-baseline check lock clean
+.PHONY: help run test chaos lint format types arrows protos protos-python protos-go protos-typescript \
+	protos-lint protos-check protos-baseline check lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## Serve on 127.0.0.1:50051 with an embedded database and five example products
 	@exec $(BIN)/gatekey serve --demo examples
@@ -96,6 +97,7 @@ lock: ## Choose the newest versions of all dependencies and write them down
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the environment and all caches; the data in .gatekey/ stay
+	rm -rf $(GO)/.bin $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist $(TYPESCRIPT)/build
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.pip:
