@@ -1,1 +1,63 @@
-"""Gatekey's client side: the generated API in `gatekey.v1`, and the command line in `gatekey.cli`."""
+"""Gatekey's client: may the holder of this key do this action on this resource?
+
+::
+
+    import gatekey
+
+    with gatekey.Client("gatekey.example:443", tls=gatekey.TLS()) as client:
+        decision = client.check(key, "links/abc", "update")
+
+What can go wrong is drawn in `gatekey.errors`. The generated API is in `gatekey.v1`, the command line in `gatekey.cli`.
+"""
+
+from gatekey._connection import TLS
+from gatekey.client import AsyncClient, Client
+from gatekey.decisions import Decision, KeyKind, Permission, Question, Reason, Undecided
+from gatekey.errors import (
+    Aborted,
+    AlreadyExists,
+    CallerDenied,
+    CallFailed,
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    GatekeyError,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    SecretWithheld,
+    Unauthenticated,
+    Unavailable,
+)
+
+__all__ = [
+    "TLS",
+    "Aborted",
+    "AlreadyExists",
+    "AsyncClient",
+    "CallFailed",
+    "CallerDenied",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "Decision",
+    "FailedPrecondition",
+    "FieldViolation",
+    "GatekeyError",
+    "InternalError",
+    "InvalidArgument",
+    "KeyKind",
+    "NotFound",
+    "Permission",
+    "PermissionDenied",
+    "Question",
+    "Reason",
+    "ResourceExhausted",
+    "SecretWithheld",
+    "Unauthenticated",
+    "Unavailable",
+    "Undecided",
+]

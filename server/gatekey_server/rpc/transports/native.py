@@ -64,7 +64,7 @@ class NativeServer:
                 io_threads=_IO_THREADS,
                 call_details=True,
                 keepalive_time_ms=KEEPALIVE_TIME_MS,
-                keepalive_permit_without_calls=False,
+                keepalive_permit_without_calls=True,
                 max_metadata_size=MAX_METADATA_BYTES,
                 reuse_port=self._shares_port,
             )

@@ -1,0 +1,197 @@
+"""Calls as values, and how they are made."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from gatekey import errors
+from gatekey._connection import Endpoint
+from gatekey._tokens import AsyncTokens, Metadata, Tokens
+
+R_co = TypeVar("R_co", bound=Message, covariant=True)
+R = TypeVar("R", bound=Message)
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """One call, ready to be made."""
+
+    path: str
+    """`/gatekey.v1.CheckService/Check`."""
+    request: Message
+    answer: type[R_co]
+    timeout: float | None = None
+    """In seconds, all attempts included; None for the client's default."""
+    actor: str = ""
+    """The resource name of the principal on whose behalf; empty for none."""
+    examine: Callable[[R_co], None] | None = None
+    """Looks at the answer, and raises if it is none to hand on."""
+
+    @property
+    def extra(self) -> Metadata:
+        """The metadata beside the token."""
+        return (("gatekey-actor", self.actor),) if self.actor else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[R_co, Item_co]):
+    """A list that comes in pages."""
+
+    first: Call[R_co]
+    items: Callable[[Any], Any]
+    """The items of a page."""
+
+    def after(self, page: Message) -> Call[R_co] | None:
+        """The call for what follows the page; None after the last."""
+        token = cast("Any", page).next_page_token
+        if not token:
+            return None
+        request = type(self.first.request)()
+        request.CopyFrom(self.first.request)
+        cast("Any", request).page_token = token
+        return replace(self.first, request=request)
+
+
+class Transport:
+    """A connection for threads. It is opened by the first call, and again in a process that was forked."""
+
+    def __init__(self, endpoint: Endpoint, tokens: Tokens) -> None:
+        self._endpoint = endpoint
+        self._tokens = tokens
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._methods: dict[str, Any] = {}
+        self._pid = 0
+        self._closed = False
+
+    def make(self, call: Call[R], timeout: float) -> R:
+        """Make a call. Raises `CallFailed`."""
+        method = self._method(call)
+        ends = time.monotonic() + timeout
+        metadata = self._tokens.metadata()
+        try:
+            answer = self._once(method, call, timeout, metadata)
+        except errors.Unauthenticated:
+            renewed = self._tokens.renewed(metadata)
+            if renewed == metadata:
+                raise
+            answer = self._once(method, call, ends - time.monotonic(), renewed)
+        if call.examine is not None:
+            call.examine(answer)
+        return answer
+
+    def close(self) -> None:
+        """Give up what is under way, and close the connection. It is not opened again."""
+        with self._lock:
+            self._closed = True
+            if self._channel is not None and self._pid == os.getpid():
+                self._channel.close()
+            self._channel = None
+
+    @staticmethod
+    def _once(method: Any, call: Call[R], timeout: float, metadata: Metadata) -> R:
+        try:
+            return cast("R", method(call.request, timeout=timeout, metadata=metadata + call.extra))
+        except grpc.RpcError as error:
+            raise errors.from_rpc(error) from None
+
+    def _method(self, call: Call[R]) -> Any:
+        channel = self._channel
+        if channel is None or self._pid != os.getpid():
+            channel = self._open()
+        method = self._methods.get(call.path)
+        if method is None:
+            serialize = type(call.request).SerializeToString
+            method = channel.unary_unary(call.path, serialize, call.answer.FromString)
+            self._methods[call.path] = method
+        return method
+
+    def _open(self) -> grpc.Channel:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            if self._channel is not None and self._pid == os.getpid():
+                return self._channel
+            # What was opened before a fork belongs to the parent, who goes on using it: it is left alone.
+            self._methods = {}
+            endpoint = self._endpoint
+            if endpoint.credentials is None:
+                self._channel = grpc.insecure_channel(endpoint.target, endpoint.options)
+            else:
+                self._channel = grpc.secure_channel(endpoint.target, endpoint.credentials, endpoint.options)
+            self._pid = os.getpid()
+            return self._channel
+
+
+class AsyncTransport:
+    """A connection for an event loop: the one that makes the first call."""
+
+    def __init__(self, endpoint: Endpoint, tokens: AsyncTokens) -> None:
+        self._endpoint = endpoint
+        self._tokens = tokens
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+        self._pid = 0
+        self._closed = False
+
+    async def make(self, call: Call[R], timeout: float) -> R:
+        """Make a call. Raises `CallFailed`."""
+        method = self._method(call)
+        ends = time.monotonic() + timeout
+        metadata = await self._tokens.metadata()
+        try:
+            answer = await self._once(method, call, ends - time.monotonic(), metadata)
+        except errors.Unauthenticated:
+            renewed = await self._tokens.renewed(metadata)
+            if renewed == metadata:
+                raise
+            answer = await self._once(method, call, ends - time.monotonic(), renewed)
+        if call.examine is not None:
+            call.examine(answer)
+        return answer
+
+    async def close(self) -> None:
+        """Give up what is under way, and close the connection. It is not opened again."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None and self._pid == os.getpid():
+            await channel.close()
+
+    @staticmethod
+    async def _once(method: Any, call: Call[R], timeout: float, metadata: Metadata) -> R:
+        try:
+            return cast("R", await method(call.request, timeout=timeout, metadata=metadata + call.extra))
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error) from None
+
+    def _method(self, call: Call[R]) -> Any:
+        channel = self._channel
+        if channel is None or self._pid != os.getpid():
+            channel = self._open()
+        method = self._methods.get(call.path)
+        if method is None:
+            serialize = type(call.request).SerializeToString
+            method = channel.unary_unary(call.path, serialize, call.answer.FromString)
+            self._methods[call.path] = method
+        return method
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        self._methods = {}
+        endpoint = self._endpoint
+        if endpoint.credentials is None:
+            self._channel = grpc.aio.insecure_channel(endpoint.target, endpoint.options)
+        else:
+            self._channel = grpc.aio.secure_channel(endpoint.target, endpoint.credentials, endpoint.options)
+        self._pid = os.getpid()
+        return self._channel

@@ -1,0 +1,178 @@
+"""The way to the server: where it is, how it is secured, which token is presented, and how calls are tried again."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+CHECK_S = 2.0
+"""How long a check may take unless said otherwise, all attempts included."""
+ADMIN_S = 10.0
+"""How long any other call may take unless said otherwise."""
+PAGE_SIZE = 200
+
+# A page may hold that many of the largest things that the server accepts.
+_MAX_ANSWER_BYTES = PAGE_SIZE << 20
+
+_SERVICES = ("Check", "Product", "Tenant", "Member", "MachineUser", "ApiKey", "Audit")
+
+# Every call can be repeated: checks and reads as they are, mutations by their `request_id`.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": f"gatekey.v1.{name}Service"} for name in _SERVICES],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    # A server that fails is not asked five times as often: below half of the tokens nothing is repeated.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+
+OPTIONS: Sequence[tuple[str, int | str]] = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # Not one that the name's owner publishes.
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+    # A proxy for the web is not meant to see tokens in plain text.
+    ("grpc.enable_http_proxy", 0),
+    # A connection that no longer leads anywhere is noticed after 20 to 25 s, and where data wait, after 5 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A server that is back, or elsewhere, is found within a second or two.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # Each client has connections of its own; what happens to one client's does not concern another.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:")
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Speak TLS. All files are PEM files, and are read when the client is made."""
+
+    ca: str | os.PathLike[str] | None = None
+    """The authorities that vouch for the server; None for those that browsers trust."""
+    certificate: str | os.PathLike[str] | None = None
+    """This client's own certificate, for mutual TLS."""
+    key: str | os.PathLike[str] | None = None
+    """The key of the certificate."""
+    server_name: str | None = None
+    """The name to expect in the server's certificate, where it is not the one in the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the server is and how to speak to it."""
+
+    target: str
+    credentials: grpc.ChannelCredentials | None
+    """None: the connection is not encrypted."""
+    options: Sequence[tuple[str, int | str]]
+    token_optional: bool
+    """Whether a certificate can take the token's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long calls may take, in seconds, unless said otherwise."""
+
+    check: float
+    admin: float
+
+
+def find_endpoint(
+    address: str | Sequence[str] | None,
+    tls: TLS | None,
+    *,
+    insecure: bool,
+    environment: Mapping[str, str] = os.environ,
+) -> Endpoint:
+    """The endpoint of the arguments, and of the environment where they say nothing.
+
+    Raises `ValueError` for what cannot be used, and `OSError` for files that cannot be read.
+    """
+    if address is None:
+        address = environment.get("GATEKEY_ADDRESS") or DEFAULT_ADDRESS
+    addresses = [part.strip() for part in address.split(",")] if isinstance(address, str) else list(address)
+    if tls is None:
+        tls = _tls_of(environment)
+    options = list(OPTIONS)
+    if tls is None:
+        if not insecure and not all(_is_this_machine(each) for each in addresses):
+            raise ValueError(
+                f"{', '.join(addresses)}: other machines are not called in plain text: give tls=TLS(...), or"
+                " insecure=True where something in between encrypts, such as a mesh's sidecar"
+            )
+        return Endpoint(_target(addresses), None, options, token_optional=False)
+    if (tls.certificate is None) != (tls.key is None):
+        raise ValueError("TLS: the certificate and the key need each other")
+    ca, key, certificate = (
+        None if each is None else Path(each).read_bytes() for each in (tls.ca, tls.key, tls.certificate)
+    )
+    if tls.server_name is not None:
+        options += [("grpc.ssl_target_name_override", tls.server_name), ("grpc.default_authority", tls.server_name)]
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    return Endpoint(_target(addresses), credentials, options, token_optional=certificate is not None)
+
+
+def _tls_of(environment: Mapping[str, str]) -> TLS | None:
+    ca, certificate, key = (environment.get(f"GATEKEY_{name}") for name in ("CA", "CLIENT_CERTIFICATE", "CLIENT_KEY"))
+    if not ca and (certificate or key):
+        raise ValueError("GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY need GATEKEY_CA")
+    return TLS(ca, certificate or None, key or None) if ca else None
+
+
+def _target(addresses: Sequence[str]) -> str:
+    if len(addresses) == 1 and addresses[0].startswith(_SCHEMES):
+        return addresses[0]
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or "/" in host:
+            raise ValueError(f"the address {address!r} is not HOST:PORT")
+    if len(addresses) == 1:
+        return f"dns:///{addresses[0]}"
+    versions = {_version(address) for address in addresses}
+    if len(versions) != 1 or None in versions:
+        raise ValueError(
+            "several addresses have to be all IPv4 or all IPv6; for names, give one that stands for them all"
+        )
+    return f"ipv{versions.pop()}:{','.join(addresses)}"
+
+
+def _version(address: str) -> int | None:
+    try:
+        return ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).version
+    except ValueError:
+        return None
+
+
+def _is_this_machine(address: str) -> bool:
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,539 @@
+"""The calls of the administration, each described once for both clients: its parameters, its request and its answer."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gatekey import errors
+from gatekey._calls import Call, Listing
+from gatekey._connection import PAGE_SIZE
+from gatekey.v1 import api_key_service_pb2 as keys_pb
+from gatekey.v1 import audit_service_pb2 as audit_pb
+from gatekey.v1 import machine_user_service_pb2 as machine_users_pb
+from gatekey.v1 import member_service_pb2 as members_pb
+from gatekey.v1 import product_service_pb2 as products_pb
+from gatekey.v1 import product_spec_pb2, types_pb2
+from gatekey.v1 import tenant_service_pb2 as tenants_pb
+
+R = TypeVar("R", bound=Message)
+Item = TypeVar("Item")
+Mode = Literal["ALL", "READ_ONLY", "RESTRICTED"]
+
+
+class Unset(enum.Enum):
+    """Stands for what is not given, where None means something."""
+
+    UNSET = enum.auto()
+
+
+UNSET = Unset.UNSET
+
+
+class Options(TypedDict, total=False):
+    """What all calls take."""
+
+    timeout: float
+    """How many seconds it may take, all attempts included."""
+
+
+class ChangeOptions(Options, total=False):
+    """What all calls take that change something."""
+
+    request_id: str
+    """A UUID: for 24 hours the same call with the same id does nothing again. One is made where none is given."""
+    validate_only: bool
+    """Answer what the call would do, and change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What calls are about."""
+
+    name: str = ""
+    """The resource name of the product or the tenant; empty for the service as a whole."""
+    actor: str = ""
+    """The resource name of the member or machine user on whose behalf; empty for none."""
+
+    def within(self, collection: str, id_or_name: str) -> str:
+        """The resource name of what an id stands for, or a name. Raises `ValueError` for a name from elsewhere."""
+        prefix = f"{self.name}/{collection}/" if self.name else f"{collection}/"
+        id_ = id_or_name.removeprefix(prefix)
+        if not id_ or "/" in id_:
+            raise ValueError(f"neither an id nor a name of the form {prefix}ID")
+        return prefix + id_
+
+
+def _read(scope: Scope, path: str, request: Message, answer: type[R], options: Options) -> Call[R]:
+    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor)
+
+
+def _change(
+    scope: Scope,
+    path: str,
+    request: Any,
+    answer: type[R],
+    options: ChangeOptions,
+    examine: Callable[[R], None] | None = None,
+) -> Call[R]:
+    # With an id of our own a call can be tried again when its answer got lost.
+    request.request_id = options.get("request_id") or str(uuid.uuid4())
+    request.validate_only = options.get("validate_only", False)
+    if "request_id" in options or request.validate_only:
+        examine = None
+    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor, examine)
+
+
+# ---------------------------------------------------------------- products
+
+
+def apply_product(
+    scope: Scope,
+    spec: product_spec_pb2.ProductSpec,
+    *,
+    force: bool = False,
+    etag: str = "",
+    **options: Unpack[ChangeOptions],
+) -> Call[products_pb.Product]:
+    """Create the product of a spec, or replace its spec; `force`: even where that strands members or keys."""
+    request = products_pb.ApplyProductRequest(spec=spec, force=force, etag=etag)
+    return _change(scope, "ProductService/ApplyProduct", request, products_pb.Product, options)
+
+
+def get_product(scope: Scope, product: str, **options: Unpack[Options]) -> Call[products_pb.Product]:
+    """Read a product."""
+    request = products_pb.GetProductRequest(name=scope.within("products", product))
+    return _read(scope, "ProductService/GetProduct", request, products_pb.Product, options)
+
+
+def list_products(
+    scope: Scope, **options: Unpack[Options]
+) -> Listing[products_pb.ListProductsResponse, products_pb.Product]:
+    """All products, by id."""
+    request = products_pb.ListProductsRequest(page_size=PAGE_SIZE)
+    call = _read(scope, "ProductService/ListProducts", request, products_pb.ListProductsResponse, options)
+    return Listing(call, lambda page: page.products)
+
+
+def delete_product(
+    scope: Scope, product: str, *, force: bool = False, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[products_pb.DeleteProductResponse]:
+    """Delete a product; `force`: with all its tenants, for good."""
+    request = products_pb.DeleteProductRequest(name=scope.within("products", product), force=force, etag=etag)
+    return _change(scope, "ProductService/DeleteProduct", request, products_pb.DeleteProductResponse, options)
+
+
+# ---------------------------------------------------------------- tenants
+
+
+def create_tenant(
+    scope: Scope, tenant_id: str, *, display_name: str = "", **options: Unpack[ChangeOptions]
+) -> Call[tenants_pb.Tenant]:
+    """Create a tenant."""
+    request = tenants_pb.CreateTenantRequest(
+        parent=scope.name, tenant_id=tenant_id, tenant=tenants_pb.Tenant(display_name=display_name)
+    )
+    return _change(scope, "TenantService/CreateTenant", request, tenants_pb.Tenant, options)
+
+
+def get_tenant(scope: Scope, tenant: str, **options: Unpack[Options]) -> Call[tenants_pb.Tenant]:
+    """Read a tenant, also a deleted one."""
+    request = tenants_pb.GetTenantRequest(name=scope.within("tenants", tenant))
+    return _read(scope, "TenantService/GetTenant", request, tenants_pb.Tenant, options)
+
+
+def list_tenants(
+    scope: Scope, *, show_deleted: bool = False, **options: Unpack[Options]
+) -> Listing[tenants_pb.ListTenantsResponse, tenants_pb.Tenant]:
+    """All tenants of the product, in the order of their creation."""
+    request = tenants_pb.ListTenantsRequest(parent=scope.name, page_size=PAGE_SIZE, show_deleted=show_deleted)
+    call = _read(scope, "TenantService/ListTenants", request, tenants_pb.ListTenantsResponse, options)
+    return Listing(call, lambda page: page.tenants)
+
+
+def update_tenant(
+    scope: Scope, tenant: str, *, display_name: str | None = None, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[tenants_pb.Tenant]:
+    """Change what is given of a tenant."""
+    changed = tenants_pb.Tenant(name=scope.within("tenants", tenant), display_name=display_name or "", etag=etag)
+    mask = _mask(display_name=display_name is not None)
+    request = tenants_pb.UpdateTenantRequest(tenant=changed, update_mask=mask)
+    return _change(scope, "TenantService/UpdateTenant", request, tenants_pb.Tenant, options)
+
+
+def suspend_tenant(
+    scope: Scope, tenant: str, *, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[tenants_pb.Tenant]:
+    """Deny all keys of a tenant until it is resumed."""
+    request = tenants_pb.SuspendTenantRequest(name=scope.within("tenants", tenant), etag=etag)
+    return _change(scope, "TenantService/SuspendTenant", request, tenants_pb.Tenant, options)
+
+
+def resume_tenant(
+    scope: Scope, tenant: str, *, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[tenants_pb.Tenant]:
+    """End a suspension."""
+    request = tenants_pb.ResumeTenantRequest(name=scope.within("tenants", tenant), etag=etag)
+    return _change(scope, "TenantService/ResumeTenant", request, tenants_pb.Tenant, options)
+
+
+def delete_tenant(
+    scope: Scope, tenant: str, *, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[tenants_pb.DeleteTenantResponse]:
+    """Delete a tenant: its keys stop working at once. It can be undeleted for a while."""
+    request = tenants_pb.DeleteTenantRequest(name=scope.within("tenants", tenant), etag=etag)
+    return _change(scope, "TenantService/DeleteTenant", request, tenants_pb.DeleteTenantResponse, options)
+
+
+def undelete_tenant(
+    scope: Scope, tenant: str, *, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[tenants_pb.Tenant]:
+    """Take a deletion back."""
+    request = tenants_pb.UndeleteTenantRequest(name=scope.within("tenants", tenant), etag=etag)
+    return _change(scope, "TenantService/UndeleteTenant", request, tenants_pb.Tenant, options)
+
+
+# ---------------------------------------------------------------- people
+
+
+def add_member(
+    scope: Scope, member_id: str, role: str, *, display_name: str = "", **options: Unpack[ChangeOptions]
+) -> Call[members_pb.Member]:
+    """Add a person to the tenant, under your own id."""
+    member = members_pb.Member(role=role, display_name=display_name)
+    request = members_pb.AddMemberRequest(parent=scope.name, member_id=member_id, member=member)
+    return _change(scope, "MemberService/AddMember", request, members_pb.Member, options)
+
+
+def get_member(scope: Scope, member: str, **options: Unpack[Options]) -> Call[members_pb.Member]:
+    """Read a member."""
+    request = members_pb.GetMemberRequest(name=scope.within("members", member))
+    return _read(scope, "MemberService/GetMember", request, members_pb.Member, options)
+
+
+def update_member(
+    scope: Scope,
+    member: str,
+    *,
+    role: str | None = None,
+    display_name: str | None = None,
+    force: bool = False,
+    etag: str = "",
+    **options: Unpack[ChangeOptions],
+) -> Call[members_pb.Member]:
+    """Change what is given of a member; `force`: even where that leaves the tenant without an owner."""
+    changed = members_pb.Member(
+        name=scope.within("members", member), role=role or "", display_name=display_name or "", etag=etag
+    )
+    mask = _mask(role=role is not None, display_name=display_name is not None)
+    request = members_pb.UpdateMemberRequest(member=changed, update_mask=mask, force=force)
+    return _change(scope, "MemberService/UpdateMember", request, members_pb.Member, options)
+
+
+def remove_member(
+    scope: Scope, member: str, *, force: bool = False, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[members_pb.RemoveMemberResponse]:
+    """Remove a person with all their keys; `force`: even where that leaves the tenant without an owner."""
+    request = members_pb.RemoveMemberRequest(name=scope.within("members", member), force=force, etag=etag)
+    return _change(scope, "MemberService/RemoveMember", request, members_pb.RemoveMemberResponse, options)
+
+
+def list_people(scope: Scope, **options: Unpack[Options]) -> Listing[members_pb.ListPeopleResponse, members_pb.Person]:
+    """Members and machine users together, in the order in which they were added."""
+    return Listing(page_of_people(scope, page_size=PAGE_SIZE, **options), lambda page: page.people)
+
+
+def page_of_people(
+    scope: Scope, *, page_size: int = 0, page_token: str = "", **options: Unpack[Options]
+) -> Call[members_pb.ListPeopleResponse]:
+    """One page of the people, with `user_count`, the number of members over all pages."""
+    request = members_pb.ListPeopleRequest(parent=scope.name, page_size=page_size, page_token=page_token)
+    return _read(scope, "MemberService/ListPeople", request, members_pb.ListPeopleResponse, options)
+
+
+# ---------------------------------------------------------------- machine users
+
+
+def create_machine_user(
+    scope: Scope, machine_user_id: str = "", *, display_name: str = "", **options: Unpack[ChangeOptions]
+) -> Call[machine_users_pb.MachineUser]:
+    """Create a machine user without keys; without an id, one is made."""
+    request = machine_users_pb.CreateMachineUserRequest(
+        parent=scope.name,
+        machine_user_id=machine_user_id,
+        machine_user=machine_users_pb.MachineUser(display_name=display_name),
+    )
+    return _change(scope, "MachineUserService/CreateMachineUser", request, machine_users_pb.MachineUser, options)
+
+
+def get_machine_user(scope: Scope, machine_user: str, **options: Unpack[Options]) -> Call[machine_users_pb.MachineUser]:
+    """Read a machine user."""
+    request = machine_users_pb.GetMachineUserRequest(name=scope.within("machineUsers", machine_user))
+    return _read(scope, "MachineUserService/GetMachineUser", request, machine_users_pb.MachineUser, options)
+
+
+def list_machine_users(
+    scope: Scope, **options: Unpack[Options]
+) -> Listing[machine_users_pb.ListMachineUsersResponse, machine_users_pb.MachineUser]:
+    """All machine users of the tenant, in the order of their creation."""
+    request = machine_users_pb.ListMachineUsersRequest(parent=scope.name, page_size=PAGE_SIZE)
+    answer = machine_users_pb.ListMachineUsersResponse
+    return Listing(
+        _read(scope, "MachineUserService/ListMachineUsers", request, answer, options), lambda page: page.machine_users
+    )
+
+
+def update_machine_user(
+    scope: Scope,
+    machine_user: str,
+    *,
+    display_name: str | None = None,
+    etag: str = "",
+    **options: Unpack[ChangeOptions],
+) -> Call[machine_users_pb.MachineUser]:
+    """Change what is given of a machine user."""
+    changed = machine_users_pb.MachineUser(
+        name=scope.within("machineUsers", machine_user), display_name=display_name or "", etag=etag
+    )
+    mask = _mask(display_name=display_name is not None)
+    request = machine_users_pb.UpdateMachineUserRequest(machine_user=changed, update_mask=mask)
+    return _change(scope, "MachineUserService/UpdateMachineUser", request, machine_users_pb.MachineUser, options)
+
+
+def delete_machine_user(
+    scope: Scope, machine_user: str, *, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[machine_users_pb.DeleteMachineUserResponse]:
+    """Delete a machine user with all its keys."""
+    request = machine_users_pb.DeleteMachineUserRequest(name=scope.within("machineUsers", machine_user), etag=etag)
+    answer = machine_users_pb.DeleteMachineUserResponse
+    return _change(scope, "MachineUserService/DeleteMachineUser", request, answer, options)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def create_key(
+    scope: Scope,
+    display_name: str,
+    *,
+    member: str | None = None,
+    machine_user: str | None = None,
+    new_machine_user: str | None = None,
+    publishable: bool = False,
+    mode: Mode | None = None,
+    grants: Mapping[str, Iterable[str]] | None = None,
+    expire_time: datetime | None = None,
+    ttl: timedelta | None = None,
+    description: str = "",
+    labels: Mapping[str, str] | None = None,
+    **options: Unpack[ChangeOptions],
+) -> Call[keys_pb.CreateApiKeyResponse]:
+    """Create a key of a member or of a machine user, by id or name, or with a new machine user, or a publishable one.
+
+    `new_machine_user` is the id of the new one; empty: one is made. `grants` are actions by resource pattern; with
+    them the mode is `RESTRICTED`. The answer is the only one that holds the secret. Raises `SecretWithheld` where it
+    got lost.
+    """
+    if sum((member is not None, machine_user is not None, new_machine_user is not None, publishable)) > 1:
+        raise ValueError("only one of member, machine_user, new_machine_user and publishable can be given")
+    key = keys_pb.ApiKey(
+        display_name=display_name,
+        kind=types_pb2.KEY_KIND_PUBLISHABLE if publishable else types_pb2.KEY_KIND_UNSPECIFIED,
+        mode=_mode(mode, grants),
+        grants=_grants(grants),
+        expire_time=_timestamp(expire_time),
+        description=description,
+        labels=labels,
+    )
+    if member is not None:
+        key.owner = scope.within("members", member)
+    if machine_user is not None:
+        key.owner = scope.within("machineUsers", machine_user)
+    request = keys_pb.CreateApiKeyRequest(parent=scope.name, api_key=key, ttl=_duration(ttl))
+    if new_machine_user is not None:
+        request.new_machine_user.machine_user_id = new_machine_user
+        request.new_machine_user.SetInParent()
+    answer = keys_pb.CreateApiKeyResponse
+    return _change(scope, "ApiKeyService/CreateApiKey", request, answer, options, _has_secret)
+
+
+def get_key(scope: Scope, key: str, **options: Unpack[Options]) -> Call[keys_pb.ApiKey]:
+    """Read a key, without its secret."""
+    request = keys_pb.GetApiKeyRequest(name=scope.within("apiKeys", key))
+    return _read(scope, "ApiKeyService/GetApiKey", request, keys_pb.ApiKey, options)
+
+
+def list_keys(
+    scope: Scope, *, member: str | None = None, machine_user: str | None = None, **options: Unpack[Options]
+) -> Listing[keys_pb.ListApiKeysResponse, keys_pb.ApiKey]:
+    """All keys of the tenant, or of one member or machine user, in the order of their creation; without secrets."""
+    if member is not None and machine_user is not None:
+        raise ValueError("only one of member and machine_user can be given")
+    owner = scope.within("members", member) if member is not None else ""
+    if machine_user is not None:
+        owner = scope.within("machineUsers", machine_user)
+    request = keys_pb.ListApiKeysRequest(parent=scope.name, page_size=PAGE_SIZE, owner=owner)
+    call = _read(scope, "ApiKeyService/ListApiKeys", request, keys_pb.ListApiKeysResponse, options)
+    return Listing(call, lambda page: page.api_keys)
+
+
+def update_key(
+    scope: Scope,
+    key: str,
+    *,
+    display_name: str | None = None,
+    description: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    mode: Mode | None = None,
+    grants: Mapping[str, Iterable[str]] | None = None,
+    expire_time: datetime | Unset | None = UNSET,
+    etag: str = "",
+    **options: Unpack[ChangeOptions],
+) -> Call[keys_pb.ApiKey]:
+    """Change what is given of a key. `expire_time=None`: as late as the product allows."""
+    changed = keys_pb.ApiKey(
+        name=scope.within("apiKeys", key),
+        display_name=display_name or "",
+        description=description or "",
+        labels=labels,
+        mode=_mode(mode, grants),
+        grants=_grants(grants),
+        expire_time=None if isinstance(expire_time, Unset) else _timestamp(expire_time),
+        etag=etag,
+    )
+    mask = _mask(
+        display_name=display_name is not None,
+        description=description is not None,
+        labels=labels is not None,
+        mode=mode is not None or grants is not None,
+        grants=grants is not None,
+        expire_time=expire_time is not UNSET,
+    )
+    request = keys_pb.UpdateApiKeyRequest(api_key=changed, update_mask=mask)
+    return _change(scope, "ApiKeyService/UpdateApiKey", request, keys_pb.ApiKey, options)
+
+
+def disable_key(scope: Scope, key: str, *, etag: str = "", **options: Unpack[ChangeOptions]) -> Call[keys_pb.ApiKey]:
+    """Switch a key off until it is enabled."""
+    request = keys_pb.DisableApiKeyRequest(name=scope.within("apiKeys", key), etag=etag)
+    return _change(scope, "ApiKeyService/DisableApiKey", request, keys_pb.ApiKey, options)
+
+
+def enable_key(scope: Scope, key: str, *, etag: str = "", **options: Unpack[ChangeOptions]) -> Call[keys_pb.ApiKey]:
+    """Switch a disabled key on."""
+    request = keys_pb.EnableApiKeyRequest(name=scope.within("apiKeys", key), etag=etag)
+    return _change(scope, "ApiKeyService/EnableApiKey", request, keys_pb.ApiKey, options)
+
+
+def revoke_key(
+    scope: Scope, key: str, *, reason: str = "", etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[keys_pb.ApiKey]:
+    """Switch a key off for good. Once this has returned, no check that starts is answered as if it still worked."""
+    request = keys_pb.RevokeApiKeyRequest(name=scope.within("apiKeys", key), reason=reason, etag=etag)
+    return _change(scope, "ApiKeyService/RevokeApiKey", request, keys_pb.ApiKey, options)
+
+
+def rotate_key(
+    scope: Scope, key: str, *, grace: timedelta | None = None, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[keys_pb.RotateApiKeyResponse]:
+    """Give a key a new secret; the old one works for `grace` longer, or no longer.
+
+    The answer is the only one that holds the new secret. Raises `SecretWithheld` where it got lost.
+    """
+    request = keys_pb.RotateApiKeyRequest(name=scope.within("apiKeys", key), grace=_duration(grace), etag=etag)
+    answer = keys_pb.RotateApiKeyResponse
+    return _change(scope, "ApiKeyService/RotateApiKey", request, answer, options, _has_secret)
+
+
+def delete_key(
+    scope: Scope, key: str, *, etag: str = "", **options: Unpack[ChangeOptions]
+) -> Call[keys_pb.DeleteApiKeyResponse]:
+    """Delete a key, and its machine user with it where that lives only as long as its keys."""
+    request = keys_pb.DeleteApiKeyRequest(name=scope.within("apiKeys", key), etag=etag)
+    return _change(scope, "ApiKeyService/DeleteApiKey", request, keys_pb.DeleteApiKeyResponse, options)
+
+
+def identify_secret(scope: Scope, secret: str, **options: Unpack[Options]) -> Call[keys_pb.ApiKey]:
+    """Tell which key a secret belongs to, in whatever state the key is."""
+    request = keys_pb.IdentifySecretRequest(secret=secret)
+    return _read(scope, "ApiKeyService/IdentifySecret", request, keys_pb.ApiKey, options)
+
+
+# ---------------------------------------------------------------- audit
+
+
+def list_audit_events(
+    scope: Scope,
+    *,
+    start_time: datetime | None = None,
+    end_time: datetime | None = None,
+    target: str = "",
+    actor: str = "",
+    verb: str = "",
+    **options: Unpack[Options],
+) -> Listing[audit_pb.ListAuditEventsResponse, audit_pb.AuditEvent]:
+    """The events of the product itself, or of the tenant, in their order."""
+    request = audit_pb.ListAuditEventsRequest(
+        parent=scope.name,
+        page_size=PAGE_SIZE,
+        start_time=_timestamp(start_time),
+        end_time=_timestamp(end_time),
+        target=target,
+        actor=actor,
+        verb=verb,
+    )
+    call = _read(scope, "AuditService/ListAuditEvents", request, audit_pb.ListAuditEventsResponse, options)
+    return Listing(call, lambda page: page.audit_events)
+
+
+# ---------------------------------------------------------------- values
+
+
+def _mask(**given: bool) -> FieldMask:
+    return FieldMask(paths=[name for name, is_given in given.items() if is_given])
+
+
+def _mode(mode: Mode | None, grants: object) -> types_pb2.AccessMode.ValueType:
+    if mode is None and grants is not None:
+        mode = "RESTRICTED"
+    return types_pb2.AccessMode.Value(f"ACCESS_MODE_{mode or 'UNSPECIFIED'}")
+
+
+def _grants(grants: Mapping[str, Iterable[str]] | None) -> Sequence[types_pb2.Grant]:
+    return [types_pb2.Grant(resource=resource, actions=actions) for resource, actions in (grants or {}).items()]
+
+
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise ValueError("the time has no time zone")
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp
+
+
+def _duration(duration: timedelta | None) -> Duration | None:
+    if duration is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(duration)
+    return message
+
+
+def _has_secret(answer: keys_pb.CreateApiKeyResponse | keys_pb.RotateApiKeyResponse) -> None:
+    # The id of the request is ours and new: that the secret was shown before means that nobody saw it.
+    if answer.secret_withheld:
+        name = answer.api_key.name
+        raise errors.SecretWithheld(
+            f"{name} has a secret that nobody has seen: rotate the key, or delete it", "SECRET_WITHHELD", {"name": name}
+        )

@@ -1,0 +1,95 @@
+"""The service token that is presented with every call, and where the next one comes from."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+from gatekey import errors
+
+TokenSource = str | Callable[[], str]
+AsyncTokenSource = str | Callable[[], str | Awaitable[str]]
+Metadata = tuple[tuple[str, str], ...]
+
+S = TypeVar("S", bound=Callable[[], object])
+
+
+class _Held(Generic[S]):
+    """The token that is presented now. A callable is called for the first call, and again when its token is refused."""
+
+    def __init__(self, given: str | S | None, *, optional: bool, environment: Mapping[str, str] = os.environ) -> None:
+        """Raises `ValueError` where there is no token, unless it is optional."""
+        if given is None:
+            given = environment.get("GATEKEY_TOKEN", "")
+        self._metadata: Metadata = ()
+        self._source: S | None = None
+        if not isinstance(given, str):
+            self._source = given
+        elif given:
+            self._take(given)
+        elif not optional:
+            raise ValueError("there is no service token: give token=..., or set GATEKEY_TOKEN")
+
+    def _take(self, text: object) -> None:
+        token = text.strip() if isinstance(text, str) else ""
+        # The transport would print a token that it cannot send.
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError("what was given for a service token is none")
+        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    @staticmethod
+    def _failed() -> errors.Unauthenticated:
+        return errors.Unauthenticated("the source of the service token failed", "TOKEN_UNAVAILABLE")
+
+
+class Tokens(_Held[Callable[[], str]]):
+    """For threads."""
+
+    def __init__(self, given: TokenSource | None, *, optional: bool) -> None:
+        super().__init__(given, optional=optional)
+        self._lock = threading.Lock()
+
+    def metadata(self) -> Metadata:
+        """What to send with a call. Raises `Unauthenticated`."""
+        return self._metadata or self.renewed(())
+
+    def renewed(self, refused: Metadata) -> Metadata:
+        """What to send after this was refused; the same where there is nothing else. Raises `Unauthenticated`."""
+        if self._source is None:
+            return refused
+        with self._lock:
+            if self._metadata == refused:
+                try:
+                    self._take(self._source())
+                except Exception as error:
+                    raise self._failed() from error
+            return self._metadata
+
+
+class AsyncTokens(_Held[Callable[[], str | Awaitable[str]]]):
+    """For event loops."""
+
+    def __init__(self, given: AsyncTokenSource | None, *, optional: bool) -> None:
+        super().__init__(given, optional=optional)
+        self._lock = asyncio.Lock()
+
+    async def metadata(self) -> Metadata:
+        """What to send with a call. Raises `Unauthenticated`."""
+        return self._metadata or await self.renewed(())
+
+    async def renewed(self, refused: Metadata) -> Metadata:
+        """What to send after this was refused; the same where there is nothing else. Raises `Unauthenticated`."""
+        if self._source is None:
+            return refused
+        async with self._lock:
+            if self._metadata == refused:
+                try:
+                    given = self._source()
+                    self._take(await given if inspect.isawaitable(given) else given)
+                except Exception as error:
+                    raise self._failed() from error
+            return self._metadata

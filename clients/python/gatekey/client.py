@@ -1,0 +1,263 @@
+"""Clients for threads and for event loops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from google.protobuf.message import Message
+
+from gatekey import _administration as administration
+from gatekey import _connection as connection
+from gatekey import decisions, errors
+from gatekey._batching import Batcher
+from gatekey._calls import AsyncTransport, Call, Listing, Transport
+from gatekey._connection import TLS, Timeouts
+from gatekey._tokens import AsyncTokens, AsyncTokenSource, Tokens, TokenSource
+from gatekey.decisions import Decision, Question, Undecided
+from gatekey.v1 import check_service_pb2 as pb
+
+R = TypeVar("R", bound=Message)
+Item = TypeVar("Item")
+
+_CHECK = "/gatekey.v1.CheckService/Check"
+_BATCH_CHECK = "/gatekey.v1.CheckService/BatchCheck"
+
+
+def _check(request: pb.CheckRequest) -> Call[pb.CheckResponse]:
+    return Call(_CHECK, request, pb.CheckResponse)
+
+
+def _batch_check(requests: Sequence[pb.CheckRequest]) -> Call[pb.BatchCheckResponse]:
+    return Call(_BATCH_CHECK, pb.BatchCheckRequest(checks=requests), pb.BatchCheckResponse)
+
+
+def _batches(written: Iterable[pb.CheckRequest | Undecided]) -> Iterator[list[pb.CheckRequest]]:
+    return decisions.batches((each for each in written if not isinstance(each, Undecided)), pb.CheckRequest.ByteSize)
+
+
+class Client(administration.Administration):
+    """Asks Gatekey whether holders of keys may do what they want to do, and administers it. For threads.
+
+    One client serves a whole program: it is safe to use from many threads, opens its connection with the first call,
+    and opens another one in a process that was forked. To be closed, or used in a `with`.
+
+    - `address`: `HOST:PORT`; all addresses that the host stands for take turns. Or several IP addresses. Default:
+      `GATEKEY_ADDRESS`, or else `127.0.0.1:50051`.
+    - `token`: the service token, or a callable that yields it, which is called again when the token is refused.
+      Default: `GATEKEY_TOKEN`. With a client certificate there need not be one.
+    - `tls`: default: as `GATEKEY_CA`, `GATEKEY_CLIENT_CERTIFICATE` and `GATEKEY_CLIENT_KEY` say.
+    - `insecure`: call other machines in plain text.
+    - `timeout`, `admin_timeout`: how many seconds a check, and any other call, may take, all attempts included.
+
+    Raises `ValueError` for what cannot be used, and `OSError` for files that cannot be read.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        token: TokenSource | None = None,
+        tls: TLS | None = None,
+        insecure: bool = False,
+        timeout: float = connection.CHECK_S,
+        admin_timeout: float = connection.ADMIN_S,
+    ) -> None:
+        endpoint = connection.find_endpoint(address, tls, insecure=insecure)
+        self._transport = Transport(endpoint, Tokens(token, optional=endpoint.token_optional))
+        self._timeouts = Timeouts(timeout, admin_timeout)
+
+    def check(
+        self,
+        key: str,
+        resource: str,
+        action: str,
+        *,
+        tenant: str | None = None,
+        product: str | None = None,
+        min_revision: int = 0,
+        timeout: float | None = None,
+    ) -> Decision:
+        """Whether the holder of the key may do the action on the resource.
+
+        A denial is an answer. Raises `CallFailed` where no decision was made; treat it as a denial.
+        """
+        request = decisions.write(Question(key, resource, action, tenant, product, min_revision))
+        return decisions.read(self._transport.make(_check(request), self._check_s(timeout)))
+
+    def require(
+        self,
+        key: str,
+        resource: str,
+        action: str,
+        *,
+        tenant: str | None = None,
+        product: str | None = None,
+        min_revision: int = 0,
+        timeout: float | None = None,
+    ) -> Decision:
+        """As `check`, but a denial raises `PermissionDenied`."""
+        return self.check(
+            key, resource, action, tenant=tenant, product=product, min_revision=min_revision, timeout=timeout
+        ).require()
+
+    def check_many(self, questions: Iterable[Question], *, timeout: float | None = None) -> list[Decision | Undecided]:
+        """Ask many questions at once; the answers are in their order.
+
+        One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
+        nothing can be decided.
+        """
+        written = [decisions.try_to_write(question) for question in questions]
+        ends = time.monotonic() + self._check_s(timeout)
+        results: list[Decision | Undecided] = []
+        for batch in _batches(written):
+            answer = self._transport.make(_batch_check(batch), ends - time.monotonic())
+            results += decisions.read_results(answer, len(batch))
+        return decisions.merge(written, results)
+
+    def close(self) -> None:
+        """Close the connection. A closed client answers nothing more."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_s(self, timeout: float | None) -> float:
+        return self._timeouts.check if timeout is None else timeout
+
+    def _make(self, call: Call[R]) -> R:
+        return self._transport.make(call, self._timeouts.admin if call.timeout is None else call.timeout)
+
+    def _list(self, listing: Listing[Any, Item]) -> Iterator[Item]:
+        call: Call[Any] | None = listing.first
+        while call is not None:
+            page = self._make(call)
+            yield from listing.items(page)
+            call = listing.after(page)
+
+
+class AsyncClient(administration.AsyncAdministration):
+    """The same as `Client`, for an event loop: the one in which the first call is made.
+
+    - `token` may also be a coroutine function.
+    - `batch`: checks that are asked in one tick of the event loop travel as one call.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        token: AsyncTokenSource | None = None,
+        tls: TLS | None = None,
+        insecure: bool = False,
+        timeout: float = connection.CHECK_S,
+        admin_timeout: float = connection.ADMIN_S,
+        batch: bool = True,
+    ) -> None:
+        endpoint = connection.find_endpoint(address, tls, insecure=insecure)
+        self._transport = AsyncTransport(endpoint, AsyncTokens(token, optional=endpoint.token_optional))
+        self._timeouts = Timeouts(timeout, admin_timeout)
+        self._batcher = Batcher(self._ask_many) if batch else None
+
+    async def check(
+        self,
+        key: str,
+        resource: str,
+        action: str,
+        *,
+        tenant: str | None = None,
+        product: str | None = None,
+        min_revision: int = 0,
+        timeout: float | None = None,
+    ) -> Decision:
+        """Whether the holder of the key may do the action on the resource.
+
+        A denial is an answer. Raises `CallFailed` where no decision was made; treat it as a denial.
+        """
+        request = decisions.write(Question(key, resource, action, tenant, product, min_revision))
+        timeout = self._check_s(timeout)
+        if self._batcher is None:
+            return await self._ask(request, timeout)
+        ends = time.monotonic() + timeout
+        result = await self._batcher.ask(request, timeout)
+        if isinstance(result, Decision):
+            return result
+        if isinstance(result.error, errors.Unavailable):
+            # The transport tries calls again, but not one question of a batch.
+            return await self._ask(request, ends - time.monotonic())
+        raise result.error
+
+    async def require(
+        self,
+        key: str,
+        resource: str,
+        action: str,
+        *,
+        tenant: str | None = None,
+        product: str | None = None,
+        min_revision: int = 0,
+        timeout: float | None = None,
+    ) -> Decision:
+        """As `check`, but a denial raises `PermissionDenied`."""
+        decision = await self.check(
+            key, resource, action, tenant=tenant, product=product, min_revision=min_revision, timeout=timeout
+        )
+        return decision.require()
+
+    async def check_many(
+        self, questions: Iterable[Question], *, timeout: float | None = None
+    ) -> list[Decision | Undecided]:
+        """Ask many questions at once; the answers are in their order.
+
+        One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
+        nothing can be decided.
+        """
+        written = [decisions.try_to_write(question) for question in questions]
+        ends = time.monotonic() + self._check_s(timeout)
+        results: list[Decision | Undecided] = []
+        for batch in _batches(written):
+            results += await self._ask_many(batch, ends - time.monotonic())
+        return decisions.merge(written, results)
+
+    async def close(self) -> None:
+        """Close the connection. A closed client answers nothing more."""
+        if self._batcher is not None:
+            await self._batcher.close()
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _ask(self, request: pb.CheckRequest, timeout: float) -> Decision:
+        return decisions.read(await self._transport.make(_check(request), timeout))
+
+    async def _ask_many(self, requests: Sequence[pb.CheckRequest], timeout: float) -> Sequence[Decision | Undecided]:
+        if len(requests) == 1:
+            return [await self._ask(requests[0], timeout)]
+        return decisions.read_results(await self._transport.make(_batch_check(requests), timeout), len(requests))
+
+    def _check_s(self, timeout: float | None) -> float:
+        return self._timeouts.check if timeout is None else timeout
+
+    async def _make(self, call: Call[R]) -> R:
+        return await self._transport.make(call, self._timeouts.admin if call.timeout is None else call.timeout)
+
+    async def _list(self, listing: Listing[Any, Item]) -> AsyncIterator[Item]:
+        call: Call[Any] | None = listing.first
+        while call is not None:
+            page = await self._make(call)
+            for item in listing.items(page):
+                yield item
+            call = listing.after(page)

@@ -1,0 +1,210 @@
+"""Questions and decisions, as values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal, TypeVar
+
+from gatekey import errors
+from gatekey.v1 import check_service_pb2 as pb
+from gatekey.v1 import types_pb2
+
+T = TypeVar("T")
+
+_MAX_CHECKS = 1000
+# Half of what the server takes at most, so that one question too long spoils no other.
+_MAX_BATCH_BYTES = 512 << 10
+
+
+class Reason(enum.StrEnum):
+    """Why a check was answered as it was."""
+
+    ALLOWED = "ALLOWED"
+    KEY_UNKNOWN = "KEY_UNKNOWN"
+    KEY_REVOKED = "KEY_REVOKED"
+    KEY_DISABLED = "KEY_DISABLED"
+    KEY_EXPIRED = "KEY_EXPIRED"
+    TENANT_SUSPENDED = "TENANT_SUSPENDED"
+    TENANT_DELETED = "TENANT_DELETED"
+    TENANT_MISMATCH = "TENANT_MISMATCH"
+    RESOURCE_UNKNOWN = "RESOURCE_UNKNOWN"
+    ACTION_UNKNOWN = "ACTION_UNKNOWN"
+    KEY_PERMISSION_MISSING = "KEY_PERMISSION_MISSING"
+    OWNER_PERMISSION_MISSING = "OWNER_PERMISSION_MISSING"
+    UNSPECIFIED = "UNSPECIFIED"
+    """One that this version of the client does not know."""
+
+
+class KeyKind(enum.StrEnum):
+    """What kind of credential a key is."""
+
+    SECRET = "SECRET"  # noqa: S105 - the name of a kind
+    PUBLISHABLE = "PUBLISHABLE"
+    UNSPECIFIED = "UNSPECIFIED"
+    """There is no such key, or its kind is one that this version of the client does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """An action on a resource."""
+
+    resource: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May the holder of the key do the action on the resource?"""
+
+    key: str = field(repr=False)
+    """The secret as it was presented, without header or scheme."""
+    resource: str
+    action: str
+    tenant: str | None = None
+    """The id of the tenant that the request is about; a key of another one is denied."""
+    product: str | None = None
+    """The id of the product that asks; a key of another one is answered like an unknown key."""
+    min_revision: int = 0
+    """The decision is to be right as of this revision or a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, and whom it is about. True in a condition exactly when the action is allowed."""
+
+    allowed: bool
+    reason: Reason
+    message: str
+    """The reason in a sentence for people."""
+    missing_permissions: tuple[Permission, ...] = ()
+    """What would have had to be granted."""
+    product: str = ""
+    """The id of the key's product. This and all below but `revision` are empty for an unknown key."""
+    tenant: str = ""
+    """The id of the key's tenant."""
+    principal: str = ""
+    """The resource name of the key's owner. Empty for publishable keys."""
+    role: str = ""
+    """The owner's role, as it is now. Empty for publishable keys."""
+    api_key: str = ""
+    """The resource name of the key."""
+    kind: KeyKind = KeyKind.UNSPECIFIED
+    expire_time: datetime | None = None
+    """When the presented secret stops working; None if never."""
+    revision: int = 0
+    """The decision is right as of this revision, and maybe of later ones."""
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    def require(self) -> Decision:
+        """This decision, if it allows. Raises `PermissionDenied`."""
+        if not self.allowed:
+            raise errors.PermissionDenied(self)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """No decision was made about one question of many; to be treated as a denial."""
+
+    error: errors.CallFailed
+    allowed: Literal[False] = False
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def require(self) -> Decision:
+        """Raise the error."""
+        raise self.error
+
+
+_REASONS = {
+    number: Reason.__members__.get(name.removeprefix("REASON_"), Reason.UNSPECIFIED)
+    for name, number in pb.CheckResponse.Reason.items()
+}
+_KINDS = {
+    number: KeyKind.__members__.get(name.removeprefix("KEY_KIND_"), KeyKind.UNSPECIFIED)
+    for name, number in types_pb2.KeyKind.items()
+}
+
+
+def write(question: Question) -> pb.CheckRequest:
+    """The question as a message. Raises `InvalidArgument` for text that cannot be sent."""
+    try:
+        return pb.CheckRequest(
+            key=question.key,
+            resource=question.resource,
+            action=question.action,
+            tenant=question.tenant,
+            product=question.product,
+            min_revision=question.min_revision,
+        )
+    except UnicodeEncodeError:
+        # Not with the error as its cause, which would tell the key.
+        raise errors.InvalidArgument("the question holds text that is not Unicode", "TEXT_INVALID") from None
+
+
+def try_to_write(question: Question) -> pb.CheckRequest | Undecided:
+    """The question as a message, or why it cannot be one."""
+    try:
+        return write(question)
+    except errors.InvalidArgument as error:
+        return Undecided(error)
+
+
+def read(answer: pb.CheckResponse) -> Decision:
+    """The decision of a message."""
+    missing = answer.missing_permissions
+    return Decision(
+        answer.allowed,
+        _REASONS.get(answer.reason, Reason.UNSPECIFIED),
+        answer.message,
+        tuple(Permission(each.resource, each.action) for each in missing) if missing else (),
+        answer.product,
+        answer.tenant,
+        answer.principal,
+        answer.role,
+        answer.api_key,
+        _KINDS.get(answer.kind, KeyKind.UNSPECIFIED),
+        answer.expire_time.ToDatetime(UTC) if answer.HasField("expire_time") else None,
+        answer.revision,
+    )
+
+
+def read_results(answer: pb.BatchCheckResponse, count: int) -> list[Decision | Undecided]:
+    """The result of each question. Raises `InternalError` where there are not as many as there were questions."""
+    if len(answer.results) != count:
+        raise errors.InternalError(f"{count} questions were answered with {len(answer.results)} results")
+    return [_read_result(result) for result in answer.results]
+
+
+def _read_result(result: pb.BatchCheckResult) -> Decision | Undecided:
+    if result.HasField("response"):
+        return read(result.response)
+    error = result.error
+    return Undecided(errors.from_number(error.code, error.message or "no decision was made", error.reason, error.field))
+
+
+def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in order, in batches that the server takes; `size_of` tells how many bytes an item's question has."""
+    batch: list[T] = []
+    bytes_ = 0
+    for item in items:
+        size = size_of(item)
+        if batch and (len(batch) == _MAX_CHECKS or bytes_ + size > _MAX_BATCH_BYTES):
+            yield batch
+            batch, bytes_ = [], 0
+        batch.append(item)
+        bytes_ += size
+    if batch:
+        yield batch
+
+
+def merge(written: Iterable[pb.CheckRequest | Undecided], results: Iterable[T]) -> list[T | Undecided]:
+    """The results of the questions that could be asked, and what is known of the others, in order."""
+    rest = iter(results)
+    return [each if isinstance(each, Undecided) else next(rest) for each in written]

@@ -1,0 +1,224 @@
+"""What can go wrong.
+
+::
+
+    GatekeyError
+    ├── PermissionDenied        the holder of the key may not do it: what `require` raises; carries the decision
+    └── CallFailed              no decision was made, or a call of the administration was not carried out
+        ├── InvalidArgument     the request cannot be carried out in any state of the data
+        ├── Unauthenticated     this client has no service token, or none that works
+        ├── CallerDenied        this client's token, or the actor, may not do it (PERMISSION_DENIED)
+        ├── NotFound            there is no such thing, or none that this client may see
+        ├── AlreadyExists       the id is taken
+        ├── Aborted             the etag is not the current one
+        ├── FailedPrecondition  the state of the data forbids it
+        ├── ResourceExhausted   a limit is reached
+        ├── Unavailable         no answer could be had now, although it was tried several times
+        ├── DeadlineExceeded    there was no answer in time; what was asked may still be done
+        ├── Cancelled           the call was given up, because the client was closed
+        ├── SecretWithheld      the key was made, but the answer with its secret got lost on the way
+        └── InternalError       anything else
+
+Treat a `CallFailed` of a check as a denial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from gatekey import _status
+
+if TYPE_CHECKING:
+    from gatekey.decisions import Decision, Permission
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One thing that is wrong with a request."""
+
+    field: str
+    """The path of the field: `api_key.grants[0].resource`."""
+    reason: str
+    """Stable, in UPPER_SNAKE_CASE."""
+    description: str
+    """A sentence for people."""
+
+
+class GatekeyError(Exception):
+    """All errors of this package."""
+
+
+class PermissionDenied(GatekeyError):
+    """The holder of the key may not do the action on the resource."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision)
+        self.decision = decision
+
+    def __str__(self) -> str:
+        return f"{self.decision.message} ({self.decision.reason})"
+
+    @property
+    def missing_permissions(self) -> tuple[Permission, ...]:
+        """What would have had to be granted, to the key or to the role of its owner."""
+        return self.decision.missing_permissions
+
+
+class CallFailed(GatekeyError):
+    """No decision was made, or a call of the administration was not carried out."""
+
+    code = grpc.StatusCode.UNKNOWN
+    """The status code."""
+
+    def __init__(
+        self,
+        message: str,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+        code: grpc.StatusCode | None = None,
+    ) -> None:
+        super().__init__(message, reason)
+        self.message = message
+        self.reason = reason
+        """Stable, in UPPER_SNAKE_CASE; see the API's documentation. Empty for errors of the transport."""
+        self.metadata = dict(metadata or {})
+        """Names and counts that belong to the reason."""
+        self.violations = violations
+        """Which fields of the request are at fault, if any are."""
+        self.code = code or self.code
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason or self.code.name})"
+
+
+class InvalidArgument(CallFailed):
+    """The request cannot be carried out in any state of the data."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Unauthenticated(CallFailed):
+    """This client has no service token, or none that works."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class CallerDenied(CallFailed):
+    """This client's token, or the actor, may not do it. It is not about the holder of a key."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class NotFound(CallFailed):
+    """There is no such thing, or none that this client may see."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExists(CallFailed):
+    """The id is taken."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class Aborted(CallFailed):
+    """The etag is not the current one: read it again."""
+
+    code = grpc.StatusCode.ABORTED
+
+
+class FailedPrecondition(CallFailed):
+    """The state of the data forbids it."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class ResourceExhausted(CallFailed):
+    """A limit is reached."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unavailable(CallFailed):
+    """No answer could be had now, although it was tried several times."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(CallFailed):
+    """There was no answer in time; what was asked may still be done."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Cancelled(CallFailed):
+    """The call was given up, because the client was closed."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+class SecretWithheld(CallFailed):
+    """The key was made, but the answer with its secret got lost on the way: rotate the key, or delete it.
+
+    Happens where the connection breaks at that moment, and the call is repeated. `metadata` names the key.
+    """
+
+    code = grpc.StatusCode.UNKNOWN
+
+
+class InternalError(CallFailed):
+    """A fault of the service, of the transport, or of something in between."""
+
+
+_BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
+    each.code: each
+    for each in (
+        InvalidArgument,
+        Unauthenticated,
+        CallerDenied,
+        NotFound,
+        AlreadyExists,
+        Aborted,
+        FailedPrecondition,
+        ResourceExhausted,
+        Unavailable,
+        DeadlineExceeded,
+        Cancelled,
+    )
+}
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def failure(
+    code: grpc.StatusCode,
+    message: str,
+    reason: str = "",
+    metadata: Mapping[str, str] | None = None,
+    violations: tuple[FieldViolation, ...] = (),
+) -> CallFailed:
+    """The error of a status code."""
+    return _BY_CODE.get(code, InternalError)(message, reason, metadata, violations, code)
+
+
+def from_rpc(error: grpc.RpcError) -> CallFailed:
+    """The error that a call ended with. What is in its details is taken over, what cannot be read of them is not."""
+    details = next((item.value for item in error.trailing_metadata() or () if item.key == _status.KEY), None)
+    status = _status.read(details) if isinstance(details, bytes) else _status.NOTHING
+    return failure(
+        error.code(),
+        error.details() or error.code().name,
+        status.reason,
+        status.metadata,
+        tuple(FieldViolation(*violation) for violation in status.violations),
+    )
+
+
+def from_number(code: int, message: str, reason: str, field: str) -> CallFailed:
+    """The error of one question of a batch."""
+    violations = (FieldViolation(field, reason, message),) if field else ()
+    return failure(_CODES.get(code, grpc.StatusCode.UNKNOWN), message, reason, None, violations)
