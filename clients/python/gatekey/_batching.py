@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 
 from gatekey import decisions, errors
@@ -54,7 +55,7 @@ class Batcher:
         for batch in decisions.batches(waiting, lambda asker: asker.request.ByteSize()):
             trip = asyncio.get_running_loop().create_task(self._travel(batch))
             self._trips.add(trip)
-            trip.add_done_callback(self._trips.discard)
+            trip.add_done_callback(functools.partial(self._ended, batch))
             _cancel_when_all_are_done(trip, batch)
 
     async def _travel(self, askers: Sequence[_Asker]) -> None:
@@ -62,12 +63,16 @@ class Batcher:
         results: Sequence[Result | BaseException]
         try:
             results = await self._send([asker.request for asker in askers], timeout)
-        except asyncio.CancelledError:
-            results = [errors.Cancelled("the client was closed") for _ in askers]
         except Exception as error:  # noqa: BLE001 - it is each asker's own
             results = [copy.copy(error) for _ in askers]
         for asker, result in zip(askers, results, strict=True):
             asker.answer(result)
+
+    def _ended(self, askers: Sequence[_Asker], trip: asyncio.Task[None]) -> None:
+        self._trips.discard(trip)
+        # Whoever still waits was on a trip that was given up.
+        for asker in askers:
+            asker.answer(errors.Cancelled("the client was closed"))
 
 
 class _Asker:

@@ -24,9 +24,9 @@ Treat a `CallFailed` of a check as a denial.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import grpc
 
@@ -207,7 +207,9 @@ def failure(
 
 def from_rpc(error: grpc.RpcError) -> CallFailed:
     """The error that a call ended with. What is in its details is taken over, what cannot be read of them is not."""
-    details = next((item.value for item in error.trailing_metadata() or () if item.key == _status.KEY), None)
+    # Named tuples, or plain ones from an event loop's channel.
+    metadata = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    details = next((value for key, value in metadata if key == _status.KEY), None)
     status = _status.read(details) if isinstance(details, bytes) else _status.NOTHING
     return failure(
         error.code(),

@@ -1,0 +1,210 @@
+"""Checks of keys for gRPC servers::
+
+    needs = {
+        "/shop.v1.Links/GetLink": Need("links/{link_id}", "read"),
+        "/grpc.health.v1.Health/*": None,
+    }
+    server = grpc.server(pool, interceptors=[KeyInterceptor(gatekey.Client(), needs, product="heyoo")])
+    server = grpc.aio.server(interceptors=[AsyncKeyInterceptor(gatekey.AsyncClient(), needs, product="heyoo")])
+
+In a method, `current_decision()` is the decision about its call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import grpc
+
+from gatekey import _guards, _status, errors
+from gatekey._guards import BEARER, Credential, Refusal
+from gatekey.client import AsyncClient, Client
+from gatekey.decisions import Decision, Question
+
+__all__ = ["AsyncKeyInterceptor", "Credential", "KeyInterceptor", "Need", "current_decision"]
+
+T = TypeVar("T")
+
+Need = _guards.Need[Any]
+"""`{name}` in it stands for a field of the request message."""
+
+_DECISION: ContextVar[Decision | None] = ContextVar("gatekey_decision", default=None)
+
+
+def current_decision() -> Decision:
+    """The decision about the call that is being answered. Raises `LookupError` where its key was not checked."""
+    decision = _DECISION.get()
+    if decision is None:
+        raise LookupError("the call's key was not checked")
+    return decision
+
+
+class _Guard:
+    """What calls need, and how to ask about one."""
+
+    def __init__(self, needs: Mapping[str, Need | None], product: str | None, credential: Credential) -> None:
+        self._needs = dict(needs)
+        self._product = product
+        self._credential = credential
+
+    def is_open(self, method: str) -> bool:
+        """Whether anybody may call the method. One that nobody has thought of is not open."""
+        return self._need(method, "") is None
+
+    def question(self, method: str, request: Any, context: Any) -> Question:
+        """What to ask about a call; of a stream there is no message yet. Raises `Refusal`."""
+        need = self._need(method, None)
+        if need is None:
+            raise Refusal(403, "METHOD_UNKNOWN", f"it is not known what {method} needs")
+        values = [str(value) for name, value in context.invocation_metadata() or () if name == self._credential.header]
+        key = self._credential.key_in(values)
+        return _guards.question(need, request, lambda name: getattr(request, name), key, self._product)
+
+    def _need(self, method: str, default: T) -> Need | T | None:
+        of_service = self._needs.get(f"{method.rpartition('/')[0]}/*", default)
+        return self._needs.get(method, of_service)
+
+
+def _details(refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
+    metadata = {}
+    for missing in refusal.missing_permissions:
+        metadata = {"resource": missing.resource, "action": missing.action}
+    code = refusal.code.value[0]
+    return ((_status.KEY, _status.write(code, refusal.message, "gatekey", refusal.reason, metadata)),)
+
+
+class KeyInterceptor(grpc.ServerInterceptor):
+    """Answers only calls whose key allows what their method needs; for servers with threads.
+
+    - `needs`: what each method needs, by its path, `/package.Service/Method` or `/package.Service/*`; None: no key.
+      A method that is not among them is refused.
+    - `product`: the id of the product whose keys are accepted. To be given where the client's token may check several.
+    - `credential`: where the product's spec says that keys are presented.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        needs: Mapping[str, Need | None],
+        *,
+        product: str | None = None,
+        credential: Credential = BEARER,
+    ) -> None:
+        self._client = client
+        self._guard = _Guard(needs, product, credential)
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """See `grpc.ServerInterceptor`."""
+        handler = continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or self._guard.is_open(method):
+            return handler
+        behavior = _behavior(handler)
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            _DECISION.set(self._admit(method, None if handler.request_streaming else request, context))
+            try:
+                return behavior(request, context)
+            finally:
+                # The thread goes on to other calls.
+                _DECISION.set(None)
+
+        def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            _DECISION.set(self._admit(method, None if handler.request_streaming else request, context))
+            try:
+                yield from behavior(request, context)
+            finally:
+                _DECISION.set(None)
+
+        return _replaced(handler, answers if handler.response_streaming else answer)
+
+    def _admit(self, method: str, request: Any, context: grpc.ServicerContext) -> Decision:
+        try:
+            asked = self._guard.question(method, request, context)
+            decision = self._client.check(
+                asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product
+            )
+            return _guards.admitted(decision)
+        except errors.CallFailed as error:
+            refusal = _guards.undecided(error)
+        except Refusal as error:
+            refusal = error
+        context.set_trailing_metadata(_details(refusal))
+        return context.abort(refusal.code, refusal.message)
+
+
+class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
+    """The same as `KeyInterceptor`, for servers with an event loop, whose methods are coroutines."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        needs: Mapping[str, Need | None],
+        *,
+        product: str | None = None,
+        credential: Credential = BEARER,
+    ) -> None:
+        self._client = client
+        self._guard = _Guard(needs, product, credential)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """See `grpc.aio.ServerInterceptor`."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or self._guard.is_open(method):
+            return handler
+        behavior = _behavior(handler)
+
+        async def answer(request: Any, context: Any) -> Any:
+            _DECISION.set(await self._admit(method, None if handler.request_streaming else request, context))
+            return await behavior(request, context)
+
+        async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+            _DECISION.set(await self._admit(method, None if handler.request_streaming else request, context))
+            async for each in behavior(request, context):
+                yield each
+
+        # A method whose answers are a stream may also write them to its context.
+        return _replaced(handler, answers if inspect.isasyncgenfunction(behavior) else answer)
+
+    async def _admit(self, method: str, request: Any, context: Any) -> Decision:
+        try:
+            asked = self._guard.question(method, request, context)
+            decision = await self._client.check(
+                asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product
+            )
+            return _guards.admitted(decision)
+        except errors.CallFailed as error:
+            refusal = _guards.undecided(error)
+        except Refusal as error:
+            refusal = error
+        await context.abort(refusal.code, refusal.message, _details(refusal))
+        raise AssertionError
+
+
+def _behavior(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[Any, Any], Any]:
+    return getattr(handler, _kind(handler))  # type: ignore[no-any-return]
+
+
+def _replaced(
+    handler: grpc.RpcMethodHandler[Any, Any], behavior: Callable[[Any, Any], Any]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    make = getattr(grpc, f"{_kind(handler)}_rpc_method_handler")
+    return make(behavior, handler.request_deserializer, handler.response_serializer)  # type: ignore[no-any-return]
+
+
+def _kind(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
+    return "_".join(
+        "stream" if streams else "unary" for streams in (handler.request_streaming, handler.response_streaming)
+    )
