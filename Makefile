@@ -42,6 +42,7 @@ format: $(VENV)/.dev ## Format the code and mend what can be mended
 
 types: $(VENV)/.dev ## Check types, strictly
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 arrows: $(VENV)/.dev ## Check which layer imports which
 	$(BIN)/lint-imports

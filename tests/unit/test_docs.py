@@ -24,7 +24,15 @@ from tests.support.server import ROOT
 
 SERVER = ROOT / "server" / "gatekey_server"
 CLIENT_PAGES = sorted((ROOT / "clients").glob("*/README.md"))
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *CLIENT_PAGES])
+DOCUMENTS = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        *CLIENT_PAGES,
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").rglob("*.md"),
+    ]
+)
 
 REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)*")
 LIMIT = re.compile(r"_?(?:MAX|MIN)_.*|.*_(?:S|MAX|ROWS|ATTEMPTS|PAGE_SIZE)")

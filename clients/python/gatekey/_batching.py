@@ -64,7 +64,7 @@ class Batcher:
         try:
             results = await self._send([asker.request for asker in askers], timeout)
         except Exception as error:  # noqa: BLE001 - it is each asker's own
-            results = [copy.copy(error) for _ in askers]
+            results = [_own(error) for _ in askers]
         for asker, result in zip(askers, results, strict=True):
             asker.answer(result)
 
@@ -89,6 +89,12 @@ class _Asker:
         # As a value also where it is an error: one that nobody waits for any more would be complained about.
         if not self.future.done():
             self.future.set_result(result)
+
+
+def _own(error: Exception) -> Exception:
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 def _cancel_when_all_are_done(trip: asyncio.Task[None], askers: Sequence[_Asker]) -> None:

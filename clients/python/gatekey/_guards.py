@@ -19,7 +19,7 @@ _FIELD = re.compile(r"{(\w+)}")
 _log = logging.getLogger("gatekey")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Need(Generic[T]):
     """What the holder of a key must be allowed to do, for a request to be served.
 
