@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--faults", type=_faults, default="all", help=f"all, none, or some of {','.join(faults.NAMES)} (%(default)s)"
     )
-    parser.add_argument("--pause", type=float, default=4, help="seconds between two faults (%(default)s)")
+    parser.add_argument("--pause", type=float, default=2, help="seconds between two faults (%(default)s)")
     parser.add_argument("--disease", choices=diseases.NAMES, default=diseases.NONE, help="what is switched off")
     parser.add_argument("--until-found", action="store_true", help="end once a check was wrongly allowed")
     parser.add_argument("--rate", type=float, default=600, help="checks a second, about (%(default)s)")
