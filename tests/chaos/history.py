@@ -173,6 +173,8 @@ class History:
     faults: list[FaultRun] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     """Those that a fault may bring about."""
+    refused: int = 0
+    """How many checks a process did not begin, because it had more to do than it could."""
     errors: Counter[str] = field(default_factory=Counter)
     """Those that nothing may."""
 

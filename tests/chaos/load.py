@@ -242,9 +242,12 @@ class Load:
             return answer
 
     def _note(self, what: str, start: float, code: grpc.StatusCode, details: str | None) -> bool:
-        """Count an error; answers whether it is one that a fault may bring about."""
+        """Count an error; answers whether it is one that a fault or too much load may bring about."""
         if code in _UNDER_FAULTS:
             self.history.failures.append(Failure(start, time.monotonic(), f"{what} {code.name}"))
+            return True
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and what == "check":
+            self.history.refused += 1
             return True
         self.history.errors[f"{what} {code.name}: {details}"] += 1
         return False

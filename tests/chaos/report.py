@@ -35,6 +35,7 @@ def _counts(history: History) -> Iterator[str]:
     repeated = sum(mutation.attempts > 1 for mutation in history.mutations)
     yield f"{'of them sent more than once':42} {repeated:8}"
     yield from _table("calls that failed", Counter(failure.what for failure in history.failures))
+    yield f"{'checks refused under too much load':42} {history.refused:8}"
     yield from _table("errors that no fault explains", history.unexplained())
 
 
