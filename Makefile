@@ -15,7 +15,7 @@ TYPESCRIPT_READY := $(if $(shell command -v npm),$(TYPESCRIPT)/node_modules/.pac
 ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos lint format types arrows protos protos-python protos-go protos-typescript \
+.PHONY: help run test bench chaos lint format types arrows protos protos-python protos-go protos-typescript \
 	protos-lint protos-check protos-baseline check lock clean
 
 help: ## List the targets
@@ -29,6 +29,9 @@ test: $(VENV)/.dev ## Run all tests, on a database that they start themselves
 
 chaos: $(VENV)/.dev ## Look for stale answers under load and faults; ARGS="--help" says how
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.chaos $(ARGS)
+
+bench: $(VENV)/.bench ## Measure everything beside its peers; ARGS="throughput cache" for some of it
+	$(BIN)/python -m bench $(ARGS)
 
 check: lint types arrows protos-lint protos-check ## All checks but the tests
 
@@ -109,6 +112,10 @@ $(VENV)/.pip:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded,native]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group bench
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.pip

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from gatekey.v1 import (
     product_spec_pb2,
 )
 from gatekey_server.domain.names import new_key_uid
-from gatekey_server.domain.secrets import Keyring, checksum, new_secret
+from gatekey_server.domain.secrets import Digest, Keyring, checksum, new_secret
 from gatekey_server.store.embedded import EmbeddedPostgres
 from google.protobuf import json_format
 from ruamel.yaml import YAML
@@ -35,7 +35,9 @@ ALLOWED = check_service_pb2.CheckResponse(allowed=True).SerializeToString().hex(
 _PRODUCT, _PREFIX = "heyoo", "heyoo_"
 _RESOURCE, _ACTION = "campaigns/spring", "write"
 _PEPPER = bytes(range(32))
-_KEYS_OF_A_TENANT = 1000
+_KEYRING = Keyring({1: _PEPPER})
+KEYS_OF_A_TENANT = 1000
+_HINT = _PREFIX + "0000"
 _SETTINGS = {"shared_buffers": "2GB", "max_wal_size": "8GB", "max_connections": "200"}
 
 
@@ -115,63 +117,57 @@ async def apply_product(server: Gatekey) -> None:
         await stub.ApplyProduct(request, metadata=tuple(server.metadata.items()))
 
 
-async def fill(cluster: EmbeddedPostgres, keys: int) -> None:
-    """Add keys up to so many, a thousand to a tenant, each tenant with one member. By COPY, without triggers."""
-    keyring = Keyring({1: _PEPPER})
+async def fill(cluster: EmbeddedPostgres, keys: int, *, keys_of_a_tenant: int = KEYS_OF_A_TENANT) -> None:
+    """Add keys up to so many, so many to a tenant, each tenant with one member. By COPY, without triggers."""
     connection = await asyncpg.connect(cluster.dsn())
     try:
         await connection.execute("set session_replication_role = replica")
-        there = await connection.fetchval("select count(*) from api_key where display_name = 'Bench'")
-        first = there // _KEYS_OF_A_TENANT
-        tenants = range(first, -(-keys // _KEYS_OF_A_TENANT))
-        await connection.copy_records_to_table(
-            "tenant",
-            records=((_PRODUCT, f"t{t}", "Bench") for t in tenants),
-            columns=["product_id", "tenant_id", "display_name"],
-        )
-        rows = await connection.fetch("select tenant_id, tenant_uid from tenant where display_name = 'Bench'")
-        uids = {int(row["tenant_id"][1:]): row["tenant_uid"] for row in rows}
-        await connection.copy_records_to_table(
-            "principal",
-            records=((uids[t], "MEMBER", "owner", "owner", "") for t in tenants),
-            columns=["tenant_uid", "kind", "principal_id", "role", "display_name"],
-        )
-        rows = await connection.fetch("select tenant_uid, principal_uid from principal where principal_id = 'owner'")
-        owners = {row["tenant_uid"]: row["principal_uid"] for row in rows}
-        numbers = range(there, keys)
-        await connection.copy_records_to_table(
-            "api_key",
-            records=(
-                (
-                    uids[n // _KEYS_OF_A_TENANT],
-                    key_uid(n),
-                    owners[uids[n // _KEYS_OF_A_TENANT]],
-                    "Bench",
-                    "SECRET",
-                    "ALL",
-                )
-                for n in numbers
-            ),
-            columns=["tenant_uid", "key_uid", "principal_uid", "display_name", "kind", "mode"],
-        )
-        await connection.copy_records_to_table(
-            "secret",
-            records=(
-                (uids[n // _KEYS_OF_A_TENANT], key_uid(n), 1, keyring.digests(secret(n))[0], 1, _PREFIX + "0000")
-                for n in numbers
-            ),
-            columns=["tenant_uid", "key_uid", "slot", "digest", "pepper_version", "hint"],
-        )
+        there = await connection.fetchval("select count(*) from secret where hint = $1", _HINT)
+        tenants = range(there // keys_of_a_tenant, -(-keys // keys_of_a_tenant))
+
+        async def copy(table: str, columns: str, rows: Iterable[tuple[object, ...]]) -> None:
+            await connection.copy_records_to_table(table, records=rows, columns=columns.split())
+
+        await copy("tenant", "product_id tenant_id display_name", ((_PRODUCT, f"t{t}", "Bench") for t in tenants))
+        found = await connection.fetch("select tenant_id, tenant_uid from tenant where display_name = 'Bench'")
+        uids = {int(row["tenant_id"][1:]): row["tenant_uid"] for row in found}
+        members = ((uids[t], "MEMBER", "owner", "owner", "") for t in tenants)
+        await copy("principal", "tenant_uid kind principal_id role display_name", members)
+        found = await connection.fetch("select tenant_uid, principal_uid from principal where principal_id = 'owner'")
+        owners = {row["tenant_uid"]: row["principal_uid"] for row in found}
+        uid_of = [uids[t] for t in range(len(uids))]
+
+        def made() -> Iterator[tuple[object, ...]]:
+            for number in range(there, keys):
+                uid = uid_of[number // keys_of_a_tenant]
+                yield uid, key_uid(number), owners[uid], "Bench", "SECRET", "ALL"
+
+        def sealed() -> Iterator[tuple[object, ...]]:
+            for number in range(there, keys):
+                yield uid_of[number // keys_of_a_tenant], key_uid(number), 1, digests(number)[0], 1, _HINT
+
+        await copy("api_key", "tenant_uid key_uid principal_uid display_name kind mode", made())
+        await copy("secret", "tenant_uid key_uid slot digest pepper_version hint", sealed())
         await connection.execute("analyze")
         await connection.execute("checkpoint")
     finally:
         await connection.close()
 
 
+def tenant_of(number: int) -> str:
+    """The name of the tenant that a key is in, with `KEYS_OF_A_TENANT`."""
+    return f"products/{_PRODUCT}/tenants/t{number // KEYS_OF_A_TENANT}"
+
+
 def secret(number: int) -> str:
     """The secret of a key."""
     body = f"{_PREFIX}{number:032d}"
     return body + checksum(body)
+
+
+def digests(number: int) -> tuple[Digest, ...]:
+    """The digests of a key's secret."""
+    return _KEYRING.digests(secret(number))
 
 
 def key_uid(number: int) -> uuid.UUID:
@@ -203,7 +199,7 @@ async def assert_right(server: Gatekey, numbers: Iterable[int]) -> None:
         stub = check_service_pb2_grpc.CheckServiceStub(channel)
         for number in numbers:
             answer = await stub.Check(check(number), metadata=tuple(server.metadata.items()))
-            tenant = f"t{number // _KEYS_OF_A_TENANT}"
+            tenant = tenant_of(number).rpartition("/")[2]
             told = (answer.allowed, answer.reason, answer.tenant, answer.role)
             assert told == (True, answer.REASON_ALLOWED, tenant, "owner"), answer
             assert answer.principal == f"products/{_PRODUCT}/tenants/{tenant}/members/owner", answer
@@ -211,3 +207,14 @@ async def assert_right(server: Gatekey, numbers: Iterable[int]) -> None:
             denied.key = denied.key[:-1] + ("0" if denied.key[-1] != "0" else "1")
             answer = await stub.Check(denied, metadata=tuple(server.metadata.items()))
             assert answer.reason == answer.REASON_KEY_UNKNOWN, answer
+
+
+async def time_get_product(server: Gatekey) -> float:
+    """How long an admin call takes, in seconds."""
+    async with server.channel() as channel:
+        stub = product_service_pb2_grpc.ProductServiceStub(channel)
+        request = product_service_pb2.GetProductRequest(name=f"products/{_PRODUCT}")
+        await channel.channel_ready()
+        started_at = time.perf_counter()
+        await stub.GetProduct(request, metadata=tuple(server.metadata.items()))
+        return time.perf_counter() - started_at

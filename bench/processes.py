@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 from bench.load import Plan, Result
 
@@ -70,8 +71,10 @@ def cpu_s(pid: int) -> float:
     return sum(_ticks(each) for each in tree(pid)) / _TICKS
 
 
-def memory_bytes(pid: int) -> int:
+def memory_bytes(pid: int | Literal["self"]) -> int:
     """The resident memory of a process and its children."""
+    if pid == "self":
+        pid = os.getpid()
     return sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) * _PAGE for each in tree(pid))
 
 

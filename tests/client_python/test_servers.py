@@ -109,7 +109,9 @@ async def test_fastapi(gate: gatekey.AsyncClient, shop: Shop) -> None:
         assert (response.status_code, response.json()["detail"]["reason"]) == (401, "KEY_MALFORMED")
 
 
-@pytest.mark.parametrize("path", ["/paths/c1/links", "/paths/", "/paths/%2E%2E", "/paths/*", "/paths/%2F", "/computed?c=*"])
+@pytest.mark.parametrize(
+    "path", ["/paths/c1/links", "/paths/", "/paths/%2E%2E", "/paths/*", "/paths/%2F", "/computed?c=*"]
+)
 async def test_what_a_client_sends_does_not_lead_elsewhere(gate: gatekey.AsyncClient, shop: Shop, path: str) -> None:
     async with serving(fast_app(KeyGuard(gate, product=PRODUCT))) as get:
         response = await get(path, shop.key)

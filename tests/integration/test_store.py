@@ -1,5 +1,6 @@
 """The schema and the named queries, against a real PostgreSQL."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -7,7 +8,7 @@ import pytest
 from gatekey_server.domain import builtin
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.store import products, schema
-from gatekey_server.store.database import TRANSACTION_ATTEMPTS, Connection, Database
+from gatekey_server.store.database import IDLE_IN_TRANSACTION_S, TRANSACTION_ATTEMPTS, Connection, Database
 from gatekey_server.store.queries import queries
 
 from tests.support.databases import Databases
@@ -108,6 +109,26 @@ async def test_conflicting_transactions_are_tried_again_and_then_given_up(databa
         with pytest.raises(Unavailable) as raised:
             await database.transaction(always)
         assert raised.value.reason == "TRANSACTION_CONFLICT"
+
+
+async def test_a_stopped_process_does_not_hold_up_the_others_for_long(databases: Databases) -> None:
+    """Between two statements of a transaction: the locks that it holds are given up."""
+    url = await databases.create()
+    async with Database.connect(url, max_connections=2, statement_timeout_s=5, acquire_timeout_s=1) as database:
+
+        async def stop_in_the_middle(connection: Connection) -> None:
+            await connection.execute("update revision set current = current")
+            await asyncio.sleep(IDLE_IN_TRANSACTION_S * 1.5)
+            await connection.execute("update revision set current = current")
+
+        stopped = asyncio.create_task(database.transaction(stop_in_the_middle))
+        await asyncio.sleep(0.2)
+        other = await asyncpg.connect(url)
+        # Waits for the lock; would wait for as long as the other process is stopped.
+        await other.execute("update revision set current = current", timeout=IDLE_IN_TRANSACTION_S * 2)
+        await other.close()
+        with pytest.raises(Unavailable):
+            await stopped
 
 
 async def test_an_older_release_leaves_a_newer_built_in_spec_alone(databases: Databases) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from gatekey_server.domain.grants import EVERYTHING, NOTHING, GrantSet, Path, Permission
+from gatekey_server.domain.grants import ANY, EVERYTHING, NOTHING, Grant, GrantSet, Path, Permission
 from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
 
 
@@ -51,7 +51,7 @@ class Policy:
         self._roles: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.grants) for r in spec.roles}
         self._administration: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.administration) for r in spec.roles}
         self._modes = secret_keys.modes
-        self._read_only = GrantSet(((("*",), frozenset(spec.read_actions)),))
+        self._read_only = GrantSet.of([Grant(ANY, spec.read_actions)])
         self._grantable = GrantSet.of(secret_keys.restricted.grantable) if secret_keys.restricted else NOTHING
         self._publishable = GrantSet.of(spec.publishable_keys.grants) if spec.publishable_keys else NOTHING
 

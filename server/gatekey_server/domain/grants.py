@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from sys import intern
 
 from gatekey_server.domain.errors import InvalidRequest
 
@@ -112,12 +113,19 @@ def covers(pattern: Path, path: Path) -> bool:
 class GrantSet:
     """Grants made ready to be asked. Without order; the more grants, the more is allowed."""
 
-    rules: tuple[tuple[Path, frozenset[str]], ...]
+    rules: tuple[tuple[Path, tuple[str, ...]], ...]
+    """Patterns, each with its actions in alphabetical order."""
 
     @classmethod
     def of(cls, grants: Iterable[Grant]) -> "GrantSet":
         """Make a set of grants whose form is known to be right."""
-        return cls(tuple((tuple(g.resource.split("/")), frozenset(g.actions)) for g in grants))
+        # Interned, and in tuples: a process holds millions of them, of which most are of a few words.
+        return cls(
+            tuple(
+                (tuple(map(intern, grant.resource.split("/"))), tuple(map(intern, sorted(set(grant.actions)))))
+                for grant in grants
+            )
+        )
 
     def allows(self, path: Path, action: str) -> bool:
         """Whether some grant covers the path and gives the action."""

@@ -24,11 +24,15 @@ _LATER = (
     asyncpg.InvalidCatalogNameError,
     # The driver's word for a connection that broke in the middle of its handshake.
     asyncpg.InternalClientError,
+    # A transaction that did nothing for too long, because this process was stopped or blocked.
+    asyncpg.IdleInTransactionSessionTimeoutError,
     # A primary that has become a standby; a new connection finds the new primary.
     asyncpg.ReadOnlySQLTransactionError,
     OSError,
     TimeoutError,
 )
+IDLE_IN_TRANSACTION_S = 1.0
+
 _CONFLICTS = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
@@ -69,7 +73,8 @@ class Database:
                 server_settings={
                     "application_name": "gatekey",
                     "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
-                    "idle_in_transaction_session_timeout": f"{statement_timeout_s * 2000:.0f}",
+                    # A process that is stopped in the middle of a transaction must not hold up the others' for long.
+                    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S * 1000:.0f}",
                     "timezone": "UTC",
                 },
             )

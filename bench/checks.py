@@ -1,0 +1,156 @@
+"""Checks that are answered from memory, beside the peers: throughput, CPU, latency, batches, workers."""
+
+import asyncio
+import statistics
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bench import gatekey as g
+from bench.gatekey import Gatekey
+from bench.load import Plan
+from bench.peers import cerbos, grpcio, nginx
+from bench.processes import ALL_CORES, LOAD_CORE, SERVER_CORE, Measured, measure
+from bench.report import Report
+
+_SECONDS = 5.0
+_ROUNDS = 3
+_KEYS = 10_000
+_BATCH = 100
+_CERBOS_RESOURCES = 50
+
+
+async def _best(load: Callable[[], Awaitable[Measured]]) -> Measured:
+    """The middle one of a few runs, after one to warm up."""
+    await load()
+    runs = [await load() for _ in range(_ROUNDS)]
+    return sorted(runs, key=lambda run: run.cpu_us)[len(runs) // 2]
+
+
+async def throughput(report: Report, directory: Path) -> None:
+    """Requests per second and core, and the CPU that each costs, on one core while the load is on the other."""
+    one = g.write_bodies(directory / "one", [g.check(1).SerializeToString()])
+    many = g.write_bodies(directory / "many", (g.check(number).SerializeToString() for number in range(_KEYS)))
+    a_key = g.write_bodies(directory / "a-key", [g.batch([1] * _BATCH).SerializeToString()])
+    keys = g.write_bodies(
+        directory / "keys",
+        (g.batch(range(n, n + _BATCH)).SerializeToString() for n in range(0, _KEYS, _BATCH)),
+    )
+    section = "throughput"
+    found: dict[str, Measured] = {}
+
+    async def take(name: str, server_pid: int, plan: Plan, each: int = 1) -> None:
+        measured = await _best(lambda: measure(plan, server_pid))
+        found[name] = measured
+        report.add(section, f"{name}: CPU for each", measured.cpu_us / each, "µs")
+        report.add(section, f"{name}: per second and core", measured.rate * each, "/s")
+
+    async with nginx.nginx(SERVER_CORE) as peer:
+        if isinstance(peer, str):
+            report.leave_out("nginx", peer)
+        else:
+            await take("nginx, an empty answer", peer.pid, peer.plan(one, seconds=_SECONDS))
+    async with grpcio.trivial(SERVER_CORE) as trivial:
+        await take("grpc.aio, no decision", trivial.pid, trivial.plan(one, seconds=_SECONDS))
+    async with cerbos.cerbos(SERVER_CORE) as policy_server:
+        if isinstance(policy_server, str):
+            report.leave_out("Cerbos", policy_server)
+        else:
+            single = g.write_bodies(directory / "cerbos-1", [cerbos.request(1)])
+            several = g.write_bodies(directory / "cerbos-50", [cerbos.request(_CERBOS_RESOURCES)])
+            await cerbos.assert_right(policy_server, _CERBOS_RESOURCES)
+            await take("Cerbos, one resource", policy_server.pid, policy_server.plan(single, seconds=_SECONDS))
+            plan = policy_server.plan(several, seconds=_SECONDS, depth=4)
+            await take("Cerbos, 50 resources a call, each", policy_server.pid, plan, _CERBOS_RESOURCES)
+    async with g.postgres() as cluster:
+        async with g.gatekey(cluster) as server:
+            await g.apply_product(server)
+        await g.fill(cluster, _KEYS)
+        for transport in ("grpcio", "native"):
+            async with g.gatekey(cluster, cores=SERVER_CORE, TRANSPORT=transport) as server:
+                await g.assert_right(server, range(0, _KEYS, 997))
+                await take(f"Gatekey ({transport}), one key", server.pid, server.plan(one, seconds=_SECONDS))
+                await take(f"Gatekey ({transport}), {_KEYS} keys", server.pid, server.plan(many, seconds=_SECONDS))
+                for name, bodies in (("of one key", a_key), ("of 100 keys", keys)):
+                    plan = server.plan(bodies, path=g.BATCH_CHECK, expect="0a", depth=4, seconds=_SECONDS)
+                    await take(f"Gatekey ({transport}), batches {name}, each check", server.pid, plan, _BATCH)
+    warm, batched = found[f"Gatekey (native), {_KEYS} keys"], found["Gatekey (native), batches of one key, each check"]
+    if "Cerbos, one resource" in found:
+        single_rate = found["Cerbos, one resource"].rate
+        report.add(section, "warm check against Cerbos, per second and core", warm.rate / single_rate, "times", 5)
+        ratio = batched.rate * _BATCH / (found["Cerbos, 50 resources a call, each"].rate * _CERBOS_RESOURCES)
+        report.add(section, "batched check against Cerbos's, per second and core", ratio, "times", 10)
+    if "nginx, an empty answer" in found:
+        ratio = warm.cpu_us / found["nginx, an empty answer"].cpu_us
+        report.add(section, "CPU of a warm check against nginx's request", ratio, "times", 6, at_least=False)
+
+
+async def latency(report: Report, directory: Path) -> None:
+    """Latency of warm checks at shares of the highest load, sent at a fixed rate."""
+    many = g.write_bodies(directory / "many", (g.check(number).SerializeToString() for number in range(_KEYS)))
+    section = "latency"
+    async with g.postgres() as cluster:
+        async with g.gatekey(cluster) as server:
+            await g.apply_product(server)
+        await g.fill(cluster, _KEYS)
+        async with g.gatekey(cluster, cores=SERVER_CORE) as server:
+            full = await _best(lambda: measure(server.plan(many, seconds=_SECONDS), server.pid))
+            report.add(section, "highest load", full.rate, "/s")
+            for share in (0.1, 0.25, 0.5, 0.75):
+                plan = server.plan(many, seconds=_SECONDS, rate=full.rate * share)
+                runs = [await measure(plan, server.pid) for _ in range(_ROUNDS)]
+                for name in ("p50", "p99"):
+                    value = statistics.median(run.result.percentiles[name] for run in runs) / 1000
+                    goal = 2 if (share, name) == (0.5, "p99") else None
+                    report.add(section, f"{name} at {share:.0%} of it", value, "ms", goal, at_least=False)
+
+
+async def workers(report: Report, directory: Path) -> None:
+    """One worker against two, on as many cores as the load leaves."""
+    section = "workers"
+    many = g.write_bodies(directory / "many", (g.check(number).SerializeToString() for number in range(_KEYS)))
+    async with g.postgres() as cluster:
+        async with g.gatekey(cluster) as server:
+            await g.apply_product(server)
+        await g.fill(cluster, _KEYS)
+        rates = {}
+        # A check is expensive enough with grpcio that the load hardly counts on the cores it shares.
+        for transport in ("grpcio", "native"):
+            for count in (1, 2):
+                async with g.gatekey(cluster, TRANSPORT=transport, WORKERS=str(count)) as server:
+                    plan = server.plan(many, seconds=_SECONDS, connections=16)
+                    rates[count] = (await _best(lambda: measure(plan, server.pid, ALL_CORES))).rate  # noqa: B023
+                report.add(section, f"{transport}, {count} workers", rates[count], "/s")
+            report.add(section, f"{transport}, 2 workers against 1", rates[2] / rates[1], "times", 1.7)
+
+
+async def overload(report: Report, directory: Path) -> None:
+    """Twice the load that can be served: what is answered, how soon, and how soon it is over."""
+    section = "overload"
+    many = g.write_bodies(directory / "many", (g.check(number).SerializeToString() for number in range(_KEYS)))
+    async with g.postgres() as cluster:
+        async with g.gatekey(cluster) as server:
+            await g.apply_product(server)
+        await g.fill(cluster, _KEYS)
+        async with g.gatekey(cluster, cores=SERVER_CORE) as server:
+            full = await _best(lambda: measure(server.plan(many, seconds=_SECONDS), server.pid))
+            calm = await measure(server.plan(many, seconds=_SECONDS, rate=full.rate * 0.5), server.pid)
+            plan = server.plan(many, seconds=_SECONDS, rate=full.rate * 2, connections=32)
+            flood = asyncio.create_task(measure(plan, server.pid, LOAD_CORE))
+            admin = [await _time_admin(server) for _ in range(20)]
+            flooded = await flood
+            after = await measure(server.plan(many, seconds=1, rate=full.rate * 0.5), server.pid)
+    result = flooded.result
+    report.add(section, "highest load", full.rate, "/s")
+    report.add(section, "answered at twice that", flooded.rate, "/s")
+    report.add(section, "refused of it", result.refused / (result.refused + result.right) * 100, "%")
+    report.add(section, "p99 at half the highest load", calm.result.percentiles["p99"] / 1000, "ms")
+    report.add(section, "p99 of what is answered in the overload", result.percentiles["p99"] / 1000, "ms")
+    ratio = result.percentiles["p99"] / calm.result.percentiles["p99"]
+    report.add(section, "p99 against half the load", ratio, "times", 5, at_least=False)
+    report.add(section, "GetProduct meanwhile, the slowest of 20", max(admin) * 1000, "ms")
+    report.add(section, "refused in the second after", after.result.refused, "")
+
+
+async def _time_admin(server: Gatekey) -> float:
+    await asyncio.sleep(0.1)
+    return await g.time_get_product(server)
