@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, NoReturn, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from gatekey_server.commands import events
 from gatekey_server.commands.callers import Caller
@@ -80,11 +80,13 @@ async def run(database: Database, mutation: Mutation[R], work: Callable[[Connect
     the id of another request.
     """
 
-    async def attempt(connection: Connection) -> tuple[Change[R], int, Place | None]:
+    async def attempt(connection: Connection) -> tuple[Change[R] | Replayed, int, Place | None]:
         if mutation.validate_only:
             raise _Validated((await work(connection)).result)
         if mutation.request_id is not None:
-            await _claim(connection, mutation, mutation.request_id)
+            replayed = await _claim(connection, mutation, mutation.request_id)
+            if replayed is not None:
+                return replayed, await changes.take_revision(connection), None
         change = await work(connection)
         if mutation.request_id is not None:
             answer = mutation.answer(change.result)
@@ -99,10 +101,10 @@ async def run(database: Database, mutation: Mutation[R], work: Callable[[Connect
         change, revision, event = await database.transaction(attempt)
     except _Validated as validated:
         return cast("R", validated.result)
-    except Replayed:
+    if isinstance(change, Replayed):
         # The first call may still be waiting, or whoever made it has not.
-        await mutation.settle(await changes.current_revision(database), None, wait=True)
-        raise
+        await mutation.settle(revision, None, wait=True)
+        raise change
     # What was not there before is in no cache. What was already as it should be may have just become so.
     is_creation = change.before is None and change.after is not None
     await mutation.settle(revision, event, wait=not is_creation)
@@ -114,13 +116,11 @@ async def refuse_repetition(database: Database, mutation: Mutation[R]) -> None:
     if mutation.request_id is None or mutation.validate_only:
         return
     async with database.connection() as connection:
-        known = await audit.get_request(connection, _caller(mutation), mutation.request_id)
+        known = await audit.lock_request(connection, _caller(mutation), mutation.request_id)
     if known is not None:
-        try:
-            _answer_repetition(mutation, *known)
-        except Replayed:
-            await mutation.settle(await changes.current_revision(database), None, wait=True)
-            raise
+        replayed = _replay(mutation, *known)
+        await mutation.settle(await changes.current_revision(database), None, wait=True)
+        raise replayed
 
 
 def check_etag(wanted: str, current: str) -> None:
@@ -129,20 +129,20 @@ def check_etag(wanted: str, current: str) -> None:
         raise Aborted("ETAG_MISMATCH", "it has changed since; read it again", metadata={"etag": current})
 
 
-async def _claim(connection: Connection, mutation: Mutation[R], request_id: uuid.UUID) -> None:
+async def _claim(connection: Connection, mutation: Mutation[R], request_id: uuid.UUID) -> Replayed | None:
     caller = _caller(mutation)
     if await audit.begin_request(connection, caller, request_id, mutation.fingerprint):
-        return
-    known = await audit.get_request(connection, caller, request_id)
+        return None
+    known = await audit.lock_request(connection, caller, request_id)
     if known is None:
         raise AssertionError("a claimed request is there")
-    _answer_repetition(mutation, *known)
+    return _replay(mutation, *known)
 
 
-def _answer_repetition(mutation: Mutation[R], fingerprint: bytes, answer: bytes | None) -> NoReturn:
+def _replay(mutation: Mutation[R], fingerprint: bytes, answer: bytes | None) -> Replayed:
     if fingerprint != mutation.fingerprint or answer is None:
         raise AlreadyExists("REQUEST_ID_REUSED", "another request had this `request_id`")
-    raise Replayed(answer)
+    return Replayed(answer)
 
 
 async def _append_event(connection: Connection, mutation: Mutation[R], change: Change[R], revision: int) -> Place:

@@ -97,9 +97,12 @@ async def add_receipts(connection: Connection, waits: Mapping[tuple[str, str, in
     )
 
 
-async def get_request(connection: Connection, caller: str, request_id: uuid.UUID) -> tuple[bytes, bytes | None] | None:
-    """The fingerprint and the answer of a claimed request; None where it was not claimed."""
-    row = await queries.request_get(connection, caller=caller, request_id=request_id)
+async def lock_request(connection: Connection, caller: str, request_id: uuid.UUID) -> tuple[bytes, bytes | None] | None:
+    """The fingerprint and the answer of a claimed request; None where it was not claimed.
+
+    To be committed before it is answered: then the claim is as durable as that.
+    """
+    row = await queries.request_lock(connection, caller=caller, request_id=request_id)
     return None if row is None else (row["fingerprint"], row["answer"])
 
 

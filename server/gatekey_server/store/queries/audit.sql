@@ -50,11 +50,13 @@ set fingerprint = excluded.fingerprint, answer = null, create_time = now()
 where mutation_request.create_time < now() - interval '24 hours'
 returning request_id;
 
--- name: request_get(caller, request_id)^
--- What a claimed request id stands for.
+-- name: request_lock(caller, request_id)^
+-- What a claimed request id stands for. Locked so that this transaction has something to commit, and its
+-- commit waits for the standbys: the claim's own may have been given up while it waited for them.
 select fingerprint, answer
 from mutation_request
-where caller = :caller and request_id = :request_id;
+where caller = :caller and request_id = :request_id
+for update;
 
 -- name: request_finish(caller, request_id, answer)!
 -- Keeps the answer for repetitions.
