@@ -137,7 +137,7 @@ async def _answer(
     if settings.workers == 1:
         await node.answer(settings, keyring, database, stop, ready)
     else:
-        await Supervisor(settings, database.dsn).run(stop, ready)
+        await Supervisor(settings, database.primary.dsn).run(stop, ready)
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -6,7 +6,6 @@ they are asked for.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,12 +19,6 @@ from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.receipts import WAIT_BUCKETS_S, Receipts
 
 
-class Health(Protocol):
-    """Whether the database answers."""
-
-    is_serving: bool | None
-
-
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where the numbers are."""
@@ -35,7 +28,6 @@ class Sources:
     lease: Lease
     feed: Feed
     receipts: Receipts
-    health: Health
 
 
 def serve(listen: str, sources: Sources) -> None:
@@ -97,9 +89,8 @@ class _Metrics(Collector):
         mode = GaugeMetricFamily(
             "gatekey_mode", "How checks are answered now: 1 for the mode that holds", labels=["mode"]
         )
-        now_in = "cached" if has_lease else "database" if sources.health.is_serving else "unavailable"
-        for name in ("cached", "database", "unavailable"):
-            mode.add_metric([name], float(name == now_in))
+        mode.add_metric(["cached"], float(has_lease))
+        mode.add_metric(["unavailable"], float(not has_lease))
         yield mode
 
     def _receipt_waits(self) -> Metric:

@@ -81,8 +81,8 @@ async def answer(
         Parts(database, facts, keyring, utc_now, usage, book, retention, tls, choice.transport, shares_port)
     )
     address = _bind(server, settings.listen, tls)
-    health = _Health(server, database)
-    _serve_metrics(settings, metrics.Sources(facts, history, lease, feed, receipts, health))
+    health = _Health(server, database, lease)
+    _serve_metrics(settings, metrics.Sources(facts, history, lease, feed, receipts))
     await server.grpc.start()
     async with asyncio.TaskGroup() as tasks:
         background = [
@@ -166,16 +166,18 @@ def _bind(server: Server, listen: str, tls: ServerTls | None) -> str:
 
 
 class _Health:
-    """Whether the database answers, told to whoever asks for the server's health."""
+    """Whether the database answers and is the primary, told to whoever asks for the server's health."""
 
-    def __init__(self, server: Server, database: Database) -> None:
+    def __init__(self, server: Server, database: Database, lease: Lease) -> None:
         self._server = server
         self._database = database
+        self._lease = lease
         self.is_serving: bool | None = None
 
     async def run(self) -> None:
         while True:
             try:
+                await self._lease.wait_until_held()
                 await service.ping(self._database)
                 is_serving = True
             except Unavailable:

@@ -375,12 +375,15 @@ async def test_a_lease_cannot_be_had_from_what_cannot_commit(sql: Sql, database:
     async with FeedLink.open(database, uuid.uuid4(), 5) as link:
         await link.register(-1)
         await link.poll(NOWHERE)
+        await link._connection.execute("set default_transaction_read_only = on")
+        with pytest.raises(Unavailable):
+            await link.poll(NOWHERE)
         await sql.execute(
             f"alter database {await sql.fetchval('select current_database()')} set default_transaction_read_only = on"
         )
-        async with FeedLink.open(database, uuid.uuid4(), 5) as other:
-            with pytest.raises(Unavailable):
-                await other.poll(NOWHERE)
+        with pytest.raises(Unavailable):
+            async with FeedLink.open(database, uuid.uuid4(), 5):
+                pytest.fail("connected to what takes no writes")
 
 
 async def test_a_link_ends_where_the_database_does_not_answer(url: str, sql: Sql, database: Database) -> None:

@@ -13,6 +13,7 @@ from gatekey.v1 import api_key_service_pb2, member_service_pb2, product_service_
 from gatekey_server.domain.secrets import new_secret
 
 from tests.support.databases import Databases
+from tests.support.ports import free_ports
 from tests.support.server import PEPPERS, Client, ServerProcess, read_example
 
 WORKERS = 3
@@ -54,23 +55,6 @@ async def supervisor(variables: dict[str, str]) -> AsyncIterator[ServerProcess]:
     process = await ServerProcess.start({**variables, "GATEKEY_WORKERS": str(WORKERS)})
     yield process
     await process.stop()
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody uses."""
-    for first in range(20000 + os.getpid() % 20000, 60000, count):
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            for offset, one in enumerate(sockets):
-                one.bind(("127.0.0.1", first + offset))
-        except OSError:
-            continue
-        else:
-            return first
-        finally:
-            for one in sockets:
-                one.close()
-    raise AssertionError("there are no free ports")
 
 
 def metric(port: int, name: str) -> float:

@@ -3,6 +3,7 @@
 import itertools
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from gatekey_server.domain.decisions import Fact, Policy
@@ -17,13 +18,14 @@ from tests.unit.test_cache import digest, fact, policy
 __all__ = ["policy"]
 
 STAMP = uuid.UUID(int=1)
+SERVER = datetime(2026, 1, 1, tzinfo=UTC)
 EVERYTHING = (None, None, None, None, None)
 
 
 def poll(head: int, changes: Sequence[tuple[int, tuple[object, ...]]] | None) -> Poll:
     """A poll that found changes: the revision, and product, tenant, principal, key and digest."""
     found = None if changes is None else [Change(revision, *scope) for revision, scope in changes]  # type: ignore[arg-type]
-    return Poll(Position(head, STAMP), True, found)
+    return Poll(Position(head, STAMP), True, found, SERVER)
 
 
 def started(head: int = 10) -> History:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from gatekey_server.domain.errors import Overloaded, Unavailable
@@ -10,6 +11,8 @@ from gatekey_server.freshness.loads import MAX_BATCH, MAX_IN_FLIGHT, MAX_WAITING
 from gatekey_server.store.facts import Loaded
 
 from tests.unit.test_cache import digest
+
+SERVER = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Source:
@@ -26,7 +29,7 @@ class Source:
         await self.go.wait()
         if self.error is not None:
             raise self.error
-        return Loaded(revision, {})
+        return Loaded(revision, {}, SERVER)
 
 
 async def settle() -> None:

@@ -19,6 +19,7 @@ from gatekey_server.store.facts import Loaded
 from gatekey_server.store.products import CompiledSpecs
 
 _UNKNOWN_SHARE = 10
+_LOAD_ATTEMPTS = 2
 
 Secret = tuple[Digest, ...]
 """A presented secret, hashed under every pepper, the newest first; empty where it cannot be one."""
@@ -118,6 +119,7 @@ class FactSource:
         missing = [number for number in range(len(wanted)) if number not in found]
         if missing:
             try:
+                await self._lease.wait_until_held()
                 loaded = await self._loader.get([digest for number in missing for digest in wanted[number][0]])
             except GatekeyError as error:
                 found |= dict.fromkeys(missing, error)
@@ -148,8 +150,7 @@ class FactSource:
 
     async def _load(self, digests: Sequence[Digest]) -> Loaded:
         before = self._history.resets, self._history.lapses
-        loaded = await facts.load(self._database, self._specs, digests)
-        self.counts.loads += 1
+        loaded = await self._load_from_primary(digests)
         self._drop_what_a_reset_left()
         if before == (self._history.resets, self._history.lapses):
             self._history.newest_loaded = max(self._history.newest_loaded, loaded.revision)
@@ -160,6 +161,16 @@ class FactSource:
                 if fact is None:
                     self._unknown.put(digest, None, loaded.revision)
         return loaded
+
+    async def _load_from_primary(self, digests: Sequence[Digest]) -> Loaded:
+        """Load facts from the server that renewed the lease, which whoever asks has seen to be held."""
+        for _ in range(_LOAD_ATTEMPTS):
+            loaded = await facts.load(self._database, self._specs, digests)
+            self.counts.loads += 1
+            if loaded.server == self._lease.server:
+                return loaded
+            await self._database.expire_connections()
+        raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
 
     def _drop_what_a_reset_left(self) -> None:
         if self._resets != self._history.resets:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import uuid
+from datetime import datetime
 
 import structlog
 
@@ -46,19 +47,29 @@ class Feed:
         """Keep up with the database until cancelled; never gives up."""
         backoff = _FIRST_BACKOFF_S
         while True:
+            began_at = clock.now()
             try:
                 async with FeedLink.open(self._database, self.process, POLL_TIMEOUT_S) as link:
                     self._link, self.connections = link, self.connections + 1
                     await self._follow(link)
             except Unavailable as error:
-                if self.polled_at > clock.now() - LEASE_S:
+                if self.polled_at >= began_at:
                     backoff = _FIRST_BACKOFF_S
+                else:
+                    self._lease.despair()
+                    backoff = min(backoff * 2, _MAX_BACKOFF_S)
+                # One that takes connections and commits nothing may be a former primary.
+                self._database.primary.doubt()
                 _log.warning("feed.interrupted", reason=error.reason, cause=repr(error.__cause__))
             finally:
                 self._link = None
             # Apart from each other, so that processes do not all come at once to a database that is back.
             await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311
-            backoff = min(backoff * 2, _MAX_BACKOFF_S)
+
+    @property
+    def server(self) -> datetime | None:
+        """When the database's server was started that this process polls."""
+        return self._lease.server
 
     async def leave(self) -> None:
         """Let mutations no longer wait for this process; nothing is answered from its cache afterwards."""
@@ -89,13 +100,16 @@ class Feed:
                 self._lease.give_up()
                 await link.register(self._history.applied.revision)
                 continue
-            if not self._lease.is_held():
+            is_elsewhere = poll.server != self._lease.server
+            if is_elsewhere or not self._lease.is_held():
                 self._history.lapse()
             before = self._history.applied
-            if not self._history.apply(poll):
+            is_continuous = self._history.apply(poll)
+            if not is_continuous:
                 _log.info("feed.started_anew", revision=poll.head.revision, before=before.revision)
+            if is_elsewhere or not is_continuous:
                 await self._database.expire_connections()
-            self._lease.renew(asked_at)
+            self._lease.renew(asked_at, poll.server)
             self.polled_at = asked_at
             async with self._applied:
                 self._applied.notify_all()

@@ -65,7 +65,7 @@ class History:
         return continuous
 
     def lapse(self) -> None:
-        """There was no lease for a while, as in a failover, which may have lost what was loaded and not applied yet."""
+        """There was a failover, or may have been: it may have lost what was loaded and not applied yet."""
         self.lapses += 1
         if self.newest_loaded > self.applied.revision >= 0:
             self._reset(self.applied.revision)

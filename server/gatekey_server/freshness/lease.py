@@ -1,5 +1,9 @@
-"""How long a process may answer from its cache without asking the database again."""
+"""How long a process may answer without asking the primary again, and which server that is."""
 
+import asyncio
+from datetime import datetime
+
+from gatekey_server.domain.errors import Unavailable
 from gatekey_server.freshness import clock
 
 LEASE_S = 3.0
@@ -12,22 +16,54 @@ _CLOCK_DRIFT = 0.01
 SURELY_OVER_S = LEASE_S * (1 + _CLOCK_DRIFT)
 """After how long another process's lease is over, by this one's clock."""
 
+_PATIENCE_S = 1.0
+
 
 class Lease:
     """A promise of the past: everything that was committed before `until - LEASE_S` has been applied."""
 
-    __slots__ = ("until",)
+    __slots__ = ("_news", "is_hopeless", "server", "until")
 
     def __init__(self) -> None:
         self.until = float("-inf")
+        self.server: datetime | None = None
+        """When the database's server was started that renewed it last; it was the primary then."""
+        self.is_hopeless = False
+        """Whether nobody should wait for it to be renewed."""
+        self._news = asyncio.Event()
 
-    def renew(self, asked_at: float) -> None:
+    def renew(self, asked_at: float, server: datetime) -> None:
         """Take up a lease; `asked_at` was read before the database was asked."""
         self.until = asked_at + LEASE_S
+        self.server = server
+        self.is_hopeless = False
+        self._news.set()
 
     def is_held(self) -> bool:
         """Whether the cache may answer now."""
         return clock.now() < self.until
+
+    async def wait_until_held(self) -> None:
+        """Return once it is held. Raises `Unavailable` where that is not to be expected soon.
+
+        Without a lease, the database must not be asked for facts either: it may be a former primary.
+        """
+        if self.is_held():
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while not self.is_held() and not self.is_hopeless:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            pass
+        if not self.is_held():
+            raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
+
+    def despair(self) -> None:
+        """Let nobody wait until it is renewed."""
+        self.is_hopeless = True
+        self._news.set()
 
     def give_up(self) -> None:
         """Answer nothing from the cache until the lease is renewed."""

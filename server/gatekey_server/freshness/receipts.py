@@ -69,7 +69,8 @@ class Receipts:
                 found = await changes.processes(self._database)
             except Unavailable:
                 found = None
-            if found is not None:
+            # Only the server that has this process's own acknowledgements has everybody's; a former primary has not.
+            if found and all(process.server == self._feed.server for process in found):
                 others = [process.applied_revision for process in found if process.uid != self._feed.process]
                 for applied, revision in asked:
                     if not applied.done() and all(other >= revision for other in others):

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -56,6 +57,8 @@ class Poll:
     """Whether the process is one that mutations wait for; if not, it must not answer from its cache."""
     changes: Sequence[Change] | None
     """What changed since the position that was asked from; None where that cannot be said."""
+    server: datetime
+    """When the database's server was started, by which it is told from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Process:
     applied_revision: int
     last_poll: uuid.UUID
     """Another after every poll."""
+    server: datetime
+    """When the server was started that says so."""
 
 
 class FeedLink:
@@ -83,8 +88,7 @@ class FeedLink:
         """Connect and listen. No statement may take longer than `timeout_s`. Raises `Unavailable`."""
         with translated_errors():
             async with checked_url():
-                connection = await asyncpg.connect(
-                    database.dsn,
+                connection = await database.primary.connect(
                     timeout=timeout_s,
                     command_timeout=timeout_s,
                     # Behind a pooler of connections, prepared statements need not be there the next time.
@@ -181,7 +185,7 @@ async def purge(database: Database) -> int:
 
 async def _processes(connection: Any) -> list[Process]:
     return [
-        Process(row["process_uid"], row["applied_revision"], row["last_poll"])
+        Process(row["process_uid"], row["applied_revision"], row["last_poll"], row["server"])
         async for row in queries.process_list(connection)
     ]
 
@@ -202,4 +206,4 @@ def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
             for row in rows
             if row["change_revision"] is not None
         ]
-    return Poll(Position(first["current"], first["stamp"]), first["registered"], changes)
+    return Poll(Position(first["current"], first["stamp"]), first["registered"], changes, first["server"])

@@ -1,9 +1,11 @@
 """Connections, transactions, and what the driver's errors mean."""
 
 import asyncio
+import urllib.parse
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -42,14 +44,47 @@ _CONFLICTS = (
 )
 
 
+class Primary:
+    """The way to the one of a URL's hosts that takes writes. A hot standby is never used."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._urls = deque(_url_of_each_host(dsn))
+
+    async def connect(self, *_: object, timeout: float, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":  # noqa: ASYNC109 - the driver's word
+        """Connect to the first host that will do, beginning with the one that did before; each gets its share of time.
+
+        The driver would give all the time to a host that does not answer.
+        """
+        problem: Exception | None = None
+        for url in tuple(self._urls):
+            try:
+                return await asyncpg.connect(
+                    url, timeout=timeout / len(self._urls), target_session_attrs="read-write", **options
+                )
+            except _LATER as error:
+                problem = error
+                self._avoid(url)
+        raise problem or AssertionError("a URL has a host")
+
+    def doubt(self) -> None:
+        """Begin with another host the next time: this one accepts connections, but may no longer be the primary."""
+        self._avoid(self._urls[0])
+
+    def _avoid(self, url: str) -> None:
+        # Of several who find out at the same time, only the first moves it.
+        if self._urls[0] == url:
+            self._urls.rotate(-1)
+
+
 class Database:
     """A bounded pool of connections to one PostgreSQL.
 
     Every method raises `Unavailable` (`DATABASE_UNAVAILABLE`) where the database cannot answer in time.
     """
 
-    def __init__(self, dsn: str, pool: "asyncpg.Pool[asyncpg.Record]", acquire_timeout_s: float) -> None:
-        self.dsn = dsn
+    def __init__(self, primary: "Primary", pool: "asyncpg.Pool[asyncpg.Record]", acquire_timeout_s: float) -> None:
+        self.primary = primary
         self._pool = pool
         self._acquire_timeout_s = acquire_timeout_s
 
@@ -60,8 +95,10 @@ class Database:
     ) -> AsyncIterator["Database"]:
         """Open a pool and close it at the end."""
         with translated_errors():
+            async with checked_url():
+                primary = Primary(dsn)
             pool = asyncpg.create_pool(
-                dsn,
+                connect=primary.connect,
                 # Connections are made when they are needed and kept: a pool that keeps some ready by itself
                 # would go on trying, and logging, while the database is away.
                 min_size=0,
@@ -82,7 +119,7 @@ class Database:
                 await pool
                 await pool.fetchval("select 1")
         try:
-            yield cls(dsn, pool, acquire_timeout_s)
+            yield cls(primary, pool, acquire_timeout_s)
         finally:
             try:
                 async with asyncio.timeout(statement_timeout_s):
@@ -177,3 +214,23 @@ def translated_errors() -> Iterator[None]:
 
 def _unavailable() -> Unavailable:
     return Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
+
+
+def _url_of_each_host(dsn: str) -> list[str]:
+    """A URL for each host of a URL, which has them after the login or as a parameter."""
+    url = urllib.parse.urlsplit(dsn)
+    login, at, hosts = url.netloc.rpartition("@")
+    if "," in hosts:
+        return [dsn.replace(f"//{url.netloc}", f"//{login}{at}{host}", 1) for host in hosts.split(",")]
+    parameters = dict(urllib.parse.parse_qsl(url.query))
+    paths = parameters.get("host", "").split(",")
+    ports = parameters.get("port", "").split(",")
+    # What is odd is left to the driver, which says so.
+    if hosts or len(paths) == 1 or len(ports) not in {1, len(paths)}:
+        return [dsn]
+    if len(ports) == 1:
+        ports *= len(paths)
+    return [
+        dsn.replace(f"?{url.query}", f"?{urllib.parse.urlencode({**parameters, 'host': path, 'port': port})}", 1)
+        for path, port in zip(paths, ports, strict=True)
+    ]

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 
 import asyncpg
@@ -28,6 +29,8 @@ class Loaded:
     revision: int
     facts: Mapping[Digest, Fact]
     """By digest; a digest of no secret is left out."""
+    server: datetime
+    """When the database's server was started, by which it is told from others."""
 
 
 async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
@@ -39,7 +42,7 @@ async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Diges
         for row in rows
         if row["digest"] is not None
     }
-    return Loaded(rows[0]["revision"], facts)
+    return Loaded(rows[0]["revision"], facts, rows[0]["server"])
 
 
 async def digests(database: Database, key: ApiKeyName) -> tuple[Digest, ...]:

@@ -18,9 +18,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from gatekey_server.store.database import Database, checked_url, translated_errors
+from gatekey_server.store.database import Database, Primary, checked_url, translated_errors
 
 _ADVISORY_LOCK = 7016996765293437282
+_CONNECT_TIMEOUT_S = 60
 _LOCK_TIMEOUT_S = 5
 _LOCK_RETRY_S = 0.1
 _STATEMENT_TIMEOUT_S = 300
@@ -121,7 +122,9 @@ async def migrate(dsn: str, *, version: str = "head", grant_to: str | None = Non
     with translated_errors():
         # The driver reads the URL itself, so that every form of it means here what it means to the server.
         async with checked_url():
-            connection = await asyncpg.connect(dsn, server_settings={"application_name": "gatekey-migrate"})
+            connection = await Primary(dsn).connect(
+                timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "gatekey-migrate"}
+            )
         engine = create_async_engine("postgresql+asyncpg://", async_creator=_giver(connection), poolclass=NullPool)
         try:
             async with engine.connect() as wrapped:

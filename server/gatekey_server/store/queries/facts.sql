@@ -1,9 +1,10 @@
 -- name: facts_by_digest(known_specs, digests)
 -- All that decisions about these secrets depend on, and the revision that it is as of: one statement
 -- sees one snapshot. One row without a digest where no secret is found. The spec is sent only where
--- the server has not compiled it yet.
+-- the server has not compiled it yet. When PostgreSQL was started tells which one answered: a former
+-- primary may still do.
 select
-    revision.current as revision,
+    revision.current as revision, pg_postmaster_start_time() as server,
     secret.digest, secret.expire_time as secret_expire_time,
     api_key.key_uid, api_key.kind, api_key.mode, api_key.grants::text as grants,
     api_key.expire_time, api_key.disable_time, api_key.revoke_time,

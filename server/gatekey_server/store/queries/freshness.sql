@@ -11,8 +11,8 @@ delete from process where process_uid = :process_uid;
 delete from process where process_uid = :process_uid and last_poll = :last_poll;
 
 -- name: process_list()
--- Every process that may answer from its cache, and how far it is.
-select process_uid, applied_revision, last_poll from process;
+-- Every process that may answer from its cache, and how far it is; and which server says so.
+select process_uid, applied_revision, last_poll, pg_postmaster_start_time() as server from process;
 
 -- name: changes_poll(process_uid, applied, stamp, limit)
 -- Renews a lease: acknowledges what was applied, and answers what has changed since, as of one snapshot.
@@ -37,7 +37,7 @@ select
     exists (select from renewed) as registered,
     exists (select from known) as continuous,
     change.revision as change_revision, change.product_id, change.tenant_uid, change.principal_uid, change.key_uid,
-    change.digest
+    change.digest, pg_postmaster_start_time() as server
 from revision
 left join change on change.revision > :applied and exists (select from known)
 order by change.revision

@@ -1,0 +1,44 @@
+"""Waiting for a lease, without which nothing is answered."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from gatekey_server.domain.errors import Unavailable
+from gatekey_server.freshness import clock
+from gatekey_server.freshness import lease as module
+from gatekey_server.freshness.lease import LEASE_S, Lease
+
+SERVER = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_who_waits_goes_on_when_it_is_renewed() -> None:
+    lease = Lease()
+    waiting = [asyncio.create_task(lease.wait_until_held()) for _ in range(3)]
+    await asyncio.sleep(0)
+    lease.renew(clock.now() - LEASE_S, SERVER)
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting), "it is over already"
+    lease.renew(clock.now(), SERVER)
+    await asyncio.gather(*waiting)
+    await lease.wait_until_held()
+
+
+async def test_nobody_waits_for_what_is_not_to_be_expected() -> None:
+    lease = Lease()
+    waiting = asyncio.create_task(lease.wait_until_held())
+    await asyncio.sleep(0)
+    lease.despair()
+    with pytest.raises(Unavailable):
+        await waiting
+    with pytest.raises(Unavailable):
+        await lease.wait_until_held()
+    lease.renew(clock.now(), SERVER)
+    lease.despair()
+    await lease.wait_until_held()
+
+
+async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.01)
+    with pytest.raises(Unavailable):
+        await Lease().wait_until_held()
