@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.test_decision_table import world  # noqa: F401 - the fixture
 from tests.client_python.support import KINDS, Shop, open_shop, opened
 from tests.support.server import Client
 

@@ -19,6 +19,8 @@ class Way:
         self._open.set()
         self._pipes: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self.arrived = 0
+        """How many pieces of data came for the server."""
         self.passed = 0
         """How many pieces of data went to the server."""
 
@@ -62,7 +64,11 @@ class Way:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._target.rsplit(":", 1)
-        there, back = await asyncio.open_connection(host, int(port))
+        try:
+            there, back = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.close()
+            return
         for source, sink, counts in ((reader, back, True), (there, writer, False)):
             pipe = asyncio.create_task(self._pass_on(source, sink, counts=counts))
             self._pipes.add(pipe)
@@ -72,6 +78,7 @@ class Way:
         try:
             with contextlib.suppress(ConnectionError):
                 while data := await source.read(1 << 16):
+                    self.arrived += counts
                     await self._open.wait()
                     self.passed += counts
                     sink.write(data)

@@ -6,9 +6,9 @@ from typing import Any
 
 import gatekey
 
-from tests.acceptance.test_decision_table import TABLE, World, _expected_subject
 from tests.client_python.support import made, opened
 from tests.support.table import Case
+from tests.support.world import TABLE, World
 
 CONCURRENCY = 32
 
@@ -38,11 +38,10 @@ async def test_the_decision_table(world: World, kind: str) -> None:
 
 
 async def _told(client: Any, world: World, case: Case) -> object:
-    holding = world.holdings[case.holder]
-    tenant = holding.tenant(case.tenant) if case.tenant is not None and not case.refused else case.tenant
-    key = case.secret.of(holding.secret)
+    question = world.question(case)
+    tenant = question.tenant if question.HasField("tenant") else None
     try:
-        decision = await made(client.check, key, case.resource, case.action, tenant=tenant)
+        decision = await made(client.check, question.key, question.resource, question.action, tenant=tenant)
     except gatekey.InvalidArgument as error:
         return error.reason
     return {
@@ -62,8 +61,7 @@ async def _told(client: Any, world: World, case: Case) -> object:
 def _expected(world: World, case: Case) -> object:
     if case.refused:
         return case.expected
-    holding = world.holdings[case.holder]
-    subject = _expected_subject(case, holding)
+    subject = world.subject(case)
     kind = TABLE.keys[case.key].kind if "kind" in subject else "UNSPECIFIED"
     texts = {name: subject.get(name, "") for name in ("product", "tenant", "api_key", "principal", "role")}
     return {

@@ -119,6 +119,31 @@ async def test_several_addresses_take_turns_and_stand_in(kind: str, root: Client
                 assert await made(client.check, shop.key, "campaigns", "read")
 
 
+@pytest.mark.parametrize("kind", ["threads", "event loop", "event loop, unbatched"])
+async def test_closing_ends_the_waiting(kind: str, root: Client, root_token: str, shop: Shop) -> None:
+    async with Way(root.address) as way, opened(kind, way.address, token=root_token, timeout=60) as client:
+        assert await made(client.check, shop.key, "campaigns", "read")
+        way.jam()
+        arrived = way.arrived
+        waiting = asyncio.create_task(made(client.check, shop.key, "campaigns", "read"))
+        while way.arrived == arrived:
+            await asyncio.sleep(0.01)
+        await made(client.close)
+        with pytest.raises(gatekey.Cancelled):
+            await waiting
+
+
+async def test_a_client_belongs_to_one_event_loop(root: Client, root_token: str, shop: Shop) -> None:
+    async def ask(client: gatekey.AsyncClient) -> gatekey.Decision:
+        return await client.check(shop.key, "campaigns", "read", timeout=10)
+
+    client = gatekey.AsyncClient(root.address, token=root_token, batch=False)
+    assert await ask(client)
+    with pytest.raises(RuntimeError, match="event loop of its first call"):
+        await asyncio.to_thread(asyncio.run, ask(client))
+    await client.close()
+
+
 async def test_without_a_server(kind: str) -> None:
     async with opened(kind, f"127.0.0.1:{free_port()}", token="gk_x") as client:
         with pytest.raises(gatekey.Unavailable) as raised:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from gatekey import errors
 from gatekey._connection import Endpoint
+from gatekey._forks import in_forked_child
 from gatekey._tokens import AsyncTokens, Metadata, Tokens
 
 R_co = TypeVar("R_co", bound=Message, covariant=True)
@@ -69,9 +70,10 @@ class Transport:
         self._tokens = tokens
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
+        self._inherited: list[grpc.Channel] = []
         self._methods: dict[str, Any] = {}
-        self._pid = 0
         self._closed = False
+        in_forked_child(self._forget)
 
     def make(self, call: Call[R], timeout: float) -> R:
         """Make a call. Raises `CallFailed`."""
@@ -93,7 +95,7 @@ class Transport:
         """Give up what is under way, and close the connection. It is not opened again."""
         with self._lock:
             self._closed = True
-            if self._channel is not None and self._pid == os.getpid():
+            if self._channel is not None:
                 self._channel.close()
             self._channel = None
 
@@ -106,7 +108,7 @@ class Transport:
 
     def _method(self, call: Call[R]) -> Any:
         channel = self._channel
-        if channel is None or self._pid != os.getpid():
+        if channel is None:
             channel = self._open()
         method = self._methods.get(call.path)
         if method is None:
@@ -119,17 +121,22 @@ class Transport:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the client is closed")
-            if self._channel is not None and self._pid == os.getpid():
+            if self._channel is not None:
                 return self._channel
-            # What was opened before a fork belongs to the parent, who goes on using it: it is left alone.
-            self._methods = {}
             endpoint = self._endpoint
             if endpoint.credentials is None:
                 self._channel = grpc.insecure_channel(endpoint.target, endpoint.options)
             else:
                 self._channel = grpc.secure_channel(endpoint.target, endpoint.credentials, endpoint.options)
-            self._pid = os.getpid()
             return self._channel
+
+    def _forget(self) -> None:
+        # The connection is the parent's, who goes on using it: it is neither used nor closed here.
+        if self._channel is not None:
+            self._inherited.append(self._channel)
+        self._channel, self._methods = None, {}
+        # Another thread of the parent's may have held it, and will never release it here.
+        self._lock = threading.Lock()
 
 
 class AsyncTransport:
@@ -140,7 +147,7 @@ class AsyncTransport:
         self._tokens = tokens
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
-        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     async def make(self, call: Call[R], timeout: float) -> R:
@@ -163,19 +170,23 @@ class AsyncTransport:
         """Give up what is under way, and close the connection. It is not opened again."""
         self._closed = True
         channel, self._channel = self._channel, None
-        if channel is not None and self._pid == os.getpid():
+        if channel is not None:
             await channel.close()
 
-    @staticmethod
-    async def _once(method: Any, call: Call[R], timeout: float, metadata: Metadata) -> R:
+    async def _once(self, method: Any, call: Call[R], timeout: float, metadata: Metadata) -> R:
         try:
             return cast("R", await method(call.request, timeout=timeout, metadata=metadata + call.extra))
         except grpc.aio.AioRpcError as error:
             raise errors.from_rpc(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise errors.Cancelled("the client was closed") from None
+            raise
 
     def _method(self, call: Call[R]) -> Any:
         channel = self._channel
-        if channel is None or self._pid != os.getpid():
+        if channel is None or self._loop is not asyncio.get_running_loop():
             channel = self._open()
         method = self._methods.get(call.path)
         if method is None:
@@ -187,11 +198,12 @@ class AsyncTransport:
     def _open(self) -> grpc.aio.Channel:
         if self._closed:
             raise RuntimeError("the client is closed")
-        self._methods = {}
+        if self._loop is not None:
+            raise RuntimeError("the client belongs to the event loop of its first call, and this is another one")
         endpoint = self._endpoint
         if endpoint.credentials is None:
             self._channel = grpc.aio.insecure_channel(endpoint.target, endpoint.options)
         else:
             self._channel = grpc.aio.secure_channel(endpoint.target, endpoint.credentials, endpoint.options)
-        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
         return self._channel

@@ -49,7 +49,7 @@ OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
     # A proxy for the web is not meant to see tokens in plain text.
     ("grpc.enable_http_proxy", 0),
-    # A connection that no longer leads anywhere is noticed after 20 to 25 s, and where data wait, after 5 s.
+    # A connection that no longer leads anywhere is given up within 25 s.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 from gatekey import errors
+from gatekey._forks import in_forked_child
 
 TokenSource = str | Callable[[], str]
 AsyncTokenSource = str | Callable[[], str | Awaitable[str]]
@@ -51,7 +52,8 @@ class Tokens(_Held[Callable[[], str]]):
 
     def __init__(self, given: TokenSource | None, *, optional: bool) -> None:
         super().__init__(given, optional=optional)
-        self._lock = threading.Lock()
+        self._renew_lock()
+        in_forked_child(self._renew_lock)
 
     def metadata(self) -> Metadata:
         """What to send with a call. Raises `Unauthenticated`."""
@@ -68,6 +70,9 @@ class Tokens(_Held[Callable[[], str]]):
                 except Exception as error:
                     raise self._failed() from error
             return self._metadata
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
 
 class AsyncTokens(_Held[Callable[[], str | Awaitable[str]]]):

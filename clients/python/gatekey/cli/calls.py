@@ -7,9 +7,8 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
+from gatekey import errors
 from gatekey.cli.connection import CALL_S, Endpoint
 from gatekey.cli.problems import Failure
 from gatekey.v1 import (
@@ -22,7 +21,6 @@ from gatekey.v1 import (
     tenant_service_pb2_grpc,
 )
 
-_DETAILS_KEY = "grpc-status-details-bin"
 _PAGE_SIZE = 200
 # A page may hold that many of the largest things that the server accepts.
 _MAX_ANSWER_BYTES = _PAGE_SIZE << 20
@@ -100,18 +98,18 @@ class Connection:
 
 
 def _failure(error: grpc.RpcError, endpoint: Endpoint, timeout_s: float) -> Failure:
-    code, text = error.code(), error.details() or ""
-    info, violations = _details(error)
-    if not info.reason:
-        return _transport_failure(code, text, endpoint.address, timeout_s)
+    failed = errors.from_rpc(error)
+    text, violations = failed.message, failed.violations
+    if not failed.reason:
+        return _transport_failure(failed.code, error.details() or "", endpoint.address, timeout_s)
     lines = [f"{v.field}: {v.description} ({v.reason})" for v in violations]
-    if code is grpc.StatusCode.UNAUTHENTICATED:
+    if failed.code is grpc.StatusCode.UNAUTHENTICATED:
         lines.append(f"the token came from {endpoint.token_source}")
-    if len(violations) == 1 and violations[0].reason == info.reason:
+    if len(violations) == 1 and violations[0].reason == failed.reason:
         lines = []
     elif violations and text.startswith(f"{violations[0].field}: "):
         text = f"the request has {len(violations)} problems" if len(violations) > 1 else "the request has a problem"
-    return Failure(text, *lines, reason=info.reason)
+    return Failure(text, *lines, reason=failed.reason)
 
 
 def _transport_failure(code: grpc.StatusCode, text: str, address: str, timeout_s: float) -> Failure:
@@ -128,18 +126,3 @@ def _transport_failure(code: grpc.StatusCode, text: str, address: str, timeout_s
             reason=code.name,
         )
     return Failure(text or "the call failed", reason=code.name)
-
-
-def _details(
-    error: grpc.RpcError,
-) -> tuple[error_details_pb2.ErrorInfo, list[error_details_pb2.BadRequest.FieldViolation]]:
-    status, info, bad_request = status_pb2.Status(), error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for item in error.trailing_metadata() or ():
-        if item.key == _DETAILS_KEY and isinstance(item.value, bytes):
-            try:
-                status.ParseFromString(item.value)
-                for detail in status.details:
-                    detail.Unpack(info) or detail.Unpack(bad_request)
-            except DecodeError:
-                continue
-    return info, list(bad_request.field_violations)

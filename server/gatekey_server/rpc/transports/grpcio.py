@@ -27,7 +27,7 @@ def new_server(*, shares_port: bool = False, max_connection_age_s: int | None = 
             ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
             # Else neither side may ping while no call is under way, and a client that does is sent away.
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             *age,
         ],
     )
