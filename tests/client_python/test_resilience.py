@@ -1,6 +1,7 @@
 """A service that uses the client keeps answering, as documented, whatever happens on the way to the server."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
@@ -209,11 +210,17 @@ async def secured(
 async def test_tls_and_mutual_tls(
     secured: Secured, kind: str, root_token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(**arguments: Any) -> Any:
-        async with opened(kind, secured.address, **arguments) as client:
+    async def ask(address: Any = secured.address, **arguments: Any) -> Any:
+        async with opened(kind, address, **arguments) as client:
             return await made(client.check, "hey_x", "campaigns", "read", timeout=10)
 
     assert (await ask(token=root_token, tls=secured.tls)).reason is gatekey.Reason.KEY_UNKNOWN
+    by_name = dataclasses.replace(secured.tls, server_name="127.0.0.1")
+    async with Way(secured.address, "127.0.0.2") as way:
+        for addresses in (way.address, [way.address, secured.address]):
+            assert (await ask(addresses, token=root_token, tls=by_name)).reason is gatekey.Reason.KEY_UNKNOWN
+        with pytest.raises(ValueError, match="server_name"):
+            await ask([way.address, secured.address], token=root_token, tls=secured.tls)
     # The certificate stands for no token here, and that is for the server to say.
     with pytest.raises(gatekey.Unauthenticated, match="TOKEN_MISSING"):
         await ask(tls=secured.tls)

@@ -123,7 +123,12 @@ def find_endpoint(
                 f"{', '.join(addresses)}: other machines are not called in plain text: give tls=TLS(...), or"
                 " insecure=True where something in between encrypts, such as a mesh's sidecar"
             )
+        if len(addresses) > 1:
+            # Else all of them together are told to the server as its name, which is none.
+            options += [("grpc.default_authority", addresses[0])]
         return Endpoint(_target(addresses), None, options, token_optional=False)
+    if len(addresses) > 1 and tls.server_name is None:
+        raise ValueError("TLS: several addresses need a server_name, the one that is in all of their certificates")
     if (tls.certificate is None) != (tls.key is None):
         raise ValueError("TLS: the certificate and the key need each other")
     ca, key, certificate = (
