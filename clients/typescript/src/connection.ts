@@ -95,12 +95,14 @@ export class Connection {
   async #call<Input extends DescMessage, Output extends DescMessage>(
     method: DescMethodUnary<Input, Output>,
     init: MessageInitShape<Input>,
-    { timeoutMs = this.#timeoutMs, signal, actor }: CallOptions = {},
+    options: CallOptions = {},
   ): Promise<MessageShape<Output>> {
+    const { timeoutMs = this.#timeoutMs, signal, actor } = options;
+    if ("actor" in options && !actor) throw new TypeError("actor is there and names nobody: leave it out, or give a name");
     const deadline = Date.now() + timeoutMs;
     const request = withRequestId(method.input, create(method.input, init));
     const metadata = new grpc.Metadata();
-    if (actor !== undefined) metadata.set("gatekey-actor", actor);
+    if (actor) metadata.set("gatekey-actor", actor);
     if (this.#token) {
       const token = await before(deadline, signal, this.#token);
       metadata.set("authorization", `Bearer ${token}`);

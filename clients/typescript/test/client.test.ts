@@ -226,6 +226,10 @@ test("the actor is named", async () => {
   const actor = "products/heyoo/tenants/acme/members/u";
   await connect().apiKeys.createApiKey({}, { actor });
   assert.deepEqual(server.attempts[0]?.metadata.get("gatekey-actor"), [actor]);
+  for (const lost of [{ actor: "" }, { actor: undefined }] as object[]) {
+    await assert.rejects(connect().apiKeys.createApiKey({}, lost), TypeError);
+  }
+  assert.equal(server.attempts.length, 1);
 });
 
 test("an error tells its details", async () => {
