@@ -75,9 +75,10 @@ class _source:  # noqa: N801 - used like a function
         self._database = Database.connect(dsn, max_connections=4, statement_timeout_s=10, acquire_timeout_s=10)
 
     async def __aenter__(self) -> FactSource:
-        lease = Lease()
-        lease.renew(clock.now() + 1e9 - LEASE_S)
         database = await self._database.__aenter__()
+        (started,) = await database.fetch("select pg_postmaster_start_time()")
+        lease = Lease()
+        lease.renew(clock.now() + 1e9 - LEASE_S, started[0])
         return FactSource(database, History(), lease, max_entries=10**7, max_bytes=10**10)
 
     async def __aexit__(self, *error: object) -> None:

@@ -181,8 +181,11 @@ def check(number: int) -> check_service_pb2.CheckRequest:
 
 
 def batch(numbers: Iterable[int]) -> check_service_pb2.BatchCheckRequest:
-    """Many checks at once."""
-    return check_service_pb2.BatchCheckRequest(checks=[check(number) for number in numbers])
+    """Many checks at once, each of another resource."""
+    checks = [check(number) for number in numbers]
+    for place, each in enumerate(checks):
+        each.resource += str(place)
+    return check_service_pb2.BatchCheckRequest(checks=checks)
 
 
 def write_bodies(path: Path, messages: Iterable[bytes]) -> Path:

@@ -39,15 +39,15 @@ def check_at_once(
     if asking is None:
         return None
     caller = callers.identify(asking.fact, now)
-    results, secret, known = [], None, None
-    for question in questions:
+    results, before, known, seen = [], None, None, None
+    for key, request, min_revision in questions:
         # Neighbours are often about one key.
-        if question.key is not secret:
-            secret = question.key
-            known = source.recall(secret)
-        if known is None or known.revision < question.min_revision:
+        if key is not before:
+            before, known = key, source.recall(key)
+            seen = known and _as_seen(caller, asking.revision, known)
+        if known is None or seen is None or known.revision < min_revision:
             return None
-        results.append(_decide(caller, asking.revision, known, question.request))
+        results.append(_decide(seen, request, now))
     return caller, results
 
 
@@ -66,14 +66,20 @@ async def check_each(
         raise asking
     caller, revision = callers.identify(asking.fact, now), asking.revision
     return caller, [
-        known if isinstance(known, GatekeyError) else _decide(caller, revision, known, question.request)
+        known if isinstance(known, GatekeyError) else _decide(_as_seen(caller, revision, known), question.request, now)
         for known, question in zip(found, questions, strict=True)
     ]
 
 
-def _decide(caller: Caller, caller_revision: int, known: Known, request: Request) -> CheckResult:
-    fact, revision = known.fact, min(caller_revision, known.revision)
-    if fact is None or not caller.may_check(fact.product):
-        return CheckResult(KEY_UNKNOWN, None, revision)
-    decision = decide(fact, request, caller.now)
+def _as_seen(caller: Caller, caller_revision: int, known: Known) -> Known:
+    """What is known of a key, for a caller who may not be allowed to know of it."""
+    fact = known.fact
+    if fact is not None and not caller.may_check(fact.product):
+        fact = None
+    return Known(fact, min(caller_revision, known.revision))
+
+
+def _decide(seen: Known, request: Request, now: datetime) -> CheckResult:
+    fact, revision = seen
+    decision = decide(fact, request, now)
     return CheckResult(decision, None if decision is KEY_UNKNOWN else fact, revision)

@@ -59,8 +59,9 @@ class UsageRecorder:
 
     async def flush(self) -> None:
         """Write down what is remembered; what cannot be written now is kept for the next time."""
-        while self._pending:
-            batch = dict(sorted(self._pending.items())[:_BATCH])
+        pending = sorted(self._pending.items())
+        for start in range(0, len(pending), _BATCH):
+            batch = dict(pending[start : start + _BATCH])
             try:
                 await self._database.transaction(partial(_write, batch))
             except GatekeyError as error:

@@ -193,7 +193,7 @@ KEY_UNKNOWN = Decision(Reason.KEY_UNKNOWN)
 
 def decide(fact: Fact | None, request: Request, now: datetime) -> Decision:
     """Answer a question by the facts. The first rule that fails names the reason."""
-    if fact is None or request.product not in (None, fact.product):
+    if fact is None or (request.product is not None and request.product != fact.product):
         return KEY_UNKNOWN
     reason = holder_problem(fact, now)
     if reason is not None:
@@ -205,7 +205,7 @@ def decide(fact: Fact | None, request: Request, now: datetime) -> Decision:
         return Decision(Reason.RESOURCE_UNKNOWN)
     if request.action not in actions:
         return Decision(Reason.ACTION_UNKNOWN)
-    return _decide_permission(fact, request)
+    return _decide_permission(fact, request.path, request.action)
 
 
 def holder_problem(fact: Fact, now: datetime) -> Reason | None:
@@ -223,10 +223,10 @@ def holder_problem(fact: Fact, now: datetime) -> Reason | None:
     return None
 
 
-def _decide_permission(fact: Fact, request: Request) -> Decision:
-    policy, path, action = fact.policy, request.path, request.action
-    if not policy.key_allows(fact.kind, fact.mode, fact.grants, path, action):
+def _decide_permission(fact: Fact, path: Path, action: str) -> Decision:
+    policy, kind = fact.policy, fact.kind
+    if not policy.key_allows(kind, fact.mode, fact.grants, path, action):
         return Decision(Reason.KEY_PERMISSION_MISSING, Permission("/".join(path), action))
-    if fact.kind is not KeyKind.PUBLISHABLE and not policy.role_grants(fact.role).allows(path, action):
+    if kind is not KeyKind.PUBLISHABLE and not policy.role_grants(fact.role).allows(path, action):
         return Decision(Reason.OWNER_PERMISSION_MISSING, Permission("/".join(path), action))
     return ALLOWED

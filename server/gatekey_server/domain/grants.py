@@ -104,7 +104,7 @@ def covers(pattern: Path, path: Path) -> bool:
     if len(pattern) > len(path):
         return False
     for want, have in zip(pattern, path, strict=False):
-        if want not in (have, ANY):
+        if want != have and want != ANY:
             return False
     return True
 

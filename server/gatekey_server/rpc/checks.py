@@ -11,7 +11,7 @@ from gatekey_server.commands import callers, checks
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.checks import CheckResult, Question
 from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.domain.decisions import PrincipalKind, Request
+from gatekey_server.domain.decisions import ALLOWED, Fact, PrincipalKind, Request
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest
 from gatekey_server.domain.grants import parse_action, parse_path
 from gatekey_server.domain.names import parse_id
@@ -19,6 +19,7 @@ from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource, Secret
 from gatekey_server.rpc import errors
 from gatekey_server.rpc.edge import Clock, Token
+from gatekey_server.rpc.repeats import Repeat, Repeats
 from gatekey_server.rpc.values import KEY_KIND, REASON
 
 MAX_CHECKS = 1000
@@ -29,20 +30,56 @@ _PEOPLE = {PrincipalKind.MEMBER: "members", PrincipalKind.MACHINE_USER: "machine
 class CheckServicer:
     """Answers checks; the caller and the keys are looked up together."""
 
-    def __init__(self, facts: FactSource, keyring: Keyring, clock: Clock, usage: UsageRecorder) -> None:
+    def __init__(
+        self,
+        facts: FactSource,
+        keyring: Keyring,
+        clock: Clock,
+        usage: UsageRecorder,
+        token_of: Callable[[str], Token],
+    ) -> None:
         self._facts = facts
         self._keyring = keyring
         self._clock = clock
         self._usage = usage
+        self._token_of = token_of
+        self._repeats = Repeats()
 
-    def check_at_once(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse | None:
+    def check_at_once(self, data: bytes, authorization: str) -> bytes | None:
         """Answer a check by what is remembered; None where that is too little."""
-        question = _read(request, self._keyring.digests)
-        checked = checks.check_at_once(self._facts, token.digests, (question,), self._clock())
+        name, now = self._repeats.name(authorization, data), self._clock()
+        repeat = self._repeats.get(name)
+        if repeat is not None:
+            answer = self._repeat(repeat, now)
+            if answer is not None:
+                return answer
+        token = self._token_of(authorization).digests
+        question = _read(pb.CheckRequest.FromString(data), self._keyring.digests)
+        checked = checks.check_at_once(self._facts, token, (question,), now)
         if checked is None:
             return None
-        self._record(*checked)
-        return _write(checked[1][0])
+        caller, (result,) = checked
+        self._record(caller, (result,))
+        known = self._facts.recall(question.key)
+        if known is not None:
+            self._repeats.put(name, _remember(token, caller, question, known.fact, result))
+        return _write(result).SerializeToString()
+
+    def _repeat(self, repeat: Repeat, now: datetime) -> bytes | None:
+        asking, known = self._facts.recall(repeat.token), self._facts.recall(repeat.key)
+        if (
+            asking is None
+            or known is None
+            or asking.fact is not repeat.caller
+            or known.fact is not repeat.fact
+            or known.revision < repeat.min_revision
+            or (repeat.expire_time is not None and repeat.expire_time <= now)
+        ):
+            return None
+        self._usage.record(repeat.caller, now)
+        if repeat.told_fact is not None:
+            self._usage.record(repeat.told_fact, now)
+        return repeat.answer + _write_revision(min(asking.revision, known.revision))
 
     async def Check(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse:  # noqa: N802
         """See the protocol definition."""
@@ -58,14 +95,15 @@ class CheckServicer:
         self._record(caller, (result,))
         return _write(result)
 
-    def batch_check_at_once(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse | None:
+    def batch_check_at_once(self, data: bytes, authorization: str) -> bytes | None:
         """Answer a batch by what is remembered; None where that is too little."""
-        batch = _Batch.read(request, self._keyring.digests)
-        checked = checks.check_at_once(self._facts, token.digests, batch.questions, self._clock())
+        token = self._token_of(authorization).digests
+        batch = _Batch.read(pb.BatchCheckRequest.FromString(data), self._keyring.digests)
+        checked = checks.check_at_once(self._facts, token, batch.questions, self._clock())
         if checked is None:
             return None
         self._record(*checked)
-        return batch.write(checked[1])
+        return batch.write(checked[1]).SerializeToString()
 
     async def BatchCheck(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse:  # noqa: N802
         """See the protocol definition."""
@@ -85,9 +123,27 @@ class CheckServicer:
 
     def _record(self, caller: Caller, results: Iterable[CheckResult | GatekeyError]) -> None:
         self._usage.record(caller.fact, caller.now)
+        before = None
         for result in results:
-            if isinstance(result, CheckResult) and result.fact is not None and result.decision.allowed:
-                self._usage.record(result.fact, caller.now)
+            if not isinstance(result, CheckResult) or result.fact is None or result.fact is before:
+                continue
+            if result.decision is ALLOWED:
+                before = result.fact
+                self._usage.record(before, caller.now)
+
+
+def _remember(token: Secret, caller: Caller, question: Question, fact: Fact | None, result: CheckResult) -> Repeat:
+    times = (caller.fact.expire_time, fact.expire_time if fact else None)
+    told = result.fact if result.decision is ALLOWED else None
+    answer = _write(result._replace(revision=0)).SerializeToString()
+    expire_time = min((time for time in times if time is not None), default=None)
+    return Repeat(token, caller.fact, question.key, fact, question.min_revision, expire_time, told, answer)
+
+
+@functools.lru_cache(maxsize=64)
+def _write_revision(revision: int) -> bytes:
+    """The field that a serialized answer is completed with: a message's fields may come in any order."""
+    return pb.CheckResponse(revision=revision).SerializeToString()
 
 
 def _read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Question:
@@ -95,13 +151,25 @@ def _read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Questio
         raise InvalidRequest.at("key", "KEY_REQUIRED", "a key is required")
     if request.min_revision < 0:
         raise InvalidRequest.at("min_revision", "REVISION_INVALID", "a revision is not negative")
-    wish = Request(
-        parse_path(request.resource, "resource"),
-        parse_action(request.action, "action"),
-        parse_id(request.tenant, "tenant") if request.HasField("tenant") else None,
-        parse_id(request.product, "product") if request.HasField("product") else None,
+    tenant, product = request.tenant, request.product
+    wish = _read_wish(
+        request.resource,
+        request.action,
+        tenant if tenant or request.HasField("tenant") else None,
+        product if product or request.HasField("product") else None,
     )
     return Question(digests(request.key), wish, request.min_revision)
+
+
+# The same are asked for again and again.
+@functools.lru_cache(maxsize=4096)
+def _read_wish(resource: str, action: str, tenant: str | None, product: str | None) -> Request:
+    return Request(
+        parse_path(resource, "resource"),
+        parse_action(action, "action"),
+        parse_id(tenant, "tenant") if tenant is not None else None,
+        parse_id(product, "product") if product is not None else None,
+    )
 
 
 class _Batch:
@@ -118,14 +186,20 @@ class _Batch:
             raise InvalidRequest.at("checks", "CHECKS_COUNT_INVALID", f"must hold 1 to {MAX_CHECKS}")
         # Many questions of a batch are often about one key.
         digests = functools.cache(digests)
-        return cls([_try_to_read(check, digests) for check in request.checks])
+        read: list[Question | InvalidRequest] = []
+        for check in request.checks:
+            try:
+                read.append(_read(check, digests))
+            except InvalidRequest as error:
+                read.append(error)
+        return cls(read)
 
     def write(self, results: Sequence[CheckResult | GatekeyError]) -> pb.BatchCheckResponse:
         """The answers, in the order of the questions."""
         decided, written = iter(results), dict[tuple[int, int, int], pb.BatchCheckResult]()
         answers = []
         for question in self._read:
-            result = question if isinstance(question, InvalidRequest) else next(decided)
+            result = next(decided) if isinstance(question, Question) else question
             if not isinstance(result, CheckResult):
                 answers.append(_write_error(result))
                 continue
@@ -135,13 +209,6 @@ class _Batch:
                 written[same] = pb.BatchCheckResult(response=_write(result))
             answers.append(written[same])
         return pb.BatchCheckResponse(results=answers)
-
-
-def _try_to_read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Question | InvalidRequest:
-    try:
-        return _read(request, digests)
-    except InvalidRequest as error:
-        return error
 
 
 def _write_error(error: GatekeyError) -> pb.BatchCheckResult:
@@ -164,7 +231,7 @@ def _write(result: CheckResult) -> pb.CheckResponse:
     tenant = f"products/{fact.product}/tenants/{fact.tenant}"
     owner = fact.owner
     response = pb.CheckResponse(
-        allowed=decision.allowed,
+        allowed=decision is ALLOWED,
         reason=reason,
         message=decision.message(fact.policy.tenant_noun),
         product=fact.product,

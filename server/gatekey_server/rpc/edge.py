@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import grpc
@@ -45,7 +44,7 @@ _ACTOR = "gatekey-actor"
 
 Clock = Callable[[], datetime]
 Method = Callable[[Any, Any], Awaitable[Message]]
-MethodAtOnce = Callable[[Any, "Token"], Message | None]
+MethodAtOnce = Callable[[bytes, str], bytes | None]
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _log = structlog.get_logger()
@@ -181,7 +180,8 @@ class Edge:
         """Add all methods of a service; each gets the request and the `Token`, and identifies the caller itself.
 
         For methods that look up the caller together with what the request is about. Those in
-        `at_once` are tried first: they answer None where they would have to wait for something.
+        `at_once` are tried first, with the bytes of the request and the value of `authorization`:
+        they answer None where they would have to wait for something.
         """
         self._register(service, servicer, self._token, at_once)
 
@@ -194,34 +194,23 @@ class Edge:
     ) -> None:
         for method in service.methods:
             path, sooner = f"/{service.full_name}/{method.name}", (at_once or {}).get(method.name)
-            self.endpoints[path] = Endpoint(
-                method, getattr(servicer, method.name), identify, sooner and partial(self._answer_at_once, sooner)
-            )
+            self.endpoints[path] = Endpoint(method, getattr(servicer, method.name), identify, sooner)
 
-    def _answer_at_once(self, method: MethodAtOnce, request: Message, metadata: Metadata) -> Message | None:
-        token = self._presented_token(metadata)
-        return None if token is None else method(request, token)
+    def token_of(self, authorization: str) -> Token:
+        """The token that is presented by a value of `authorization`. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
+        if not authorization[: len(_SCHEME)].lower() == _SCHEME:
+            raise Unauthenticated("TOKEN_INVALID", "`authorization` is not of the form `Bearer <service token>`")
+        return Token(self._keyring.digests(authorization[len(_SCHEME) :].strip()))
 
     async def _token(self, _: MethodDescriptor, incoming: Incoming) -> Token:
-        token = self._presented_token(incoming.metadata)
-        return token if token is not None else await self._certificate_token(incoming)
-
-    def _presented_token(self, metadata: Metadata) -> Token | None:
-        """The token in the metadata; None where there is none and a certificate may stand for one.
-
-        Raises `Unauthenticated` (`TOKEN_MISSING`, `TOKEN_INVALID`).
-        """
-        values = [value for key, value in metadata if key == "authorization"]
+        values = [value for key, value in incoming.metadata if key == "authorization"]
         if not values and self._certificate_callers:
-            return None
+            return await self._certificate_token(incoming)
         if not values:
             raise Unauthenticated("TOKEN_MISSING", "the metadata `authorization: Bearer <service token>` is required")
         if len(values) > 1:
             raise Unauthenticated("TOKEN_INVALID", "there is more than one `authorization`")
-        text = values[0] if isinstance(values[0], str) else ""
-        if not text.lower().startswith(_SCHEME):
-            raise Unauthenticated("TOKEN_INVALID", "`authorization` is not of the form `Bearer <service token>`")
-        return Token(self._keyring.digests(text[len(_SCHEME) :].strip()))
+        return self.token_of(str(values[0]))
 
     async def _certificate_token(self, incoming: Incoming) -> Token:
         key = tls.caller_of(incoming.connection(), self._certificate_callers)
@@ -247,7 +236,7 @@ class Endpoint:
         method: MethodDescriptor,
         answer: Method,
         identify: Callable[[MethodDescriptor, Incoming], Awaitable[Any]],
-        at_once: Callable[[Any, Metadata], Message | None] | None,
+        at_once: MethodAtOnce | None,
     ) -> None:
         self._method = method
         self._answer = answer
@@ -265,11 +254,18 @@ class Endpoint:
         """Answer a request without waiting for anything; None where that cannot be done, or something is wrong."""
         if self._at_once is None or len(data) > MAX_REQUEST_BYTES:
             return None
+        authorization = None
+        for key, value in metadata:
+            if key == "authorization":
+                if authorization is not None or not isinstance(value, str):
+                    return None
+                authorization = value
+        if authorization is None:
+            return None
         try:
-            message = self._at_once(self._request_class.FromString(data), metadata)
+            return self._at_once(data, authorization)
         except Exception:  # noqa: BLE001 - whatever it is, `answer` meets it again and says it
             return None
-        return None if message is None else message.SerializeToString()
 
     async def answer(self, data: bytes, incoming: Incoming) -> Reply:
         """Answer a request; errors are replies, too."""

@@ -82,7 +82,7 @@ def build_server(parts: Parts) -> Server:
     """Put all services together. Only health and reflection answer without a service token."""
     database, facts, keyring, clock, tls = parts.database, parts.facts, parts.keyring, parts.clock, parts.tls
     edge = Edge(facts, keyring, clock, tls.callers if tls else {}, parts.usage, parts.book)
-    checks = CheckServicer(facts, keyring, clock, parts.usage)
+    checks = CheckServicer(facts, keyring, clock, parts.usage, edge.token_of)
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
     for name, servicer in {

@@ -54,6 +54,8 @@ class NativeServer:
         self._queue = Queue()
         self._is_stopping = False
         self._directory = ""
+        self._loop_is_idle = threading.Semaphore(0)
+        self._fetched_at = 0.0
 
     def add_insecure_port(self, address: str) -> int:
         """Listen; answers the port. Raises `RuntimeError`."""
@@ -105,13 +107,19 @@ class NativeServer:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for calls where the loop must not. Once there are some, the loop fetches more by itself.
+
+        Two threads that both have work would pass the interpreter's lock to and fro with every call.
+        """
         while (events := self._front.recv_batch_details(_MAX_EVENTS)) is not None:
+            self._fetched_at = clock.now()
             try:
-                loop.call_soon_threadsafe(self._take, events, clock.now())
+                loop.call_soon_threadsafe(self._take, events, self._fetched_at)
             except RuntimeError:
                 # The loop was closed without `stop`.
                 self._front.close()
                 return
+            self._loop_is_idle.acquire()
 
     def _take(self, events: Sequence[_Event], received_at: float) -> None:
         for number, (kind, call_id, method, data, _, details) in enumerate(events):
@@ -120,6 +128,13 @@ class NativeServer:
                     self._tasks[call_id].cancel()
             elif data is not None and details is not None:
                 self._begin(call_id, self._endpoints[method], data, details, received_at, number)
+        more = self._front.recv_batch_details(_MAX_EVENTS, 0)
+        if more:
+            # They came at any time since the ones before, which were all there was then.
+            before, self._fetched_at = self._fetched_at, clock.now()
+            asyncio.get_running_loop().call_soon(self._take, more, (before + self._fetched_at) / 2)
+        else:
+            self._loop_is_idle.release()
 
     def _begin(
         self, call_id: int, endpoint: Endpoint, data: bytes, details: _Details, received_at: float, number: int
