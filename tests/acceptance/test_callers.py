@@ -458,7 +458,7 @@ async def test_a_token_that_is_no_longer_good_is_refused(
         "products/gatekey/tenants/system", mode="ALL", new_machine_user=True, name=f"Token {column}"
     )
     changed = await sql.execute(
-        f"update api_key set {column} = now() where display_name = $1",  # noqa: S608 - from the list above
+        f"update api_key set {column} = now() where display_name = $1",
         f"Token {column}",
     )
     assert changed == "UPDATE 1"

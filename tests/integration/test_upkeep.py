@@ -142,7 +142,7 @@ async def test_ended_keys_are_purged_with_what_lives_only_by_them(service: Servi
     kept = await client.create_key(tenant, new_machine_user=True)
     for created, age in ((machine, "25 hours"), (kept, "23 hours")):
         changed = await service.sql.execute(
-            f"update api_key set {column} = now() - $1::text::interval from principal"  # noqa: S608 - from the list
+            f"update api_key set {column} = now() - $1::text::interval from principal"
             " where principal.principal_uid = api_key.principal_uid and principal_id = $2",
             age,
             created.machine_user.name.rpartition("/")[2],
@@ -181,7 +181,7 @@ async def test_a_large_tenant_is_deleted_in_short_transactions(service: Service,
         )
         insert into secret (tenant_uid, key_uid, slot, digest, pepper_version, hint)
         select tenant_uid, key_uid, 1, sha256(uuid_send(key_uid)), 1, 'hey_' from made
-        """,  # noqa: S608 - a constant of this file
+        """,
         fresh_id,
     )
     quiet_ms = [await timed_check(client, others_key) for _ in range(200)]

@@ -50,8 +50,9 @@ def read_example(product: str) -> product_spec_pb2.ProductSpec:
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without its own Gatekey variables, and with the given ones."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEKEY_")}
-    transport = os.environ.get("GATEKEY_TEST_TRANSPORT", "auto")
-    return {**inherited, "PYTHONUNBUFFERED": "1", "GATEKEY_TRANSPORT": transport, **variables}
+    transport = os.environ.get("GATEKEY_TEST_TRANSPORT")
+    chosen = {"GATEKEY_TRANSPORT": transport} if transport else {}
+    return {**inherited, **chosen, "PYTHONUNBUFFERED": "1", **variables}
 
 
 class ServerProcess:
