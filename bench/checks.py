@@ -117,7 +117,7 @@ async def workers(report: Report, directory: Path) -> None:
         for transport in ("grpcio", "native"):
             for count in (1, 2):
                 async with g.gatekey(cluster, TRANSPORT=transport, WORKERS=str(count)) as server:
-                    plan = server.plan(many, seconds=_SECONDS, connections=16)
+                    plan = server.plan(many, seconds=_SECONDS, connections=64, depth=4)
                     rates[count] = (await _best(lambda: measure(plan, server.pid, ALL_CORES))).rate  # noqa: B023
                 report.add(section, f"{transport}, {count} workers", rates[count], "/s")
             report.add(section, f"{transport}, 2 workers against 1", rates[2] / rates[1], "times", 1.7)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
-from gatekey.v1 import api_key_service_pb2, member_service_pb2, tenant_service_pb2
+from gatekey.v1 import api_key_service_pb2, check_service_pb2, member_service_pb2, tenant_service_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,7 +16,16 @@ TIMES = 4
 
 
 async def verdicts(client: Client, secret: str) -> set[str]:
-    return {await client.verdict(secret, "campaigns", "write") for _ in range(TIMES)}
+    """Ask one by one and in batches, beside another question."""
+    check = check_service_pb2.CheckRequest(key=secret, resource="campaigns", action="write")
+    other = check_service_pb2.CheckRequest(key="heyoo_x", resource="campaigns", action="write")
+    found = {await client.verdict(secret, "campaigns", "write") for _ in range(TIMES)}
+    for _ in range(TIMES):
+        batch = check_service_pb2.BatchCheckRequest(checks=[check, other, check])
+        first, unknown, last = (result.response for result in (await client.checks.BatchCheck(batch)).results)
+        assert unknown.reason == unknown.REASON_KEY_UNKNOWN
+        found |= {type(each).Reason.Name(each.reason).removeprefix("REASON_") for each in (first, last)}
+    return found
 
 
 def in_seconds(seconds: float) -> Timestamp:

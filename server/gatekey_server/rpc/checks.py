@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Self
 
 from gatekey.v1 import check_service_pb2 as pb
@@ -11,15 +12,15 @@ from gatekey_server.commands import callers, checks
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.checks import CheckResult, Question
 from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.domain.decisions import ALLOWED, Fact, PrincipalKind, Request
+from gatekey_server.domain.decisions import ALLOWED, PrincipalKind, Request
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest
 from gatekey_server.domain.grants import parse_action, parse_path
 from gatekey_server.domain.names import parse_id
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource, Secret
-from gatekey_server.rpc import errors
+from gatekey_server.rpc import batches, errors
 from gatekey_server.rpc.edge import Clock, Token
-from gatekey_server.rpc.repeats import Repeat, Repeats
+from gatekey_server.rpc.repeats import Repeats
 from gatekey_server.rpc.values import KEY_KIND, REASON
 
 MAX_CHECKS = 1000
@@ -43,16 +44,14 @@ class CheckServicer:
         self._clock = clock
         self._usage = usage
         self._token_of = token_of
-        self._repeats = Repeats()
+        self._repeats = Repeats(facts, usage)
 
     def check_at_once(self, data: bytes, authorization: str) -> bytes | None:
         """Answer a check by what is remembered; None where that is too little."""
-        name, now = self._repeats.name(authorization, data), self._clock()
-        repeat = self._repeats.get(name)
-        if repeat is not None:
-            answer = self._repeat(repeat, now)
-            if answer is not None:
-                return answer
+        name, now = self._repeats.names(authorization)(data), self._clock()
+        said = self._repeats.say_again((name,), now)
+        if said is not None:
+            return said[0]
         token = self._token_of(authorization).digests
         question = _read(pb.CheckRequest.FromString(data), self._keyring.digests)
         checked = checks.check_at_once(self._facts, token, (question,), now)
@@ -60,26 +59,8 @@ class CheckServicer:
             return None
         caller, (result,) = checked
         self._record(caller, (result,))
-        known = self._facts.recall(question.key)
-        if known is not None:
-            self._repeats.put(name, _remember(token, caller, question, known.fact, result))
+        self._repeats.remember(name, token, caller, question, result, partial(_write_without_revision, result))
         return _write(result).SerializeToString()
-
-    def _repeat(self, repeat: Repeat, now: datetime) -> bytes | None:
-        asking, known = self._facts.recall(repeat.token), self._facts.recall(repeat.key)
-        if (
-            asking is None
-            or known is None
-            or asking.fact is not repeat.caller
-            or known.fact is not repeat.fact
-            or known.revision < repeat.min_revision
-            or (repeat.expire_time is not None and repeat.expire_time <= now)
-        ):
-            return None
-        self._usage.record(repeat.caller, now)
-        if repeat.told_fact is not None:
-            self._usage.record(repeat.told_fact, now)
-        return repeat.answer + _write_revision(min(asking.revision, known.revision))
 
     async def Check(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse:  # noqa: N802
         """See the protocol definition."""
@@ -97,13 +78,23 @@ class CheckServicer:
 
     def batch_check_at_once(self, data: bytes, authorization: str) -> bytes | None:
         """Answer a batch by what is remembered; None where that is too little."""
+        now, parts = self._clock(), batches.split(data)
+        names = list(map(self._repeats.names(authorization), parts)) if parts else []
+        said = self._repeats.say_again(names, now) if 1 <= len(names) <= MAX_CHECKS else None
+        if said is not None:
+            return b"".join([piece for answer in said for piece in (batches.head(len(answer)), answer)])
         token = self._token_of(authorization).digests
         batch = _Batch.read(pb.BatchCheckRequest.FromString(data), self._keyring.digests)
-        checked = checks.check_at_once(self._facts, token, batch.questions, self._clock())
+        checked = checks.check_at_once(self._facts, token, batch.questions, now)
         if checked is None:
             return None
-        self._record(*checked)
-        return batch.write(checked[1]).SerializeToString()
+        caller, results = checked
+        self._record(caller, results)
+        if len(results) == len(names):
+            for name, question, result in zip(names, batch.questions, results, strict=True):
+                answer = partial(_write_without_revision, result)
+                self._repeats.remember(name, token, caller, question, result, answer)
+        return batch.write(results).SerializeToString()
 
     async def BatchCheck(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse:  # noqa: N802
         """See the protocol definition."""
@@ -130,20 +121,6 @@ class CheckServicer:
             if result.decision is ALLOWED:
                 before = result.fact
                 self._usage.record(before, caller.now)
-
-
-def _remember(token: Secret, caller: Caller, question: Question, fact: Fact | None, result: CheckResult) -> Repeat:
-    times = (caller.fact.expire_time, fact.expire_time if fact else None)
-    told = result.fact if result.decision is ALLOWED else None
-    answer = _write(result._replace(revision=0)).SerializeToString()
-    expire_time = min((time for time in times if time is not None), default=None)
-    return Repeat(token, caller.fact, question.key, fact, question.min_revision, expire_time, told, answer)
-
-
-@functools.lru_cache(maxsize=64)
-def _write_revision(revision: int) -> bytes:
-    """The field that a serialized answer is completed with: a message's fields may come in any order."""
-    return pb.CheckResponse(revision=revision).SerializeToString()
 
 
 def _read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Question:
@@ -220,6 +197,10 @@ def _write_error(error: GatekeyError) -> pb.BatchCheckResult:
             field=error.violations[0].field if error.violations else "",
         )
     )
+
+
+def _write_without_revision(result: CheckResult) -> bytes:
+    return _write(result._replace(revision=0)).SerializeToString()
 
 
 def _write(result: CheckResult) -> pb.CheckResponse:

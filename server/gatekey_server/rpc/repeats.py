@@ -1,4 +1,4 @@
-"""Requests that are asked again, byte by byte: what was found out about them the first time.
+"""Requests that are asked again, byte by byte: what was found out about them the first times.
 
 Nothing here is an answer. What is remembered of a request is what it asks, which facts it was
 decided by, and what was said; it is said again only while the cache yields those very facts, which
@@ -7,11 +7,20 @@ never change themselves, and before any of them expires.
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Generic, NamedTuple, TypeVar
 
+from gatekey.v1 import check_service_pb2 as pb
+
+from gatekey_server.commands.callers import Caller
+from gatekey_server.commands.checks import CheckResult, Question
+from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.decisions import Fact
-from gatekey_server.freshness.facts import Secret
+from gatekey_server.freshness.facts import FactSource, Known, Secret
+
+V = TypeVar("V")
 
 MAX_REQUESTS = 131_072
 """How many requests are remembered, at most."""
@@ -33,33 +42,126 @@ class Repeat(NamedTuple):
     answer: bytes
     """The answer, but for its revision."""
 
+    def holds(self, asking: Known, known: Known, now: datetime) -> bool:
+        """Whether what was said is to be said again, by what is known of the token and of the key now."""
+        return (
+            asking.fact is self.caller
+            and known.fact is self.fact
+            and known.revision >= self.min_revision
+            and (self.expire_time is None or now < self.expire_time)
+        )
+
 
 class Repeats:
-    """Remembers requests by a keyed hash of all that came with them, so that no secret is kept."""
+    """Says again what was said. Requests are known by a keyed hash of all that came with them: no secret is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, facts: FactSource, usage: UsageRecorder) -> None:
+        self._facts = facts
+        self._usage = usage
         self._hash_key = os.urandom(32)
-        self._young: dict[bytes, Repeat] = {}
-        self._old: dict[bytes, Repeat] = {}
+        self._known = _Recent[Repeat](MAX_REQUESTS)
+        self._seen = _Recent[bool](MAX_REQUESTS)
+
+    def names(self, authorization: str) -> Callable[[bytes], bytes]:
+        """What requests of one caller are known by: everything that an answer can depend on, but facts and time."""
+        text = authorization.encode()
+        # With its length, so that no two pairs are one text.
+        begun = hashlib.blake2b(b"%d %b" % (len(text), text), digest_size=16, key=self._hash_key)
+
+        def name(data: bytes) -> bytes:
+            whole = begun.copy()
+            whole.update(data)
+            return whole.digest()
+
+        return name
+
+    def say_again(self, names: Iterable[bytes], now: datetime) -> list[bytes] | None:
+        """The answers to requests of one caller, serialized; None where one of them must be decided anew."""
+        asking = known = key = None
+        ending, answers, used = b"", [], dict[int, Fact]()
+        for name in names:
+            repeat = self._known.get(name)
+            if repeat is None:
+                return None
+            if asking is None:
+                asking = self._facts.recall(repeat.token)
+            # Neighbours are often about one key.
+            if repeat.key != key:
+                key, known = repeat.key, self._facts.recall(repeat.key)
+                if asking is None or known is None:
+                    return None
+                ending = _write_revision(min(asking.revision, known.revision))
+            if asking is None or known is None or not repeat.holds(asking, known, now):
+                return None
+            if repeat.told_fact is not None:
+                used[id(repeat.told_fact)] = repeat.told_fact
+            answers.append(repeat.answer + ending)
+        if asking is not None and asking.fact is not None:
+            for fact in (asking.fact, *used.values()):
+                self._usage.record(fact, now)
+        return answers
+
+    def remember(
+        self,
+        name: bytes,
+        token: Secret,
+        caller: Caller,
+        question: Question,
+        result: CheckResult,
+        answer: Callable[[], bytes],
+    ) -> None:
+        """Remember what was just said; `answer` makes it without its revision.
+
+        Only of a request that has come before: most never come again.
+        """
+        if not self._seen.get(name):
+            self._seen.put(name, True)
+            return
+        known = self._facts.recall(question.key)
+        if known is None:
+            return
+        times = (caller.fact.expire_time, known.fact.expire_time if known.fact else None)
+        self._known.put(
+            name,
+            Repeat(
+                token,
+                caller.fact,
+                question.key,
+                known.fact,
+                question.min_revision,
+                min((time for time in times if time is not None), default=None),
+                result.fact if result.decision.allowed else None,
+                answer(),
+            ),
+        )
+
+
+@lru_cache(maxsize=64)
+def _write_revision(revision: int) -> bytes:
+    """The field that an answer ends with: the fields of a message may come one by one."""
+    return pb.CheckResponse(revision=revision).SerializeToString()
+
+
+class _Recent(Generic[V]):
+    """What was put or got of late, up to a number of things."""
+
+    def __init__(self, most: int) -> None:
+        self._half = most // 2
+        self._young: dict[bytes, V] = {}
+        self._old: dict[bytes, V] = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def name(self, authorization: str, data: bytes) -> bytes:
-        """What a request is known by: everything that its answer can depend on, but the facts and the time."""
-        text = authorization.encode()
-        # With its length, so that no two pairs are one text.
-        return hashlib.blake2b(b"%d %b%b" % (len(text), text, data), digest_size=16, key=self._hash_key).digest()
+    def get(self, name: bytes) -> V | None:
+        value = self._young.get(name)
+        if value is None:
+            value = self._old.pop(name, None)
+            if value is not None:
+                self.put(name, value)
+        return value
 
-    def get(self, name: bytes) -> Repeat | None:
-        """What is remembered of a request."""
-        repeat = self._young.get(name)
-        if repeat is None and name in self._old:
-            repeat = self._young[name] = self._old.pop(name)
-        return repeat
-
-    def put(self, name: bytes, repeat: Repeat) -> None:
-        """Remember a request; those that were not asked again for long are forgotten."""
-        if len(self._young) >= MAX_REQUESTS // 2:
+    def put(self, name: bytes, value: V) -> None:
+        if len(self._young) >= self._half:
             self._young, self._old = {}, self._young
-        self._young[name] = repeat
+        self._young[name] = value
