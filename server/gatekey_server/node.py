@@ -21,6 +21,7 @@ from gatekey_server.freshness.facts import FactSource
 from gatekey_server.freshness.feed import Feed
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.freshness.receipts import Receipts
 from gatekey_server.rpc.edge import utc_now
 from gatekey_server.rpc.server import Parts, Server, build_server
@@ -66,8 +67,8 @@ async def answer(
     With `shares_port` other processes may listen on the same port. Raises `StartError`.
     """
     _spare_the_cache()
-    history, lease = History(), Lease()
-    feed = Feed(database, history, lease)
+    history, log, lease = History(), ChangeLog(), Lease()
+    feed = Feed(database, history, log, lease)
     facts = FactSource(
         database, history, lease, max_entries=settings.cache_entries, max_bytes=settings.cache_mb * 10**6
     )
@@ -78,7 +79,7 @@ async def answer(
     tls = _tls(settings)
     choice = _transport(settings, tls)
     server = build_server(
-        Parts(database, facts, keyring, utc_now, usage, book, retention, tls, choice.transport, shares_port)
+        Parts(database, facts, log, lease, keyring, utc_now, usage, book, retention, tls, choice.transport, shares_port)
     )
     address = _bind(server, settings.listen, tls)
     health = _Health(server, database, lease)

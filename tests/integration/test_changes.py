@@ -8,9 +8,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.store import changes
-from gatekey_server.store.changes import NOWHERE, Change, FeedLink, Poll, Position
+from gatekey_server.store.changes import FeedLink
 from gatekey_server.store.database import Database
 from gatekey_server.store.queries import queries
 

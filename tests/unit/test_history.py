@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
+from gatekey_server.domain.changes import Change, Poll, Position
 from gatekey_server.domain.decisions import Fact, Policy
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness import history as module
 from gatekey_server.freshness.cache import Entry
 from gatekey_server.freshness.history import History
-from gatekey_server.store.changes import Change, Poll, Position
 
 from tests.unit.test_cache import digest, fact, policy
 

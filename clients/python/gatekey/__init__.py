@@ -11,6 +11,8 @@ What can go wrong is drawn in `gatekey.errors`. The generated API is in `gatekey
 """
 
 from gatekey._connection import TLS
+from gatekey._keeping import Cache
+from gatekey._requests import EVERYWHERE, Wait
 from gatekey.client import AsyncClient, Client
 from gatekey.decisions import Decision, KeyKind, Permission, Question, Reason, Undecided
 from gatekey.errors import (
@@ -34,10 +36,12 @@ from gatekey.errors import (
 )
 
 __all__ = [
+    "EVERYWHERE",
     "TLS",
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "Cache",
     "CallFailed",
     "CallerDenied",
     "Cancelled",
@@ -60,4 +64,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Undecided",
+    "Wait",
 ]

@@ -34,13 +34,16 @@ class Call(Generic[R_co]):
     """In seconds, all attempts included; None for the client's default."""
     actor: str = ""
     """The resource name of the principal on whose behalf; empty for none."""
+    everywhere: bool = False
+    """Whether a change returns only when no client can answer by what was before it."""
     examine: Callable[[R_co], None] | None = None
     """Looks at the answer, and raises if it is none to hand on."""
 
     @property
     def extra(self) -> Metadata:
         """The metadata beside the token."""
-        return (("gatekey-actor", self.actor),) if self.actor else ()
+        actor = (("gatekey-actor", self.actor),) if self.actor else ()
+        return (*actor, ("gatekey-wait", "everywhere")) if self.everywhere else actor
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ PAGE_SIZE = 200
 # A page may hold that many of the largest things that the server accepts.
 _MAX_ANSWER_BYTES = PAGE_SIZE << 20
 
-_SERVICES = ("Check", "Product", "Tenant", "Member", "MachineUser", "ApiKey", "Audit")
+_SERVICES = ("Check", "Cache", "Product", "Tenant", "Member", "MachineUser", "ApiKey", "Audit")
 
 # Every call can be repeated: checks and reads as they are, mutations by their `request_id`.
 _SERVICE_CONFIG = {

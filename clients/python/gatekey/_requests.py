@@ -39,6 +39,16 @@ class Unset(enum.Enum):
 UNSET = Unset.UNSET
 
 
+class Wait(enum.Enum):
+    """For what a change waits before it returns."""
+
+    EVERYWHERE = enum.auto()
+    """Until no client with a cache of its own can answer by what was before the change, either: for 3.03 s."""
+
+
+EVERYWHERE = Wait.EVERYWHERE
+
+
 class Options(TypedDict, total=False):
     """What all calls take."""
 
@@ -53,6 +63,8 @@ class ChangeOptions(Options, total=False):
     """A UUID: for 24 hours the same call with the same id does nothing again. One is made where none is given."""
     validate_only: bool
     """Answer what the call would do, and change nothing."""
+    wait: Wait
+    """Wait for the caches of all clients, not only for the servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,8 @@ def _change(
     request.validate_only = options.get("validate_only", False)
     if "request_id" in options or request.validate_only:
         examine = None
-    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor, examine)
+    everywhere = options.get("wait") is EVERYWHERE
+    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor, everywhere, examine)
 
 
 # ---------------------------------------------------------------- products

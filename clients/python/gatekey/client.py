@@ -15,6 +15,7 @@ from gatekey import decisions, errors
 from gatekey._batching import Batcher
 from gatekey._calls import AsyncTransport, Call, Listing, Transport
 from gatekey._connection import TLS, Timeouts
+from gatekey._keeping import AsyncKeeper, Cache, Keeper, make_near
 from gatekey._tokens import AsyncTokens, AsyncTokenSource, Tokens, TokenSource
 from gatekey.decisions import Decision, Question, Undecided
 from gatekey.v1 import check_service_pb2 as pb
@@ -34,8 +35,8 @@ def _batch_check(requests: Sequence[pb.CheckRequest]) -> Call[pb.BatchCheckRespo
     return Call(_BATCH_CHECK, pb.BatchCheckRequest(checks=requests), pb.BatchCheckResponse)
 
 
-def _batches(written: Iterable[pb.CheckRequest | Undecided]) -> Iterator[list[pb.CheckRequest]]:
-    return decisions.batches((each for each in written if not isinstance(each, Undecided)), pb.CheckRequest.ByteSize)
+def _batches(written: Iterable[pb.CheckRequest | Decision | Undecided]) -> Iterator[list[pb.CheckRequest]]:
+    return decisions.batches((each for each in written if isinstance(each, pb.CheckRequest)), pb.CheckRequest.ByteSize)
 
 
 class Client(administration.Administration):
@@ -50,6 +51,7 @@ class Client(administration.Administration):
       Default: `GATEKEY_TOKEN`. With a client certificate there need not be one.
     - `tls`: default: as `GATEKEY_CA`, `GATEKEY_CLIENT_CERTIFICATE` and `GATEKEY_CLIENT_KEY` say.
     - `insecure`: call other machines in plain text.
+    - `cache`: decide checks here, as far as what they depend on is known and still certain.
     - `timeout`, `admin_timeout`: how many seconds a check, and any other call, may take, all attempts included.
 
     Raises `ValueError` for what cannot be used, and `OSError` for files that cannot be read.
@@ -64,9 +66,12 @@ class Client(administration.Administration):
         insecure: bool = False,
         timeout: float = connection.CHECK_S,
         admin_timeout: float = connection.ADMIN_S,
+        cache: bool | Cache = False,
     ) -> None:
         endpoint = connection.find_endpoint(address, tls, insecure=insecure)
         self._transport = Transport(endpoint, Tokens(token, optional=endpoint.token_optional))
+        self._near = make_near(cache)
+        self._keeper = Keeper(self._near, self._transport) if self._near is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
 
     def check(
@@ -84,6 +89,11 @@ class Client(administration.Administration):
 
         A denial is an answer. Raises `CallFailed` where no decision was made; treat it as a denial.
         """
+        if self._near is not None and self._keeper is not None:
+            decision = self._near.recall(key, resource, action, tenant, product, min_revision)
+            if decision is not None:
+                return decision
+            self._keeper.want(key)
         request = decisions.write(Question(key, resource, action, tenant, product, min_revision))
         return decisions.read(self._transport.make(_check(request), self._check_s(timeout)))
 
@@ -109,7 +119,7 @@ class Client(administration.Administration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [decisions.try_to_write(question) for question in questions]
+        written = [self._recall(question) or decisions.try_to_write(question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -119,6 +129,8 @@ class Client(administration.Administration):
 
     def close(self) -> None:
         """Close the connection. A closed client answers nothing more."""
+        if self._keeper is not None:
+            self._keeper.close()
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -128,6 +140,15 @@ class Client(administration.Administration):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _recall(self, question: Question) -> Decision | None:
+        if self._near is None or self._keeper is None:
+            return None
+        asked = question.resource, question.action, question.tenant, question.product, question.min_revision
+        decision = self._near.recall(question.key, *asked)
+        if decision is None:
+            self._keeper.want(question.key)
+        return decision
 
     def _check_s(self, timeout: float | None) -> float:
         return self._timeouts.check if timeout is None else timeout
@@ -160,9 +181,12 @@ class AsyncClient(administration.AsyncAdministration):
         timeout: float = connection.CHECK_S,
         admin_timeout: float = connection.ADMIN_S,
         batch: bool = True,
+        cache: bool | Cache = False,
     ) -> None:
         endpoint = connection.find_endpoint(address, tls, insecure=insecure)
         self._transport = AsyncTransport(endpoint, AsyncTokens(token, optional=endpoint.token_optional))
+        self._near = make_near(cache)
+        self._keeper = AsyncKeeper(self._near, self._transport) if self._near is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
         self._batcher = Batcher(self._ask_many) if batch else None
 
@@ -181,6 +205,11 @@ class AsyncClient(administration.AsyncAdministration):
 
         A denial is an answer. Raises `CallFailed` where no decision was made; treat it as a denial.
         """
+        if self._near is not None and self._keeper is not None:
+            decision = self._near.recall(key, resource, action, tenant, product, min_revision)
+            if decision is not None:
+                return decision
+            self._keeper.want(key)
         request = decisions.write(Question(key, resource, action, tenant, product, min_revision))
         timeout = self._check_s(timeout)
         if self._batcher is None:
@@ -219,7 +248,7 @@ class AsyncClient(administration.AsyncAdministration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [decisions.try_to_write(question) for question in questions]
+        written = [self._recall(question) or decisions.try_to_write(question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -230,6 +259,8 @@ class AsyncClient(administration.AsyncAdministration):
         """Close the connection. A closed client answers nothing more."""
         if self._batcher is not None:
             await self._batcher.close()
+        if self._keeper is not None:
+            await self._keeper.close()
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -247,6 +278,15 @@ class AsyncClient(administration.AsyncAdministration):
         if len(requests) == 1:
             return [await self._ask(requests[0], timeout)]
         return decisions.read_results(await self._transport.make(_batch_check(requests), timeout), len(requests))
+
+    def _recall(self, question: Question) -> Decision | None:
+        if self._near is None or self._keeper is None:
+            return None
+        asked = question.resource, question.action, question.tenant, question.product, question.min_revision
+        decision = self._near.recall(question.key, *asked)
+        if decision is None:
+            self._keeper.want(question.key)
+        return decision
 
     def _check_s(self, timeout: float | None) -> float:
         return self._timeouts.check if timeout is None else timeout

@@ -204,7 +204,9 @@ def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]
         yield batch
 
 
-def merge(written: Iterable[pb.CheckRequest | Undecided], results: Iterable[T]) -> list[T | Undecided]:
-    """The results of the questions that could be asked, and what is known of the others, in order."""
+def merge(
+    written: Iterable[pb.CheckRequest | Decision | Undecided], results: Iterable[Decision | Undecided]
+) -> list[Decision | Undecided]:
+    """The results of the questions that were asked, and what is known of the others, in order."""
     rest = iter(results)
-    return [each if isinstance(each, Undecided) else next(rest) for each in written]
+    return [next(rest) if isinstance(each, pb.CheckRequest) else each for each in written]

@@ -1,5 +1,6 @@
 """Who calls, and what the caller may do: service tokens are keys of the built-in product."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -7,7 +8,7 @@ from functools import lru_cache
 from gatekey_server.domain import builtin
 from gatekey_server.domain.decisions import Fact, Policy, Reason, Request, decide, holder_problem
 from gatekey_server.domain.errors import NotFound, PermissionDenied, Unauthenticated
-from gatekey_server.domain.grants import GrantSet, Path
+from gatekey_server.domain.grants import ANY, GrantSet, Path
 from gatekey_server.domain.names import ProductName
 from gatekey_server.domain.specs import AccessMode, KeyKind
 
@@ -29,6 +30,20 @@ class Caller:
     def may_check(self, product: str) -> bool:
         """Whether the token lets its holder check keys of a product."""
         return _may_check(self.fact.policy, self.fact.mode, self.fact.grants, self.fact.role, product)
+
+    def require_some_checks(self) -> None:
+        """Refuse the caller unless it may check the keys of some product. Raises `PermissionDenied`."""
+        if not _may_check_some(self.fact.policy, self.fact.mode, self.fact.grants, self.fact.role):
+            raise PermissionDenied(
+                "PERMISSION_MISSING",
+                "the service token needs the permission `create` on the `checks` of a product",
+                metadata={"resource": "products/-/checks", "action": "create"},
+            )
+
+    @property
+    def checking_rights(self) -> bytes:
+        """Stands for what the token lets its holder check: another where that may have changed."""
+        return _checking_rights(self.fact.policy, self.fact.mode, self.fact.grants, self.fact.role)
 
     def require(self, path: Path, action: str) -> None:
         """Refuse the caller unless it may do the action.
@@ -68,6 +83,18 @@ def _may_check(policy: Policy, mode: AccessMode | None, grants: GrantSet, role: 
     return policy.key_allows(KeyKind.SECRET, mode, grants, path, "create") and policy.role_grants(role).allows(
         path, "create"
     )
+
+
+@lru_cache(maxsize=1024)
+def _may_check_some(policy: Policy, mode: AccessMode | None, grants: GrantSet, role: str | None) -> bool:
+    both = policy.key_grants(mode, grants), policy.role_grants(role)
+    return all(given.allows_somewhere(("products", ANY, "checks"), "create") for given in both)
+
+
+@lru_cache(maxsize=1024)
+def _checking_rights(policy: Policy, mode: AccessMode | None, grants: GrantSet, role: str | None) -> bytes:
+    text = repr((mode, policy.key_grants(mode, grants).rules, policy.role_grants(role).rules))
+    return hashlib.sha256(text.encode()).digest()[:8]
 
 
 def identify(fact: Fact | None, now: datetime) -> Caller:

@@ -28,9 +28,12 @@ class ReceiptBook:
         self._receipts = receipts
         self._pending: dict[Place, timedelta] = {}
 
-    async def settle(self, revision: int, event: Place | None) -> timedelta:
-        """Return once no process can answer from facts older than a committed revision; answers after how long."""
-        waited = timedelta(seconds=await self._receipts.wait(revision))
+    async def settle(self, revision: int, event: Place | None, *, everywhere: bool) -> timedelta:
+        """Return once no process can answer from facts older than a committed revision; answers after how long.
+
+        With `everywhere`, no client with a cache of its own can either.
+        """
+        waited = timedelta(seconds=await self._receipts.wait(revision, everywhere=everywhere))
         if event is not None and len(self._pending) < _MAX_PENDING:
             self._pending[event] = waited
         return waited

@@ -35,16 +35,20 @@ class UsageRecorder:
 
     def record(self, fact: Fact, now: datetime) -> None:
         """Remember that a key was used."""
-        if fact.uid not in self._pending and len(self._pending) >= MAX_PENDING:
-            self._dropped += 1
-            return
-        self._pending[fact.uid] = now
+        self.record_key(fact.uid, now)
         if not fact.was_used and fact.uid not in self._first_uses:
             # The fact may be told for a long time what it was told at first.
             if len(self._first_uses) >= MAX_PENDING:
                 self._first_uses.clear()
             self._first_uses.add(fact.uid)
             self._wake.set()
+
+    def record_key(self, uid: tuple[int, uuid.UUID], time: datetime) -> None:
+        """Remember that a key was used, by the uids of tenant and key, and not for the first time."""
+        if uid not in self._pending and len(self._pending) >= MAX_PENDING:
+            self._dropped += 1
+        else:
+            self._pending[uid] = max(time, self._pending.get(uid, time))
 
     async def run(self) -> None:
         """Write down uses until cancelled."""

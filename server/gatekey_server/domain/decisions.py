@@ -9,6 +9,9 @@ from datetime import datetime
 from gatekey_server.domain.grants import ANY, EVERYTHING, NOTHING, Grant, GrantSet, Path, Permission
 from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
 
+RULES = 1
+"""Which rules `decide` goes by: another number as soon as it decides something otherwise than before, or by more."""
+
 
 class Reason(enum.Enum):
     """Why a check was answered as it was, in the order in which the rules are tested."""

@@ -134,6 +134,19 @@ class GrantSet:
                 return True
         return False
 
+    def allows_somewhere(self, pattern: Path, action: str) -> bool:
+        """Whether some grant gives the action on some path of the pattern."""
+        return any(
+            (action in actions or ANY in actions)
+            and len(given) <= len(pattern)
+            and all(ANY in (one, other) or one == other for one, other in zip(given, pattern, strict=False))
+            for given, actions in self.rules
+        )
+
+    def grants(self) -> tuple[Grant, ...]:
+        """The grants it is made of."""
+        return tuple(Grant("/".join(pattern), actions) for pattern, actions in self.rules)
+
     def contains(self, other: "GrantSet") -> bool:
         """Whether everything that `other` allows is surely allowed by this set.
 

@@ -11,6 +11,7 @@ from gatekey_server.domain.errors import Unavailable
 from gatekey_server.freshness import clock
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import LEASE_S, SURELY_OVER_S, Lease
+from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.store import changes
 from gatekey_server.store.changes import FeedLink, Process
 from gatekey_server.store.database import Database
@@ -29,9 +30,10 @@ class Feed:
     A notification makes it poll at once; without any, it polls every `POLL_INTERVAL_S`.
     """
 
-    def __init__(self, database: Database, history: History, lease: Lease) -> None:
+    def __init__(self, database: Database, history: History, log: ChangeLog, lease: Lease) -> None:
         self._database = database
         self._history = history
+        self._log = log
         self._lease = lease
         self._link: FeedLink | None = None
         self._applied = asyncio.Condition()
@@ -105,6 +107,7 @@ class Feed:
                 self._history.lapse()
             before = self._history.applied
             is_continuous = self._history.apply(poll)
+            self._log.add(poll, is_continuous=is_continuous)
             if not is_continuous:
                 _log.info("feed.started_anew", revision=poll.head.revision, before=before.revision)
             if is_elsewhere or not is_continuous:

@@ -4,9 +4,9 @@ import uuid
 from collections.abc import Hashable
 from typing import TypeVar
 
+from gatekey_server.domain.changes import NOWHERE, Change, Poll
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness.cache import Entry
-from gatekey_server.store.changes import NOWHERE, Change, Poll
 
 K = TypeVar("K", bound=Hashable)
 

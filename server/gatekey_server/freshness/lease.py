@@ -32,12 +32,16 @@ class Lease:
         """Whether nobody should wait for it to be renewed."""
         self._news = asyncio.Event()
 
-    def renew(self, asked_at: float, server: datetime) -> None:
-        """Take up a lease; `asked_at` was read before the database was asked."""
-        self.until = asked_at + LEASE_S
+    def renew(self, asked_at: float, server: datetime | None, lasts_s: float = LEASE_S) -> None:
+        """Take up a lease; `asked_at` was read before the database, or who has a lease from it, was asked."""
+        self.until = asked_at + lasts_s
         self.server = server
         self.is_hopeless = False
         self._news.set()
+
+    def rest_s(self) -> float:
+        """For how long the lease is held from now on; 0 or less where it is not."""
+        return self.until - clock.now()
 
     def is_held(self) -> bool:
         """Whether the cache may answer now."""

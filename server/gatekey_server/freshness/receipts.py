@@ -30,10 +30,11 @@ class Receipts:
         self.seconds = 0.0
         """How long all waits took together."""
 
-    async def wait(self, revision: int) -> float:
+    async def wait(self, revision: int, *, everywhere: bool = False) -> float:
         """Return once no process can answer from facts older than a committed revision; answers after how long.
 
-        The commit must have returned before this is called. Takes a lease and a little at the longest.
+        The commit must have returned before this is called. Takes a lease and a little at the longest;
+        and always, with `everywhere`: then no client with a cache of its own can either.
         """
         started_at = clock.now()
         self._feed.wake()
@@ -44,6 +45,9 @@ class Receipts:
         except TimeoutError:
             # Whoever has not applied it holds no lease but one from before the commit, and that is over.
             pass
+        # Nobody knows all clients, but no lease of theirs lasts longer than the one of a process that it comes from.
+        if everywhere:
+            await asyncio.sleep(started_at + SURELY_OVER_S - clock.now())
         waited = clock.now() - started_at
         self.bucket_counts[bisect_left(WAIT_BUCKETS_S, waited)] += 1
         self.seconds += waited

@@ -41,6 +41,8 @@ RECEIPT_WAIT_KEY = "gatekey-receipt-wait-ms"
 
 _SCHEME = "bearer "
 _ACTOR = "gatekey-actor"
+_WAIT = "gatekey-wait"
+_EVERYWHERE = "everywhere"
 
 Clock = Callable[[], datetime]
 Method = Callable[[Any, Any], Awaitable[Message]]
@@ -94,6 +96,8 @@ class Call:
     method: MethodDescriptor
     actors: tuple[str, ...]
     """The values of the metadata `gatekey-actor`."""
+    waits: tuple[str, ...]
+    """The values of the metadata `gatekey-wait`."""
     book: ReceiptBook
     trailers: list[tuple[str, str]] = field(default_factory=list)
     """The metadata that goes back with the answer."""
@@ -101,9 +105,11 @@ class Call:
     def mutation(self, request: Message, answer: Callable[[R], Message]) -> Mutation[R]:
         """What the request says about how to carry it out; `answer` writes what repetitions are answered.
 
-        Raises `InvalidRequest` (`REQUEST_ID_INVALID`, `NAME_INVALID`).
+        Raises `InvalidRequest` (`REQUEST_ID_INVALID`, `NAME_INVALID`, `WAIT_INVALID`).
         """
         wish = cast("MutationRequest", request)
+        if not set(self.waits) <= {_EVERYWHERE}:
+            raise InvalidRequest.at(_WAIT, "WAIT_INVALID", f"is not `{_EVERYWHERE}`")
         return Mutation(
             caller=self.caller,
             verb=self.method.name,
@@ -118,7 +124,7 @@ class Call:
     async def _settle(self, revision: int, event: Place | None, *, wait: bool) -> None:
         self.trailers.append((REVISION_KEY, str(revision)))
         if wait:
-            waited = await self.book.settle(revision, event)
+            waited = await self.book.settle(revision, event, everywhere=bool(self.waits))
             self.trailers.append((RECEIPT_WAIT_KEY, str(round(waited / timedelta(milliseconds=1)))))
 
     def _actor(self) -> PrincipalName | None:
@@ -224,8 +230,11 @@ class Edge:
         known = await self._facts.get(token.digests)
         caller = callers.identify(known.fact, self._clock())
         self._usage.record(caller.fact, caller.now)
-        actors = tuple(str(value) for key, value in incoming.metadata if key == _ACTOR)
-        return Call(caller, method, actors, self._book)
+        return Call(caller, method, _values(incoming, _ACTOR), _values(incoming, _WAIT), self._book)
+
+
+def _values(incoming: Incoming, name: str) -> tuple[str, ...]:
+    return tuple(str(value) for key, value in incoming.metadata if key == name)
 
 
 class Endpoint:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
+    cache_service_pb2,
     check_service_pb2,
     machine_user_service_pb2,
     member_service_pb2,
@@ -16,12 +17,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from gatekey_server.commands.cache import NearCaches
 from gatekey_server.commands.receipts import ReceiptBook
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource
+from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.rpc.api_keys import ApiKeyServicer
 from gatekey_server.rpc.audit import AuditServicer
+from gatekey_server.rpc.cache import CacheServicer
 from gatekey_server.rpc.checks import CheckServicer
 from gatekey_server.rpc.edge import Clock, Edge, MethodAtOnce
 from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
@@ -35,6 +40,7 @@ SERVICES: dict[str, ServiceDescriptor] = {
     descriptor.full_name: descriptor
     for module in (
         check_service_pb2,
+        cache_service_pb2,
         product_service_pb2,
         tenant_service_pb2,
         member_service_pb2,
@@ -67,6 +73,8 @@ class Parts:
 
     database: Database
     facts: FactSource
+    log: ChangeLog
+    lease: Lease
     keyring: Keyring
     clock: Clock
     usage: UsageRecorder
@@ -85,6 +93,10 @@ def build_server(parts: Parts) -> Server:
     checks = CheckServicer(facts, keyring, clock, parts.usage, edge.token_of)
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
+    caches = CacheServicer(
+        NearCaches(database, facts, parts.log, parts.lease, parts.usage), keyring, clock, parts.usage
+    )
+    edge.register_unidentified(SERVICES["gatekey.v1.CacheService"], caches, {"Sync": caches.sync_at_once})
     for name, servicer in {
         "gatekey.v1.ProductService": ProductServicer(database),
         "gatekey.v1.TenantService": TenantServicer(database, parts.tenant_retention),

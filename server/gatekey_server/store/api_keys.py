@@ -11,15 +11,16 @@ from pydantic import TypeAdapter
 
 from gatekey_server.domain.entities import ApiKey, Principal, SecretInfo, Tenant
 from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.names import ApiKeyName, TenantName, format_key_id
+from gatekey_server.domain.names import ApiKeyName, TenantName, format_key_id, parse_key_id
 from gatekey_server.domain.secrets import Digest, SealedSecret
 from gatekey_server.domain.specs import AccessMode, KeyKind
-from gatekey_server.store.database import Connection
+from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.principals import principal_name
 from gatekey_server.store.queries import queries
 
 _GRANTS = TypeAdapter(tuple[Grant, ...])
 _SLOTS = (1, 2)
+_FIND_USED_SQL: str = queries.usage_find.sql
 
 
 async def get(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> ApiKey | None:
@@ -153,6 +154,16 @@ async def record_uses(connection: Connection, uses: Mapping[tuple[int, uuid.UUID
         key_uids=[key_uid for (_, key_uid), _ in ordered],
         times=[time for _, time in ordered],
     )
+
+
+async def find_used(database: Database, keys: Sequence[ApiKeyName]) -> dict[ApiKeyName, tuple[int, uuid.UUID]]:
+    """The uids of tenant and key of those keys that there are."""
+    by_uid = {uid: key for key in keys if (uid := parse_key_id(key.api_key)) is not None}
+    parents = [key.parent for key in by_uid.values()]
+    rows = await database.fetch(
+        _FIND_USED_SQL, [parent.product for parent in parents], [parent.tenant for parent in parents], list(by_uid)
+    )
+    return {by_uid[row["key_uid"]]: (row["tenant_uid"], row["key_uid"]) for row in rows}
 
 
 async def locate(connection: Connection, digests: Sequence[Digest]) -> ApiKeyName | None:

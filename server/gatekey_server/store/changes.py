@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 
+from gatekey_server.domain.changes import Change, Poll, Position
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.store.database import Connection, Database, checked_url, translated_errors
 from gatekey_server.store.queries import queries
@@ -22,43 +23,6 @@ KEPT_REVISIONS = 10_000
 
 _CHANNEL = "gatekey_change"
 _PURGE_BATCH = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A scope in which something changed at a revision. What is None widens it; all None is everything."""
-
-    revision: int
-    product: str | None
-    tenant_uid: int | None
-    principal_uid: int | None
-    key_uid: uuid.UUID | None
-    digest: Digest | None
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the database's history."""
-
-    revision: int
-    stamp: uuid.UUID
-
-
-NOWHERE = Position(-1, uuid.UUID(int=0))
-"""Where a process is that has applied nothing yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Poll:
-    """What one poll found, as of one snapshot of the database."""
-
-    head: Position
-    registered: bool
-    """Whether the process is one that mutations wait for; if not, it must not answer from its cache."""
-    changes: Sequence[Change] | None
-    """What changed since the position that was asked from; None where that cannot be said."""
-    server: datetime
-    """When the database's server was started, by which it is told from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +166,10 @@ def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
                 row["principal_uid"],
                 row["key_uid"],
                 Digest(row["digest"]) if row["digest"] else None,
+                row["change_stamp"],
             )
             for row in rows
             if row["change_revision"] is not None
         ]
-    return Poll(Position(first["current"], first["stamp"]), first["registered"], changes, first["server"])
+    head = Position(first["current"], first["stamp"])
+    return Poll(head, first["registered"], changes, first["server"], first["scope_key"])

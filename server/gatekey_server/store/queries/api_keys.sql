@@ -120,6 +120,13 @@ union
     limit :limit
 );
 
+-- name: usage_find(product_ids, tenant_ids, key_uids)
+-- Which of the keys that somebody has used there are, by the names they are known under outside.
+select tenant.tenant_uid, api_key.key_uid
+from unnest(:product_ids::text[], :tenant_ids::text[], :key_uids::uuid[]) as used (product_id, tenant_id, key_uid)
+join tenant on tenant.product_id = used.product_id and tenant.tenant_id = used.tenant_id
+join api_key on api_key.tenant_uid = tenant.tenant_uid and api_key.key_uid = used.key_uid;
+
 -- name: usage_record(tenant_uids, key_uids, times)!
 -- One batch of uses, in the order of the keys so that two batches cannot wait for each other. Keys
 -- that are gone, or going, are left out: a row whose key goes before the commit would be refused.

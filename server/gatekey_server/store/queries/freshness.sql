@@ -37,7 +37,7 @@ select
     exists (select from renewed) as registered,
     exists (select from known) as continuous,
     change.revision as change_revision, change.product_id, change.tenant_uid, change.principal_uid, change.key_uid,
-    change.digest, pg_postmaster_start_time() as server
+    change.digest, change.stamp as change_stamp, revision.scope_key, pg_postmaster_start_time() as server
 from revision
 left join change on change.revision > :applied and exists (select from known)
 order by change.revision

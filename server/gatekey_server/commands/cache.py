@@ -1,0 +1,137 @@
+"""What clients ask that decide checks themselves: what secrets stand for, and what has changed since."""
+
+import struct
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Self
+
+from gatekey_server.commands import callers
+from gatekey_server.commands.callers import Caller
+from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.domain.changes import NOWHERE, Change, Position
+from gatekey_server.domain.errors import GatekeyError, Unavailable
+from gatekey_server.domain.names import ApiKeyName
+from gatekey_server.domain.scopes import ScopeNames
+from gatekey_server.freshness.facts import FactSource, Known, Secret
+from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.log import ChangeLog
+from gatekey_server.store import api_keys
+from gatekey_server.store.database import Database
+
+_CURSOR = struct.Struct(">q16s8s")
+
+
+class Cursor(NamedTuple):
+    """How far a client has come, and what it was allowed to check then."""
+
+    position: Position = NOWHERE
+    rights: bytes = b""
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """A cursor as it was written; one from nowhere where it was not."""
+        if len(data) != _CURSOR.size:
+            return cls()
+        revision, stamp, rights = _CURSOR.unpack(data)
+        return cls(Position(revision, uuid.UUID(bytes=stamp)), rights)
+
+    def write(self) -> bytes:
+        """Hand it to a client."""
+        return _CURSOR.pack(self.position.revision, self.position.stamp.bytes, self.rights)
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a client is to know, and for how long that is all there is."""
+
+    caller: Caller
+    cursor: Cursor
+    changes: Sequence[Change] | None
+    """None: the client is to forget everything."""
+    lease_s: float
+    """From the client's reading of its clock before it asked."""
+
+
+class NearCaches:
+    """Serves clients that have caches of their own."""
+
+    def __init__(
+        self, database: Database, facts: FactSource, log: ChangeLog, lease: Lease, usage: UsageRecorder
+    ) -> None:
+        self._database = database
+        self._facts = facts
+        self._log = log
+        self._lease = lease
+        self._usage = usage
+
+    def names(self) -> ScopeNames:
+        """How scopes are called. Raises `Unavailable` (`LEASE_NOT_HELD`) before that is known."""
+        if self._log.head is NOWHERE:
+            raise Unavailable("LEASE_NOT_HELD", "this server has only just begun")
+        return ScopeNames(self._log.scope_key)
+
+    async def identify(self, token: Secret, now: datetime) -> Caller:
+        """The caller that holds a token. Raises `Unauthenticated`, `Unavailable` and `Overloaded`."""
+        return callers.identify((await self._facts.get(token)).fact, now)
+
+    async def resolve(self, token: Secret, secrets: Sequence[Secret], now: datetime) -> tuple[Caller, list[Known]]:
+        """What secrets stand for, as far as the caller may check them.
+
+        Raises `Unauthenticated`, and `Unavailable` or `Overloaded` where something must be looked up and cannot be.
+        """
+        found = []
+        for known in await self._facts.get_each([(token, 0), *((secret, 0) for secret in secrets)]):
+            if isinstance(known, GatekeyError):
+                raise known
+            found.append(known)
+        asking = found.pop(0)
+        caller = callers.identify(asking.fact, now)
+        return caller, [
+            Known(
+                known.fact if known.fact is not None and caller.may_check(known.fact.product) else None,
+                # Whether the caller may see it is as of the revision that is known of its token.
+                min(asking.revision, known.revision),
+            )
+            for known in found
+        ]
+
+    def sync_at_once(self, token: Secret, cursor: Cursor, now: datetime) -> Synced | None:
+        """What has changed; None where too little is remembered. Nothing else happens meanwhile.
+
+        Raises `Unauthenticated`, `PermissionDenied`, and `Unavailable` (`REVISION_NOT_REACHED`).
+        """
+        asking = self._facts.recall(token)
+        if asking is None:
+            return None
+        caller = callers.identify(asking.fact, now)
+        caller.require_some_checks()
+        lease_s = self._lease.rest_s()
+        if caller.fact.expire_time is not None:
+            lease_s = min(lease_s, (caller.fact.expire_time - now).total_seconds())
+        if lease_s <= 0:
+            return None
+        head = self._log.head
+        if cursor.position.revision > head.revision:
+            raise Unavailable("REVISION_NOT_REACHED", f"this server is at revision {head.revision}")
+        changes = self._log.since(cursor.position) if cursor.rights == caller.checking_rights else None
+        return Synced(caller, Cursor(head, caller.checking_rights), changes, lease_s)
+
+    async def sync(self, token: Secret, cursor: Cursor, now: datetime) -> Synced:
+        """What has changed. Raises as `sync_at_once`, and `Unavailable` (`LEASE_NOT_HELD`)."""
+        (await self.identify(token, now)).require_some_checks()
+        synced = self.sync_at_once(token, cursor, now)
+        if synced is None:
+            raise Unavailable("LEASE_NOT_HELD", "this server may not answer from memory at the moment")
+        return synced
+
+    async def report_uses(self, caller: Caller, uses: Sequence[tuple[ApiKeyName, datetime]]) -> None:
+        """Take down when keys were used by decisions of the caller; those that it may not check are left out.
+
+        Raises `PermissionDenied` where it may check none, and `Unavailable`.
+        """
+        caller.require_some_checks()
+        times = {key: time for key, time in uses if caller.may_check(key.parent.product)}
+        for key, uid in (await api_keys.find_used(self._database, list(times))).items():
+            self._usage.record_key(uid, times[key])

@@ -1,0 +1,48 @@
+"""The changes of late, for clients that follow this process as it follows the database."""
+
+import uuid
+from bisect import bisect_right
+from collections.abc import Sequence
+from datetime import datetime
+
+from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
+
+MAX_LOGGED_CHANGES = 10_000
+"""How many changes can be told; whoever has missed more starts anew."""
+
+
+class ChangeLog:
+    """What this process has applied, in the order of the revisions."""
+
+    def __init__(self) -> None:
+        self.head = NOWHERE
+        self.scope_key = uuid.UUID(int=0)
+        """With which scopes are given names for clients."""
+        self.server: datetime | None = None
+        """When the database's server was started that told the last of it."""
+        self._changes: list[Change] = []
+        self._stamps: dict[int, uuid.UUID] = {}
+
+    def add(self, poll: Poll, *, is_continuous: bool) -> None:
+        """Take down what was applied; where it is not the continuation of what is here, that is forgotten."""
+        if not is_continuous:
+            self._changes.clear()
+            self._stamps.clear()
+        self._changes += poll.changes or ()
+        self._stamps |= {change.revision: change.stamp for change in poll.changes or ()}
+        self._stamps[poll.head.revision] = poll.head.stamp
+        self.head, self.server, self.scope_key = poll.head, poll.server, poll.scope_key
+        if len(self._changes) > MAX_LOGGED_CHANGES:
+            self._forget_half()
+
+    def since(self, position: Position) -> Sequence[Change] | None:
+        """What has changed since a position; None where that position is not known, or no longer."""
+        if self._stamps.get(position.revision) != position.stamp:
+            return None
+        return self._changes[bisect_right(self._changes, position.revision, key=lambda change: change.revision) :]
+
+    def _forget_half(self) -> None:
+        # A revision's changes stay together: whoever knows the one before is to be told all of them.
+        oldest = self._changes[len(self._changes) // 2].revision
+        self._changes = [change for change in self._changes if change.revision > oldest]
+        self._stamps = {revision: stamp for revision, stamp in self._stamps.items() if revision >= oldest}

@@ -1,0 +1,170 @@
+"""`CacheService` on the wire."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from gatekey.v1 import cache_service_pb2 as pb
+from google.protobuf.duration_pb2 import Duration
+
+from gatekey_server.commands.cache import Cursor, NearCaches, Synced
+from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.domain.changes import Change
+from gatekey_server.domain.decisions import RULES, Fact, Owner, Policy, PrincipalKind
+from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest
+from gatekey_server.domain.names import ApiKeyName
+from gatekey_server.domain.scopes import ScopeNames
+from gatekey_server.domain.secrets import Keyring
+from gatekey_server.freshness.facts import Known, Secret
+from gatekey_server.rpc.edge import Clock, Token
+from gatekey_server.rpc.specs import write_spec
+from gatekey_server.rpc.values import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time
+
+MAX_RESOLVED_KEYS = 1000
+MAX_KNOWN_SPECS = 256
+MAX_REPORTED_USES = 1000
+MAX_USE_AGE = timedelta(days=1)
+
+
+class CacheServicer:
+    """Answers clients that decide by themselves."""
+
+    def __init__(self, caches: NearCaches, keyring: Keyring, clock: Clock, usage: UsageRecorder) -> None:
+        self._caches = caches
+        self._keyring = keyring
+        self._clock = clock
+        self._usage = usage
+
+    async def Resolve(self, request: pb.ResolveRequest, token: Token) -> pb.ResolveResponse:  # noqa: N802
+        """See the protocol definition."""
+        now = self._clock()
+        try:
+            _check_resolve(request)
+        except InvalidRequest:
+            await self._caches.identify(token.digests, now)
+            raise
+        secrets = [self._keyring.digests(key) for key in request.keys]
+        caller, found = await self._caches.resolve(token.digests, secrets, now)
+        self._usage.record(caller.fact, now)
+        if request.rules != RULES:
+            raise FailedPrecondition("RULES_UNKNOWN", f"this server decides by the rules {RULES}")
+        return _write_resolved(found, secrets, self._caches.names(), set(request.known_specs), now)
+
+    def sync_at_once(self, request: pb.SyncRequest, token: Token) -> pb.SyncResponse | None:
+        """Answer by what is remembered; None where that is too little."""
+        synced = self._caches.sync_at_once(token.digests, Cursor.read(request.cursor), self._clock())
+        return None if synced is None else self._write_synced(synced)
+
+    async def Sync(self, request: pb.SyncRequest, token: Token) -> pb.SyncResponse:  # noqa: N802
+        """See the protocol definition."""
+        synced = await self._caches.sync(token.digests, Cursor.read(request.cursor), self._clock())
+        return self._write_synced(synced)
+
+    async def ReportUses(self, request: pb.ReportUsesRequest, token: Token) -> pb.ReportUsesResponse:  # noqa: N802
+        """See the protocol definition."""
+        now = self._clock()
+        caller = await self._caches.identify(token.digests, now)
+        self._usage.record(caller.fact, now)
+        if not 1 <= len(request.uses) <= MAX_REPORTED_USES:
+            raise InvalidRequest.at("uses", "USES_COUNT_INVALID", f"must hold 1 to {MAX_REPORTED_USES}")
+        uses = [_read_use(use, f"uses[{number}]", now) for number, use in enumerate(request.uses)]
+        await self._caches.report_uses(caller, uses)
+        return pb.ReportUsesResponse()
+
+    def _write_synced(self, synced: Synced) -> pb.SyncResponse:
+        self._usage.record(synced.caller.fact, synced.caller.now)
+        response = pb.SyncResponse(
+            cursor=synced.cursor.write(),
+            revision=synced.cursor.position.revision,
+            reset=synced.changes is None,
+            lease=_write_lease(synced.lease_s),
+        )
+        if synced.changes:
+            names = self._caches.names()
+            response.changes.extend(
+                _write_change(change, names)
+                for change in synced.changes
+                if change.product is None or synced.caller.may_check(change.product)
+            )
+        return response
+
+
+def _check_resolve(request: pb.ResolveRequest) -> None:
+    if not 1 <= len(request.keys) <= MAX_RESOLVED_KEYS:
+        raise InvalidRequest.at("keys", "KEYS_COUNT_INVALID", f"must hold 1 to {MAX_RESOLVED_KEYS}")
+    if len(request.known_specs) > MAX_KNOWN_SPECS:
+        raise InvalidRequest.at("known_specs", "SPECS_COUNT_INVALID", f"must hold at most {MAX_KNOWN_SPECS}")
+
+
+def _read_use(use: pb.KeyUse, field: str, now: datetime) -> tuple[ApiKeyName, datetime]:
+    ago = read_duration(use.ago, f"{field}.ago")
+    if not timedelta(0) <= ago <= MAX_USE_AGE:
+        raise InvalidRequest.at(f"{field}.ago", "DURATION_INVALID", "is negative, or more than a day")
+    return ApiKeyName.parse(use.api_key, f"{field}.api_key"), now - ago
+
+
+def _write_lease(seconds: float) -> Duration:
+    # Never more than it is.
+    lease = Duration()
+    lease.FromMicroseconds(int(seconds * 1e6))
+    return lease
+
+
+def _write_change(change: Change, names: ScopeNames) -> pb.ScopeChange:
+    if change.key_uid is not None:
+        secret = names.secret(change.digest) if change.digest is not None else b""
+        return pb.ScopeChange(revision=change.revision, key=names.key(change.key_uid), secret=secret)
+    if change.principal_uid is not None:
+        return pb.ScopeChange(revision=change.revision, principal=names.principal(change.principal_uid))
+    if change.tenant_uid is not None:
+        return pb.ScopeChange(revision=change.revision, tenant=names.tenant(change.tenant_uid))
+    return pb.ScopeChange(revision=change.revision, product=change.product or "")
+
+
+def _write_resolved(
+    found: Sequence[Known], secrets: Sequence[Secret], names: ScopeNames, known_specs: set[bytes], now: datetime
+) -> pb.ResolveResponse:
+    response = pb.ResolveResponse(time=write_time(now))
+    for known, secret in zip(found, secrets, strict=True):
+        result = response.results.add(revision=known.revision)
+        if known.fact is None:
+            result.secret_scopes.extend(names.secret(digest) for digest in secret)
+            continue
+        result.key.CopyFrom(_write_key(known.fact, names))
+        if result.key.spec not in known_specs:
+            known_specs.add(result.key.spec)
+            response.specs.append(_write_policy(known.fact.policy))
+    return response
+
+
+def _write_key(fact: Fact, names: ScopeNames) -> pb.ResolvedKey:
+    tenant_uid, key_uid = fact.uid
+    return pb.ResolvedKey(
+        spec=_write_policy(fact.policy).id,
+        tenant=fact.tenant,
+        tenant_suspended=fact.tenant_suspended,
+        tenant_deleted=fact.tenant_deleted,
+        api_key=fact.key_id,
+        kind=KEY_KIND.write(fact.kind),
+        mode=ACCESS_MODE.write(fact.mode),
+        grants=write_grants(fact.grants.grants()),
+        revoked=fact.key_revoked,
+        disabled=fact.key_disabled,
+        expire_time=write_time(fact.expire_time),
+        owner=_write_owner(fact.owner, names.principal(fact.principal_uid or 0)) if fact.owner else None,
+        key_scope=names.key(key_uid),
+        tenant_scope=names.tenant(tenant_uid),
+    )
+
+
+def _write_owner(owner: Owner, scope: int) -> pb.ResolvedOwner:
+    if owner.kind is PrincipalKind.MACHINE_USER:
+        return pb.ResolvedOwner(machine_user=owner.id, scope=scope)
+    return pb.ResolvedOwner(member=owner.id, role=owner.role or "", scope=scope)
+
+
+@lru_cache(maxsize=MAX_KNOWN_SPECS)
+def _write_policy(policy: Policy) -> pb.ResolvedSpec:
+    spec = write_spec(policy.spec)
+    return pb.ResolvedSpec(id=hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()[:16], spec=spec)
