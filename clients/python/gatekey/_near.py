@@ -265,9 +265,9 @@ class Near:
     def _synced(self, answer: pb.SyncResponse, asked_at: float) -> None:
         changes = None if answer.reset else [_read_change(change) for change in answer.changes]
         with self._lock:
-            if not self._lease.is_held():
+            if answer.failed_over or not self._lease.is_held():
                 self._history.lapse()
-            self._history.apply(Poll(Position(answer.revision, _NO_STAMP), True, changes))
+            self._history.apply(Poll(Position(answer.revision, _NO_STAMP), True, changes, _NEVER))
             if self._resets != self._history.resets:
                 self._resets = self._history.resets
                 self._known.clear()
@@ -275,7 +275,7 @@ class Near:
             self._cursor = answer.cursor
             self._unreachable, self._failures = False, 0
             # Last: from now on others answer by what is here.
-            self._lease.renew(asked_at, min(answer.lease.ToMicroseconds() / 1e6, LEASE_S))
+            self._lease.renew(asked_at, None, min(answer.lease.ToMicroseconds() / 1e6, LEASE_S))
         self._sync_at = asked_at + SYNC_S
 
     def _sync_failed(self, error: errors.CallFailed) -> None:

@@ -20,26 +20,29 @@ from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.store import api_keys
 from gatekey_server.store.database import Database
 
-_CURSOR = struct.Struct(">q16s8s")
+_CURSOR = struct.Struct(">q16s8s8s")
 
 
 class Cursor(NamedTuple):
-    """How far a client has come, and what it was allowed to check then."""
+    """How far a client has come."""
 
     position: Position = NOWHERE
     rights: bytes = b""
+    """What it was allowed to check then."""
+    server: bytes = b""
+    """Which server of the database it was told by."""
 
     @classmethod
     def read(cls, data: bytes) -> Self:
         """A cursor as it was written; one from nowhere where it was not."""
         if len(data) != _CURSOR.size:
             return cls()
-        revision, stamp, rights = _CURSOR.unpack(data)
-        return cls(Position(revision, uuid.UUID(bytes=stamp)), rights)
+        revision, stamp, *rest = _CURSOR.unpack(data)
+        return cls(Position(revision, uuid.UUID(bytes=stamp)), *rest)
 
     def write(self) -> bytes:
         """Hand it to a client."""
-        return _CURSOR.pack(self.position.revision, self.position.stamp.bytes, self.rights)
+        return _CURSOR.pack(self.position.revision, self.position.stamp.bytes, self.rights, self.server)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class Synced:
     cursor: Cursor
     changes: Sequence[Change] | None
     """None: the client is to forget everything."""
+    failed_over: bool
+    """The client is to forget what is newer than its cursor."""
     lease_s: float
     """From the client's reading of its clock before it asked."""
 
@@ -68,7 +73,7 @@ class NearCaches:
 
     def names(self) -> ScopeNames:
         """How scopes are called. Raises `Unavailable` (`LEASE_NOT_HELD`) before that is known."""
-        if self._log.head is NOWHERE:
+        if self._log.server is None:
             raise Unavailable("LEASE_NOT_HELD", "this server has only just begun")
         return ScopeNames(self._log.scope_key)
 
@@ -112,11 +117,14 @@ class NearCaches:
             lease_s = min(lease_s, (caller.fact.expire_time - now).total_seconds())
         if lease_s <= 0:
             return None
-        head = self._log.head
+        head, server = self._log.head, self._log.server
+        if server is None:
+            return None
         if cursor.position.revision > head.revision:
             raise Unavailable("REVISION_NOT_REACHED", f"this server is at revision {head.revision}")
         changes = self._log.since(cursor.position) if cursor.rights == caller.checking_rights else None
-        return Synced(caller, Cursor(head, caller.checking_rights), changes, lease_s)
+        reached = Cursor(head, caller.checking_rights, self.names().server(server))
+        return Synced(caller, reached, changes, cursor.server != reached.server, lease_s)
 
     async def sync(self, token: Secret, cursor: Cursor, now: datetime) -> Synced:
         """What has changed. Raises as `sync_at_once`, and `Unavailable` (`LEASE_NOT_HELD`)."""

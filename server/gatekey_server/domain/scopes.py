@@ -6,6 +6,7 @@ no more than that something changed somewhere.
 
 import hashlib
 import uuid
+from datetime import datetime
 from functools import lru_cache
 
 from gatekey_server.domain.secrets import Digest
@@ -37,6 +38,10 @@ class ScopeNames:
     def secret(self, digest: Digest) -> bytes:
         """The name of a secret, whether there is one or not."""
         return _name(self._key, b"secret", digest, NAME_BYTES)
+
+    def server(self, started: datetime) -> bytes:
+        """The name of a server of the database, by when it was started."""
+        return _name(self._key, b"server", started.isoformat().encode(), _NUMBER_BYTES)
 
     def _number(self, kind: bytes, uid: int) -> int:
         return int.from_bytes(_name(self._key, kind, uid.to_bytes(8, signed=True), _NUMBER_BYTES))

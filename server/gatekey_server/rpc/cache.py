@@ -78,6 +78,7 @@ class CacheServicer:
             cursor=synced.cursor.write(),
             revision=synced.cursor.position.revision,
             reset=synced.changes is None,
+            failed_over=synced.failed_over,
             lease=_write_lease(synced.lease_s),
         )
         if synced.changes:

@@ -305,6 +305,7 @@ class SyncResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
+    FAILED_OVER_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     cursor: _builtins.bytes
@@ -314,6 +315,10 @@ class SyncResponse(_message.Message):
     reset: _builtins.bool
     """The caller is to forget all it knows: what has changed since the cursor cannot be told, or what
     the caller may check is no longer the same.
+    """
+    failed_over: _builtins.bool
+    """There was a failover since: what the caller knows of later revisions than the last answer's may be
+    lost, and is to be forgotten with the rest.
     """
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopeChange]:
@@ -331,12 +336,13 @@ class SyncResponse(_message.Message):
         cursor: _builtins.bytes = ...,
         revision: _builtins.int = ...,
         reset: _builtins.bool = ...,
+        failed_over: _builtins.bool = ...,
         changes: _abc.Iterable[Global___ScopeChange] | None = ...,
         lease: _duration_pb2.Duration | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "cursor", b"cursor", "lease", b"lease", "reset", b"reset", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "cursor", b"cursor", "failed_over", b"failed_over", "lease", b"lease", "reset", b"reset", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,754 @@
+"""The near cache: checks that are decided in the client are right, and no fresher or staler than it is promised."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import gatekey
+import grpc
+import pytest
+from gatekey import _near
+from gatekey._near import Near
+from gatekey.v1 import api_key_service_pb2, cache_service_pb2_grpc
+from gatekey.v1 import cache_service_pb2 as pb
+from gatekey_server.domain.decisions import RULES
+from gatekey_server.domain.names import format_key_id
+from gatekey_server.domain.secrets import new_secret
+from gatekey_server.freshness import clock
+from gatekey_server.freshness.lease import LEASE_S, SURELY_OVER_S
+
+from tests.client_python.network import Way
+from tests.client_python.support import PRODUCT, Shop, made, open_shop, opened
+from tests.support.server import Client, environment, problem_of, read_example
+from tests.support.world import TABLE, World
+
+QUESTION = ("campaigns/c1", "read")
+KINDS = ("threads", "event loop")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of client."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def client(kind: str, root: Client, root_token: str) -> AsyncIterator[Any]:
+    """A client with a cache."""
+    async with opened(kind, root.address, token=root_token, cache=True) as client:
+        yield client
+
+
+def recalled(client: Any, key: str, resource: str = QUESTION[0], action: str = QUESTION[1]) -> gatekey.Decision | None:
+    """What the client decides by itself."""
+    decision: gatekey.Decision | None = client._near.recall(key, resource, action, None, None, 0)
+    return decision
+
+
+async def eventually(condition: Callable[[], object], step: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Wait until a condition holds, doing a step again and again."""
+    async with asyncio.timeout(20):
+        while not condition():
+            if step is not None:
+                await step()
+            await asyncio.sleep(0.01)
+
+
+async def learn(client: Any, *keys: str) -> None:
+    """Have the client know keys."""
+    for key in keys:
+        await eventually(lambda key=key: recalled(client, key), lambda key=key: made(client.check, key, *QUESTION))
+
+
+# ---------------------------------------------------------------- decisions
+
+
+async def test_local_decisions_are_those_of_the_server(world: World, kind: str) -> None:
+    """Every case of the table: what the client decides by itself, and what the server answers, in every field."""
+    wrong, local, refused = {}, 0, 0
+    for token, address in {caller.token: caller.address for caller in world.callers.values()}.items():
+        cases = [case for case in TABLE.cases if world.caller(case).token == token]
+        async with (
+            opened(kind, address, token=token, cache=True) as near,
+            opened("event loop", address, token=token, timeout=20) as far,
+        ):
+            questions = [world.question(case) for case in cases]
+            for request in {request.key: request for request in questions}.values():
+                near._keeper.want(request.key)
+            await eventually(lambda near=near: near._near._lease.is_held() and not near._near._wanted)
+            await asyncio.sleep(0.2)
+            for case, request in zip(cases, questions, strict=True):
+                asked = (request.key, request.resource, request.action)
+                tenant = request.tenant if request.HasField("tenant") else None
+                decision = near._near.recall(*asked, tenant, None, 0)
+                if case.refused:
+                    # Only the server says what is wrong with a question.
+                    assert decision is None
+                    refused += 1
+                    continue
+                answer = await far.check(*asked, tenant=tenant)
+                again = near._near.recall(*asked, tenant, None, 0)
+                local += decision is not None
+                same = decision is not None and _without_revision(decision) == _without_revision(answer)
+                if not same or _without_revision(again) != _without_revision(answer):
+                    wrong[case.id] = (decision, again, answer)
+    assert not wrong
+    assert local > 350
+    assert refused > 20
+
+
+def _without_revision(decision: gatekey.Decision | None) -> object:
+    return decision and gatekey.Decision(
+        *(getattr(decision, name) for name in gatekey.Decision.__slots__ if name != "revision")
+    )
+
+
+async def test_questions_are_answered_by_either_side_alike(client: Any, shop: Shop) -> None:
+    await learn(client, shop.key, shop.reader)
+    questions = [
+        gatekey.Question(shop.key, "campaigns/c1", "read"),
+        gatekey.Question(shop.reader, "campaigns/c1", "write"),
+        gatekey.Question(shop.key, "campaigns/c1", "!"),
+        gatekey.Question(shop.key, "campaigns", "read", min_revision=1 << 60),
+        gatekey.Question("\udc80", "campaigns", "read"),
+        gatekey.Question(shop.key, "campaigns/c2", "read", product="bitsy"),
+    ]
+    allowed, denied, invalid, later, text, other = await made(client.check_many, questions, timeout=10)
+    assert allowed.allowed
+    assert denied.missing_permissions == (gatekey.Permission("campaigns/c1", "write"),)
+    assert [each.error.reason for each in (invalid, later, text)] == [
+        "ACTION_INVALID", "REVISION_NOT_REACHED", "TEXT_INVALID",
+    ]  # fmt: skip
+    assert other.reason is gatekey.Reason.KEY_UNKNOWN
+    with pytest.raises(gatekey.PermissionDenied):
+        await made(client.require, shop.reader, "campaigns/c1", "write")
+
+
+async def test_a_decision_is_as_of_the_revision_that_was_asked_for(client: Any, root: Client, shop: Shop) -> None:
+    await learn(client, shop.key)
+    before = recalled(client, shop.key)
+    await root.add_member(f"products/{PRODUCT}/tenants/{shop.tenant}", "other", "viewer")
+    now = await root.check(shop.key, *QUESTION)
+    assert before is not None
+    await eventually(lambda: client._near._history.applied.revision >= now.revision)
+    decision = client._near.recall(shop.key, *QUESTION, None, None, now.revision)
+    assert decision.revision >= now.revision > before.revision
+
+
+async def test_an_unknown_key_is_remembered_as_such_and_only_so_many(
+    kind: str, root: Client, root_token: str, shop: Shop
+) -> None:
+    options = {"token": root_token, "cache": gatekey.Cache(entries=20)}
+    async with opened(kind, root.address, **options) as client:
+        await learn(client, shop.key)
+        unknown = [new_secret("hey_") for _ in range(10)]
+        await learn(client, *unknown)
+        assert len(client._near._unknown) == 2
+        decision = recalled(client, unknown[-1])
+        assert decision is not None
+        assert decision.reason is gatekey.Reason.KEY_UNKNOWN
+        assert recalled(client, shop.key), "those that exist are not displaced"
+        # What cannot be a secret takes no room at all.
+        assert recalled(client, "hey_nonsense") == decision
+        assert len(client._near._unknown) == 2
+        assert recalled(client, "") is None
+
+
+async def test_it_holds_no_more_keys_than_it_may(kind: str, root: Client, root_token: str, shop: Shop) -> None:
+    async with opened(kind, root.address, token=root_token, cache=gatekey.Cache(entries=5)) as client:
+        tenant = f"products/{PRODUCT}/tenants/{shop.tenant}"
+        keys = [(await root.create_key(tenant, shop.owner)).secret for _ in range(8)]
+        for key in keys:
+            await learn(client, key)
+        assert len(client._near._known) <= 5
+    for wrong in (gatekey.Cache(entries=0), gatekey.Cache(stale_s=-1)):
+        with pytest.raises(ValueError, match="near cache"):
+            gatekey.Client(token="gk_x", cache=wrong)
+
+
+async def test_expiry_is_judged_by_the_time_since_it_was_told(
+    client: Any, root: Client, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expire_time = datetime.now(UTC) + timedelta(hours=1)
+    tenant = f"products/{PRODUCT}/tenants/{shop.tenant}"
+    key = (await root.create_key(tenant, shop.owner, expire_time=expire_time)).secret
+    await learn(client, key)
+    now, begin = clock.now, clock.now()
+    client._near._lease.until = float("inf")
+    client._near._history.applied, client._near._sync_at = client._near._history.applied, float("inf")
+    for later, is_known in ((0.0, True), (3400.0, True), (3599.0, False), (3601.0, False)):
+        monkeypatch.setattr(clock, "now", lambda later=later: now() + later)
+        assert (recalled(client, key) is not None) == is_known, later
+        assert recalled(client, new_secret("hey_")[:-1]) is not None, "the lease is not what ends"
+    assert clock.now() > begin
+
+
+# ---------------------------------------------------------------- the promise
+
+
+@asynccontextmanager
+async def blind_clients(root: Client, token: str, *keys: str) -> AsyncIterator[list[Any]]:
+    """Clients that know keys, and at the end of their way there is nothing any more: they do not hear of changes."""
+    async with Way(root.address) as jammed, Way(root.address) as cut:
+        options = {"token": token, "cache": True, "timeout": 0.2}
+        async with (
+            opened("threads", jammed.address, **options) as one,
+            opened("event loop", jammed.address, **options) as two,
+            opened("event loop", cut.address, **options) as three,
+        ):
+            clients = [one, two, three]
+            for client in clients:
+                await learn(client, *keys)
+            jammed.jam()
+            await cut.close()
+            yield clients
+            jammed.clear()
+
+
+async def test_after_a_change_everywhere_nobody_allows_what_it_forbids(
+    root: Client, root_token: str, fresh_id: str
+) -> None:
+    """All ways to take something away; by clients that hear of none of it."""
+    shops = [await open_shop(root, f"{fresh_id}{number}") for number in range(8)]
+    async with (
+        blind_clients(root, root_token, *(shop.key for shop in shops)) as clients,
+        opened("event loop", root.address, token=root_token) as admin,
+    ):
+        tenants = [admin.tenant(PRODUCT, shop.tenant) for shop in shops]
+        await tenants[4].members.add("second", "owner")
+
+        async def changed(shop: Shop, change: Awaitable[object]) -> float:
+            started_at = time.monotonic()
+            await change
+            for client in clients:
+                with pytest.raises((gatekey.Unavailable, gatekey.DeadlineExceeded)):
+                    await made(client.check, shop.key, *QUESTION)
+            return time.monotonic() - started_at
+
+        everywhere = gatekey.EVERYWHERE
+        changes = [
+            tenants[0].keys.revoke(shops[0].name, wait=everywhere),
+            tenants[1].keys.disable(shops[1].name, wait=everywhere),
+            tenants[2].keys.delete(shops[2].name, wait=everywhere),
+            tenants[3].keys.rotate(shops[3].name, wait=everywhere),
+            tenants[4].members.remove("owner", wait=everywhere),
+            tenants[5].keys.update(shops[5].name, grants={"tags": ["read"]}, mode="RESTRICTED", wait=everywhere),
+            admin.product(PRODUCT).tenants.suspend(shops[6].tenant, wait=everywhere),
+            admin.product(PRODUCT).tenants.delete(shops[7].tenant, wait=everywhere),
+        ]
+        # Until then they do answer: what is shown is not that they answer nothing at all.
+        answered = [recalled(client, shop.key) for client in clients for shop in shops]
+        assert all(answered)
+        waited = await asyncio.gather(*map(changed, shops, changes, strict=True))
+        assert min(waited) > LEASE_S
+
+
+async def test_a_change_that_does_not_wait_returns_before(root: Client, root_token: str, shop: Shop) -> None:
+    """The disease of the test before: what would be found if nobody waited."""
+    async with (
+        blind_clients(root, root_token, shop.key) as clients,
+        opened("event loop", root.address, token=root_token) as admin,
+    ):
+        await admin.tenant(PRODUCT, shop.tenant).keys.revoke(shop.name)
+        assert all(recalled(client, shop.key) for client in clients)
+
+
+async def test_changes_come_by_themselves(client: Any, root: Client, shop: Shop) -> None:
+    await learn(client, shop.key, shop.reader)
+    async with opened("event loop", root.address, token=root.token) as admin:
+        await admin.tenant(PRODUCT, shop.tenant).keys.revoke(shop.name)
+    revoked_at = time.monotonic()
+    await eventually(lambda: recalled(client, shop.key) is None)
+    assert time.monotonic() - revoked_at < SURELY_OVER_S
+    assert recalled(client, shop.reader), "of nothing else"
+    assert (await made(client.check, shop.key, *QUESTION)).reason is gatekey.Reason.KEY_REVOKED
+
+
+class Wire:
+    """Stands in for the server: answers calls of a cache as it is told to, at times that the test chooses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.near = Near(100, 0)
+        monkeypatch.setattr(clock, "now", lambda: self.now)
+        self.near._sync_at = self.near._report_at = float("-inf")
+
+    def sync(self, *, takes_s: float = 0, **fields: Any) -> None:
+        """One `Sync`, which takes a time."""
+        self.near._sync_at = self.now
+        work = self.near.work()
+        call = next(work)
+        assert isinstance(call.request, pb.SyncRequest)
+        self.now += takes_s
+        answer = pb.SyncResponse(**{"revision": 5, "reset": True, "cursor": b"c", **fields})
+        answer.lease.FromMilliseconds(int(LEASE_S * 1000))
+        try:
+            work.send(answer)
+        except StopIteration:
+            return
+
+    def learn(self, key: str, revision: int, *, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """One `Resolve` of a key that may do everything."""
+        self.near.want(key)
+        self.near._sync_at = float("inf")
+        work = self.near.work()
+        call = next(work)
+        assert isinstance(call.request, pb.ResolveRequest)
+        meanwhile()
+        spec = read_example(PRODUCT)
+        answer = pb.ResolveResponse(specs=[pb.ResolvedSpec(id=b"spec", spec=spec)])
+        owner = pb.ResolvedOwner(member="owner", role="owner", scope=3)
+        answer.results.add(revision=revision).key.CopyFrom(
+            pb.ResolvedKey(
+                spec=b"spec", tenant="acme", api_key="key_1", kind=1, mode=1, owner=owner, key_scope=KEY, tenant_scope=4
+            )
+        )
+        try:
+            work.send(answer)
+        except StopIteration:
+            return
+
+    def allows(self, key: str) -> bool | None:
+        """What the cache decides; None: nothing."""
+        decision = self.near.recall(key, *QUESTION, None, None, 0)
+        return None if decision is None else decision.allowed
+
+
+KEY = bytes(range(16))
+SECRET = new_secret("hey_")
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """A cache and what it asks."""
+    return Wire(monkeypatch)
+
+
+def test_the_lease_counts_from_before_the_question(wire: Wire) -> None:
+    """However long the answer takes. That this matters is shown by `make chaos` with the disease `client-clock`."""
+    wire.sync(takes_s=0.9)
+    wire.learn(SECRET, 5)
+    wire.now = 1000 + LEASE_S - 0.001
+    assert wire.allows(SECRET)
+    wire.now = 1000 + LEASE_S
+    assert wire.allows(SECRET) is None
+
+
+def test_a_lease_is_never_longer_than_the_servers(wire: Wire) -> None:
+    wire.sync()
+    wire.near._lease.until = 0
+    work = wire.near._sync()
+    next(work)
+    answer = pb.SyncResponse(revision=6, cursor=b"c")
+    answer.lease.FromSeconds(100)
+    with pytest.raises(StopIteration):
+        work.send(answer)
+    assert wire.near._lease.until == wire.now + LEASE_S
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": KEY},
+        {"principal": 3},
+        {"tenant": 4},
+        {"product": PRODUCT},
+        {},
+    ],
+    ids=str,
+)
+def test_a_change_of_any_of_its_scopes_ends_a_fact(wire: Wire, change: dict[str, Any]) -> None:
+    wire.sync()
+    wire.learn(SECRET, 5)
+    wire.sync(reset=False, revision=6, changes=[pb.ScopeChange(revision=6, key=bytes(16))])
+    assert wire.allows(SECRET)
+    wire.sync(reset=False, revision=7, changes=[pb.ScopeChange(revision=7, **change)])
+    assert wire.allows(SECRET) is None
+    # What was read before the change and comes after it is no better.
+    wire.learn(SECRET, 6)
+    assert wire.allows(SECRET) is None
+    wire.learn(SECRET, 7)
+    assert wire.allows(SECRET)
+
+
+def test_a_reset_drops_everything_and_what_is_on_its_way(wire: Wire) -> None:
+    wire.sync()
+    wire.learn(SECRET, 5)
+    wire.sync(revision=5)
+    assert wire.allows(SECRET) is None
+    # Of a history that is over, even with a greater number.
+    wire.learn(SECRET, 9, meanwhile=lambda: wire.sync(revision=4))
+    assert wire.allows(SECRET) is None
+    assert len(wire.near._known) == 0
+
+
+def test_what_was_read_before_a_time_without_a_lease_and_never_heard_of_is_dropped(wire: Wire) -> None:
+    """There may have been a failover that lost it."""
+    wire.sync()
+    wire.learn(SECRET, 9)
+    assert wire.allows(SECRET)
+    wire.now += LEASE_S
+    wire.sync(reset=False, revision=6)
+    assert wire.allows(SECRET) is None
+
+
+def test_what_was_read_and_never_heard_of_is_dropped_after_a_failover(wire: Wire) -> None:
+    wire.sync()
+    wire.learn(SECRET, 9)
+    wire.sync(reset=False, revision=6)
+    assert wire.allows(SECRET)
+    wire.sync(reset=False, revision=7, failed_over=True)
+    assert wire.allows(SECRET) is None
+
+
+def test_a_server_that_is_behind_is_asked_anew_only_without_a_lease(wire: Wire) -> None:
+    wire.sync()
+    for later, cursor in ((0.5, b"c"), (LEASE_S, b"")):
+        wire.now = 1000 + later
+        work = wire.near._sync()
+        assert next(work).request.cursor == b"c"
+        with pytest.raises(StopIteration):
+            work.throw(gatekey.Unavailable("behind", "REVISION_NOT_REACHED"))
+        assert wire.near._cursor == cursor
+
+
+def test_a_token_that_is_refused_ends_the_lease(wire: Wire) -> None:
+    for error in (gatekey.Unauthenticated("no"), gatekey.CallerDenied("no"), gatekey.InternalError("no")):
+        wire.sync()
+        wire.learn(SECRET, 5)
+        assert wire.allows(SECRET)
+        work = wire.near._sync()
+        next(work)
+        with pytest.raises(StopIteration):
+            work.throw(error)
+        assert wire.allows(SECRET) is None
+
+
+# ---------------------------------------------------------------- what a client is told
+
+
+@asynccontextmanager
+async def cache_stub(root: Client, grants: dict[str, list[str]]) -> AsyncIterator[Any]:
+    """The service, for a token with these grants."""
+    other = root.with_token(await root.create_token(grants))
+    try:
+        yield cache_service_pb2_grpc.CacheServiceStub(other.channel)
+    finally:
+        await other.close()
+
+
+async def test_a_narrow_token_resolves_only_what_it_may_check(root: Client, shop: Shop) -> None:
+    request = pb.ResolveRequest(keys=[shop.key, new_secret("hey_"), root.token], rules=RULES)
+    async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
+        known, unknown, token = (await stub.Resolve(request)).results
+        assert known.key.tenant == shop.tenant
+        assert not known.secret_scopes
+    async with cache_stub(root, {"products/bitsy/checks": ["create"]}) as stub:
+        # Not to be told from one that does not exist.
+        results = list((await stub.Resolve(request)).results)
+        assert [result.ListFields() for result in (unknown, token)] == [result.ListFields() for result in results[1:]]
+        assert [field.name for field, _ in results[0].ListFields()] == [field.name for field, _ in unknown.ListFields()]
+        assert (await stub.Sync(pb.SyncRequest())).cursor
+    async with cache_stub(root, {f"products/{PRODUCT}/tenants": ["*"]}) as stub:
+        assert not any(result.HasField("key") for result in (await stub.Resolve(request)).results)
+        for call in (
+            stub.Sync(pb.SyncRequest()),
+            stub.ReportUses(pb.ReportUsesRequest(uses=[pb.KeyUse(api_key=shop.name)])),
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                await call
+            assert problem_of(raised.value).reason == "PERMISSION_MISSING"
+
+
+async def test_changes_name_no_scopes_of_others(root: Client, shop: Shop, fresh_id: str) -> None:
+    """Names of scopes are those of the facts that were resolved; all others mean nothing to whoever hears of them."""
+    request = pb.ResolveRequest(keys=[shop.key], rules=RULES)
+    async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
+        (mine,) = (await stub.Resolve(request)).results
+        cursor = (await stub.Sync(pb.SyncRequest())).cursor
+        product = read_example("bitsy")
+        product.product, product.secret_keys.prefix = fresh_id, f"{fresh_id}_"
+        product.ClearField("publishable_keys")
+        await root.apply(product)
+        other = await root.create_tenant(fresh_id, "acme")
+        owner = await root.add_member(other, "owner", "owner")
+        key = await root.create_key(other, owner, grants={"*": ["read"]})
+        async with opened("event loop", root.address, token=root.token) as admin:
+            await admin.tenant(PRODUCT, shop.tenant).keys.disable(shop.name)
+        answer = await stub.Sync(pb.SyncRequest(cursor=cursor))
+        assert not answer.reset
+        assert mine.key.key_scope in {change.key for change in answer.changes}
+        assert not any(change.product == fresh_id for change in answer.changes)
+        told = answer.SerializeToString()
+        for text in (fresh_id, "acme", "owner", key.api_key.name.rsplit("/", 1)[1], key.secret):
+            assert text.encode() not in told
+        assert (await stub.Sync(pb.SyncRequest(cursor=answer.cursor))).changes == []
+    async with cache_stub(root, {f"products/{fresh_id}/checks": ["create"]}) as stub:
+        assert (await stub.Sync(pb.SyncRequest(cursor=cursor))).reset, "another token, with other rights"
+
+
+async def test_what_a_token_may_no_longer_check_is_forgotten(root: Client, shop: Shop, kind: str) -> None:
+    system = "products/gatekey/tenants/system"
+    both = {f"products/{name}/checks": ["create"] for name in (PRODUCT, "bitsy")}
+    token = await root.create_key(system, mode="RESTRICTED", grants=both, new_machine_user=True)
+    async with (
+        opened(kind, root.address, token=token.secret, cache=True) as client,
+        opened("event loop", root.address, token=root.token) as admin,
+    ):
+        await learn(client, shop.key)
+        keys = admin.tenant("gatekey", "system").keys
+        await keys.update(
+            token.api_key.name, grants={"products/bitsy/checks": ["create"]}, mode="RESTRICTED", wait=gatekey.EVERYWHERE
+        )
+        assert (await made(client.check, shop.key, *QUESTION)).reason is gatekey.Reason.KEY_UNKNOWN
+        await learn(client, shop.key)
+        await keys.revoke(token.api_key.name, wait=gatekey.EVERYWHERE)
+        with pytest.raises(gatekey.Unauthenticated):
+            await made(client.check, shop.key, *QUESTION)
+
+
+async def test_a_client_with_other_rules_is_told_nothing(client: Any, shop: Shop, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_near, "RULES", RULES + 1)
+    await eventually(client._near._lease.is_held, lambda: made(client.check, shop.key, *QUESTION))
+    for _ in range(5):
+        assert await made(client.check, shop.key, *QUESTION)
+    assert recalled(client, shop.key) is None
+
+
+async def test_requests_to_the_cache_service_are_bounded(root: Client) -> None:
+    async with cache_stub(root, {"products": ["create"]}) as stub:
+        for call, reason in (
+            (stub.Resolve(pb.ResolveRequest(rules=RULES)), "KEYS_COUNT_INVALID"),
+            (stub.Resolve(pb.ResolveRequest(keys=["x"] * 1001, rules=RULES)), "KEYS_COUNT_INVALID"),
+            (stub.Resolve(pb.ResolveRequest(keys=["x"], known_specs=[b"x"] * 257)), "SPECS_COUNT_INVALID"),
+            (stub.Resolve(pb.ResolveRequest(keys=["x"])), "RULES_UNKNOWN"),
+            (stub.ReportUses(pb.ReportUsesRequest()), "USES_COUNT_INVALID"),
+            (stub.ReportUses(pb.ReportUsesRequest(uses=[pb.KeyUse(api_key="x")])), "NAME_INVALID"),
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                await call
+            assert problem_of(raised.value).reason == reason
+        nonsense = await stub.Sync(pb.SyncRequest(cursor=b"nonsense"))
+        assert nonsense.reset
+
+
+async def test_a_wait_for_something_else_is_refused(root: Client, shop: Shop) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        await root.keys.DisableApiKey(
+            api_key_service_pb2.DisableApiKeyRequest(name=shop.name), metadata=(("gatekey-wait", "somewhere"),)
+        )
+    assert problem_of(raised.value).fields == {"gatekey-wait": "WAIT_INVALID"}
+
+
+# ---------------------------------------------------------------- uses
+
+
+async def test_uses_are_reported(
+    kind: str, root: Client, root_token: str, shop: Shop, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the last use was, to the moment: not when the server was asked last, nor when it was told."""
+    monkeypatch.setattr(_near, "REPORT_S", 3600.0)
+    async with opened(kind, root.address, token=root_token, cache=True) as client:
+        await learn(client, shop.key, shop.reader)
+        before = datetime.now(UTC)
+        assert recalled(client, shop.key)
+        assert not recalled(client, shop.reader, "campaigns/c1", "write"), "a denial is no use"
+        after = datetime.now(UTC)
+        await asyncio.sleep(0.3)
+    used = """
+        select key_uid from key_usage join tenant using (tenant_uid)
+        where tenant_id = $1 and last_use_time between $2 and $3
+    """
+    async with asyncio.timeout(30):
+        while not (rows := await sql.fetch(used, shop.tenant, before - timedelta(milliseconds=50), after)):
+            await asyncio.sleep(0.1)
+    assert [format_key_id(row["key_uid"]) for row in rows] == [shop.name.rsplit("/", 1)[1]]
+
+
+async def test_uses_of_keys_that_it_may_not_check_are_not_taken_down(root: Client, shop: Shop, sql: Any) -> None:
+    uses = [pb.KeyUse(api_key=shop.name), pb.KeyUse(api_key=shop.name.replace(shop.tenant, "nobody"))]
+    async with cache_stub(root, {"products/bitsy/checks": ["create"]}) as stub:
+        await stub.ReportUses(pb.ReportUsesRequest(uses=uses))
+    # What was reported later was taken down; so what was reported before is not going to be.
+    async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
+        tenant = f"products/{PRODUCT}/tenants/{shop.tenant}"
+        other = (await root.create_key(tenant, shop.owner)).api_key.name
+        await stub.ReportUses(pb.ReportUsesRequest(uses=[pb.KeyUse(api_key=other)]))
+    used = "select key_uid from key_usage join tenant using (tenant_uid) where tenant_id = $1"
+    async with asyncio.timeout(30):
+        while not (rows := await sql.fetch(used, shop.tenant)):
+            await asyncio.sleep(0.1)
+    assert [format_key_id(row["key_uid"]) for row in rows] == [other.rsplit("/", 1)[1]]
+
+
+# ---------------------------------------------------------------- the life of a client
+
+
+async def test_without_a_server_there_is_no_decision_unless_stale_ones_are_wanted(
+    kind: str, root: Client, root_token: str, shop: Shop
+) -> None:
+    for stale_s in (0.0, 30.0):
+        async with Way(root.address) as way:
+            options = {"token": root_token, "timeout": 0.3, "cache": gatekey.Cache(stale_s=stale_s)}
+            async with opened(kind, way.address, **options) as client:
+                await learn(client, shop.key)
+                await way.close()
+                await eventually(lambda client=client: not client._near._lease.is_held())
+                await eventually(lambda client=client: client._near._unreachable)
+                if stale_s:
+                    assert await made(client.check, shop.key, *QUESTION)
+                with pytest.raises((gatekey.Unavailable, gatekey.DeadlineExceeded)):
+                    await made(client.check, shop.reader if stale_s else shop.key, *QUESTION)
+
+
+async def test_it_goes_on_when_the_server_is_back(kind: str, root: Client, root_token: str, shop: Shop) -> None:
+    """With what it knew: a time without a lease alone makes nothing wrong."""
+    async with (
+        Way(root.address) as way,
+        opened(kind, way.address, token=root_token, cache=True, timeout=0.3) as client,
+    ):
+        await learn(client, shop.key)
+        resets = client._near._history.resets
+        way.jam()
+        await eventually(lambda: not client._near._lease.is_held())
+        way.clear()
+        await eventually(lambda: recalled(client, shop.key), lambda: asyncio.sleep(0.05))
+        assert client._near._history.resets == resets
+
+
+async def test_it_rests_when_nobody_asks(client: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await learn(client, shop.key)
+    monkeypatch.setattr(_near, "IDLE_S", 0.1)
+    keeper = client._keeper
+    await eventually(lambda: _rests(keeper))
+    monkeypatch.setattr(_near, "IDLE_S", 60)
+    await eventually(lambda: not client._near._lease.is_held())
+    await learn(client, shop.key)
+
+
+def _rests(keeper: Any) -> bool:
+    if hasattr(keeper, "_task"):
+        return bool(keeper._task.done())
+    return keeper._thread is None
+
+
+async def test_a_closed_client_leaves_nothing_running(kind: str, root: Client, root_token: str, shop: Shop) -> None:
+    async with opened(kind, root.address, token=root_token, cache=True) as client:
+        await learn(client, shop.key)
+    assert not [thread for thread in threading.enumerate() if thread.name == "gatekey-cache"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "gatekey-cache"]
+    client._keeper.want(shop.key)
+    assert _rests(client._keeper)
+
+
+async def test_many_threads_check_while_keys_change(root: Client, root_token: str, fresh_id: str) -> None:
+    """None of them ever sees a key allowed again after it saw that it was revoked, or fails."""
+    shops = [await open_shop(root, f"{fresh_id}{number}") for number in range(4)]
+    problems: list[object] = []
+    stop = threading.Event()
+    with gatekey.Client(root.address, token=root_token, cache=gatekey.Cache(entries=6)) as client:
+
+        def check(over: set[str]) -> int:
+            count = 0
+            while not stop.is_set():
+                for shop in shops:
+                    began_over = shop.key in revoked
+                    try:
+                        decision = client.check(shop.key, f"campaigns/{count % 50}", "read")
+                    except gatekey.CallFailed as error:
+                        problems.append(error)
+                        continue
+                    if decision.allowed and (began_over or shop.key in over):
+                        problems.append((shop, decision))
+                    if not decision.allowed:
+                        over.add(shop.key)
+                    count += 1
+            return count
+
+        revoked: set[str] = set()
+        threads = [asyncio.create_task(asyncio.to_thread(check, set())) for _ in range(4)]
+        async with opened("event loop", root.address, token=root_token) as admin:
+
+            async def revoke(number: int) -> None:
+                await asyncio.sleep(number / 4)
+                keys = admin.tenant(PRODUCT, shops[number].tenant).keys
+                await keys.revoke(shops[number].name, wait=gatekey.EVERYWHERE)
+                revoked.add(shops[number].key)
+
+            await asyncio.gather(*map(revoke, range(4)))
+        stop.set()
+        assert sum(await asyncio.gather(*threads)) > 1000
+    assert not problems
+
+
+FORK = """
+import os, sys, gatekey
+client = gatekey.Client({address!r}, token={token!r}, cache=True)
+key = {key!r}
+while client._near.recall(key, "campaigns", "read", None, None, 0) is None:
+    client.check(key, "campaigns", "read")
+child = os.fork()
+if child == 0:
+    near = client._near
+    assert near.recall(key, "campaigns", "read", None, None, 0) is None
+    assert len(near._known) == 0 and not near._lease.is_held() and client._keeper._thread is not None
+    while near.recall(key, "campaigns", "read", None, None, 0) is None:
+        assert client.check(key, "campaigns", "read")
+    client.close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert client._near.recall(key, "campaigns", "read", None, None, 0)
+client.close()
+print("done")
+"""
+
+
+async def test_a_process_that_was_forked_begins_empty(root: Client, root_token: str, shop: Shop) -> None:
+    script = FORK.format(address=root.address, token=root_token, key=shop.key)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, env=environment(GRPC_ENABLE_FORK_SUPPORT="1"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        output, problems = await process.communicate()
+    assert output == b"done\n", problems.decode()
+
+
+LIGHT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r} or name.startswith("google.rpc"):
+            raise ImportError(f"{{name}} is not in the base install")
+sys.meta_path.insert(0, Blocked())
+import gatekey
+gatekey.Client("127.0.0.1:1", token="gk_x").close()
+assert not [name for name in sys.modules if name.startswith("gatekey_server")]
+gatekey.Client("127.0.0.1:1", token="gk_x", cache=True).close()
+assert "gatekey_server.domain.decisions" in sys.modules
+print(sorted({{name.split(".")[0] for name in sys.modules}} - sys.stdlib_module_names))
+"""
+
+
+def test_the_base_install_is_enough() -> None:
+    """Only what the wheel says it needs: grpcio and protobuf. Without a cache, nothing of the server is loaded."""
+    blocked = {
+        "asyncpg", "pydantic", "pydantic_settings", "structlog", "sqlalchemy", "alembic", "aiosql", "uvloop",
+        "prometheus_client", "cryptography", "grpc_tools", "grpc_health", "grpc_reflection", "typer", "rich", "ruamel", "starlette",
+        "fastapi",
+    }  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", LIGHT.format(blocked=blocked)],
+        capture_output=True, text=True, check=False, env=dict(os.environ), timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    loaded = set(eval(result.stdout))  # noqa: S307 - our own
+    expected = {"gatekey", "gatekey_server", "grpc", "google", "typing_extensions", "cython_runtime"}
+    assert {name for name in loaded if not name.startswith("_")} <= expected
