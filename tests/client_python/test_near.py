@@ -741,8 +741,8 @@ def test_the_base_install_is_enough() -> None:
     """Only what the wheel says it needs: grpcio and protobuf. Without a cache, nothing of the server is loaded."""
     blocked = {
         "asyncpg", "pydantic", "pydantic_settings", "structlog", "sqlalchemy", "alembic", "aiosql", "uvloop",
-        "prometheus_client", "cryptography", "grpc_tools", "grpc_health", "grpc_reflection", "typer", "rich", "ruamel", "starlette",
-        "fastapi",
+        "prometheus_client", "cryptography", "grpc_tools", "grpc_health", "grpc_reflection", "typer", "rich", "ruamel",
+        "starlette", "fastapi",
     }  # fmt: skip
     result = subprocess.run(
         [sys.executable, "-I", "-c", LIGHT.format(blocked=blocked)],

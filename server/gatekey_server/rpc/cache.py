@@ -1,7 +1,7 @@
 """`CacheService` on the wire."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -30,11 +30,19 @@ MAX_USE_AGE = timedelta(days=1)
 class CacheServicer:
     """Answers clients that decide by themselves."""
 
-    def __init__(self, caches: NearCaches, keyring: Keyring, clock: Clock, usage: UsageRecorder) -> None:
+    def __init__(
+        self,
+        caches: NearCaches,
+        keyring: Keyring,
+        clock: Clock,
+        usage: UsageRecorder,
+        token_of: Callable[[str], Token],
+    ) -> None:
         self._caches = caches
         self._keyring = keyring
         self._clock = clock
         self._usage = usage
+        self._token_of = token_of
 
     async def Resolve(self, request: pb.ResolveRequest, token: Token) -> pb.ResolveResponse:  # noqa: N802
         """See the protocol definition."""
@@ -51,10 +59,11 @@ class CacheServicer:
             raise FailedPrecondition("RULES_UNKNOWN", f"this server decides by the rules {RULES}")
         return _write_resolved(found, secrets, self._caches.names(), set(request.known_specs), now)
 
-    def sync_at_once(self, request: pb.SyncRequest, token: Token) -> pb.SyncResponse | None:
+    def sync_at_once(self, data: bytes, authorization: str) -> bytes | None:
         """Answer by what is remembered; None where that is too little."""
+        token, request = self._token_of(authorization), pb.SyncRequest.FromString(data)
         synced = self._caches.sync_at_once(token.digests, Cursor.read(request.cursor), self._clock())
-        return None if synced is None else self._write_synced(synced)
+        return None if synced is None else self._write_synced(synced).SerializeToString()
 
     async def Sync(self, request: pb.SyncRequest, token: Token) -> pb.SyncResponse:  # noqa: N802
         """See the protocol definition."""

@@ -94,7 +94,7 @@ def build_server(parts: Parts) -> Server:
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
     caches = CacheServicer(
-        NearCaches(database, facts, parts.log, parts.lease, parts.usage), keyring, clock, parts.usage
+        NearCaches(database, facts, parts.log, parts.lease, parts.usage), keyring, clock, parts.usage, edge.token_of
     )
     edge.register_unidentified(SERVICES["gatekey.v1.CacheService"], caches, {"Sync": caches.sync_at_once})
     for name, servicer in {
