@@ -27,8 +27,8 @@ _CODES: Mapping[type[errors.GatekeyError], grpc.StatusCode] = {
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
-# Details travel in a header; a list of faults that is too long for one would lose the answer altogether.
-_MAX_DETAILS_BYTES = 6000
+# Details travel in a header, in base 64; a client may refuse all headers beyond 8 KiB, and the answer with them.
+_MAX_DETAILS_BYTES = 4000
 _MAX_MESSAGE_CHARS = 1000
 
 
