@@ -148,6 +148,10 @@ async def fill(cluster: EmbeddedPostgres, keys: int, *, keys_of_a_tenant: int = 
 
         await copy("api_key", "tenant_uid key_uid principal_uid display_name kind mode", made())
         await copy("secret", "tenant_uid key_uid slot digest pepper_version hint", sealed())
+        # Keys that were used before: the first use of one is written down at once.
+        await connection.execute(
+            "insert into key_usage select tenant_uid, key_uid, now() from api_key on conflict do nothing"
+        )
         await connection.execute("analyze")
         await connection.execute("checkpoint")
     finally:
