@@ -125,7 +125,12 @@ async def measure(plan: Plan, server_pid: int, cores: frozenset[int] = LOAD_CORE
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     before = cpu_s(server_pid)
-    output, _ = await generator.communicate(json.dumps(dataclasses.asdict(plan)).encode())
+    try:
+        output, _ = await generator.communicate(json.dumps(dataclasses.asdict(plan)).encode())
+    finally:
+        if generator.returncode is None:
+            generator.kill()
+            await generator.wait()
     spent = cpu_s(server_pid) - before
     if generator.returncode:
         raise RuntimeError(f"the load failed: {plan.path}")
