@@ -16,6 +16,7 @@ import grpc
 import pytest
 from gatekey.v1 import api_key_service_pb2, audit_service_pb2, check_service_pb2
 from gatekey.v1.api_key_service_pb2 import CreateApiKeyResponse
+from gatekey.v1.check_service_pb2 import BatchCheckRequest, CheckRequest
 from gatekey_server.domain.secrets import new_secret
 from gatekey_server.freshness.lease import LEASE_S, SURELY_OVER_S
 from gatekey_server.store.embedded import EmbeddedPostgres
@@ -330,3 +331,22 @@ async def test_a_restored_database_is_loaded_anew_without_a_stampede(
         assert again == {"ALLOWED": 1, "KEY_UNKNOWN": 199}
         assert node.metric("gatekey_history_resets_total") == 2
         assert node.metric("gatekey_fact_loads_total") - loads < 50
+
+
+# ---------------------------------------------------------------- batches
+
+
+async def test_what_a_batch_does_not_find_in_memory_is_loaded_with_one_query(here: Node) -> None:
+    """However many secrets there are, the caller's among them."""
+    key = await make_key(here.client, "batch")
+    secrets = [key.secret, *(new_secret("heyoo_") for _ in range(999))]
+    checks = [CheckRequest(key=secret, resource="campaigns", action="read") for secret in secrets]
+    loads = here.metric("gatekey_fact_loads_total")
+    answer = await here.client.checks.BatchCheck(BatchCheckRequest(checks=checks), timeout=10)
+    assert [result.response.allowed for result in answer.results] == [True] + [False] * 999
+    assert here.metric("gatekey_fact_loads_total") - loads == 1
+    # And now they are there, and that they do not exist as well.
+    assert (
+        (await here.client.checks.BatchCheck(BatchCheckRequest(checks=checks), timeout=10)).results[0].response.allowed
+    )
+    assert here.metric("gatekey_fact_loads_total") - loads == 1
