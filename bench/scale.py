@@ -15,7 +15,7 @@ from bench.processes import ALL_CORES, Measured, measure, memory_bytes
 from bench.report import Report
 
 SIZES = (10_000, 1_000_000, 10_000_000)
-_COLD_CALLS = 200_000
+_COLD_CALLS = 1_000_000
 _SECONDS = 5.0
 
 _STORED = """
