@@ -24,6 +24,7 @@ from tests.chaos.database import Database
 from tests.chaos.faults import Field
 from tests.chaos.history import FaultRun, History, judge
 from tests.chaos.load import Load, Target
+from tests.chaos.near import KINDS, NearProcess
 from tests.support.server import PEPPERS, ServerProcess
 
 _RECOVERY_S = 60
@@ -64,6 +65,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--processes", type=int, default=3, help="how many servers (%(default)s)")
+    parser.add_argument("--near", type=int, default=2, help="how many services with near caches (%(default)s)")
     parser.add_argument("--seconds", type=float, default=120, help="for how long, at least (%(default)s)")
     parser.add_argument(
         "--faults", type=_faults, default="all", help=f"all, none, or some of {','.join(faults.NAMES)} (%(default)s)"
@@ -76,7 +78,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of the faults and their order")
     parser.add_argument("--checks-at-least", type=int, default=0, help="exit with 2 if there were fewer")
     parser.add_argument("--revocations-at-least", type=int, default=0, help="exit with 2 if there were fewer")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.near:
+        arguments.faults = tuple(name for name in arguments.faults if name not in faults.OF_ONE_CLIENT)
+    return arguments
 
 
 def _faults(text: str) -> tuple[str, ...]:
@@ -96,10 +101,10 @@ async def _run(arguments: argparse.Namespace) -> tuple[History, float]:
     harm, rng = random.Random(arguments.seed), random.Random(arguments.seed)
     async with AsyncExitStack() as resources:
         directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="gatekey-chaos-")))
-        field = await resources.enter_async_context(_field(directory, arguments.processes, arguments.disease, harm))
+        field = await resources.enter_async_context(_field(directory, arguments, harm))
         targets = []
-        for number, server in enumerate(field.servers):
-            target = Target(number, server.address, field.token)
+        for number, server in enumerate([*field.servers, *field.near]):
+            target = Target(number, server.address, field.token, near=number >= len(field.servers))
             resources.push_async_callback(target.close)
             targets.append(target)
         load = Load(targets, arguments.groups, rng, arguments.rate)
@@ -116,8 +121,9 @@ async def _run(arguments: argparse.Namespace) -> tuple[History, float]:
 
 
 @asynccontextmanager
-async def _field(directory: Path, processes: int, disease: str, rng: random.Random) -> AsyncIterator[Field]:
-    """A database with a schema, and servers."""
+async def _field(directory: Path, arguments: argparse.Namespace, rng: random.Random) -> AsyncIterator[Field]:
+    """A database with a schema, servers, and services with near caches."""
+    processes, disease = arguments.processes, arguments.disease
     directory.chmod(0o711)
     token = new_secret("gk_")
     database = await Database.start(directory, processes)
@@ -139,7 +145,14 @@ async def _field(directory: Path, processes: int, disease: str, rng: random.Rand
             servers.append(await start(number, "127.0.0.1:0"))  # noqa: PERF401 - one that starts may fail
         if disease in diseases.IN_DATABASE:
             await database.execute(diseases.IN_DATABASE[disease])
-        yield Field(database, servers, start, token, rng)
+        async with AsyncExitStack() as clients:
+            near = [
+                await clients.enter_async_context(
+                    NearProcess.open(disease, KINDS[number % 2], [server.address for server in servers], token)
+                )
+                for number in range(arguments.near)
+            ]
+            yield Field(database, servers, start, token, rng, near)
     finally:
         for server in ServerProcess.started:
             await server.kill()
@@ -149,7 +162,7 @@ async def _field(directory: Path, processes: int, disease: str, rng: random.Rand
 async def _watch(field: Field) -> None:
     """Fail when a server ends that was not killed."""
     while True:
-        for number, server in enumerate(field.servers):
+        for number, server in enumerate([*field.servers, *field.near]):
             if server.process.returncode not in {None, -signal.SIGKILL}:
                 raise RuntimeError(f"process {number} has ended: {''.join(server.output[-20:])}")
         await asyncio.sleep(_WATCH_INTERVAL_S)
@@ -180,10 +193,15 @@ def _shuffled(names: Sequence[str], rng: random.Random) -> list[str]:
 
 
 async def _do(name: str, field: Field, load: Load) -> None:
-    number = field.rng.randrange(len(field.servers)) if name in faults.OF_ONE_PROCESS else None
-    fault = {**faults.OF_ONE_PROCESS, **faults.OF_ALL}[name]
+    number, of_number = None, 0
+    if name in faults.OF_ONE_PROCESS:
+        number = of_number = field.rng.randrange(len(field.servers))
+    elif name in faults.OF_ONE_CLIENT:
+        of_number = field.rng.randrange(len(field.near))
+        number = len(field.servers) + of_number
+    fault = {**faults.OF_ONE_PROCESS, **faults.OF_ONE_CLIENT, **faults.OF_ALL}[name]
     start = time.monotonic()
-    await fault(field, number or 0)
+    await fault(field, of_number)
     end = time.monotonic()
     async with asyncio.timeout(_RECOVERY_S):
         await load.recover()

@@ -4,10 +4,12 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from gatekey_server.domain.secrets import Digest
+from gatekey_server.freshness import clock
 from gatekey_server.freshness.history import History
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import LEASE_S, Lease
 from gatekey_server.store import facts
 from gatekey_server.store.database import Database
 from gatekey_server.store.facts import Loaded
@@ -42,8 +44,21 @@ def _late_fill() -> None:
     facts.load = load_late
 
 
+def _client_clock() -> None:
+    """Count the lease from when the answer has come."""
+    renew = Lease.renew
+
+    def renew_late(lease: Lease, _: float, server: datetime | None, lasts_s: float = LEASE_S) -> None:
+        renew(lease, clock.now(), server, lasts_s)
+
+    Lease.renew = renew_late  # type: ignore[method-assign]
+
+
 IN_SERVERS: Mapping[str, Callable[[], None]] = {"lease": _no_lease, "late-fill": _late_fill}
 """Those of the server's code. Each is called before the server starts."""
+
+IN_CLIENTS: Mapping[str, Callable[[], None]] = {"client-clock": _client_clock}
+"""Those of the near caches."""
 
 IN_DATABASE: Mapping[str, str] = {
     "commit-order": f"""
@@ -73,4 +88,4 @@ IN_DATABASE: Mapping[str, str] = {
 }
 """Those of the database's, as SQL."""
 
-NAMES = (NONE, *IN_SERVERS, *IN_DATABASE)
+NAMES = (NONE, *IN_SERVERS, *IN_CLIENTS, *IN_DATABASE)

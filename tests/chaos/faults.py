@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from gatekey_server.freshness.lease import LEASE_S
 
 from tests.chaos.database import Database
+from tests.chaos.near import NearProcess
 from tests.chaos.server import BLOCK_S, BLOCK_SIGNAL
 from tests.support.server import ServerProcess
 
 SLOW_S = 0.2
+LATE_S = 0.8
+LATE_FOR_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Field:
     token: str
     """Opens everything."""
     rng: random.Random
+    near: list[NearProcess]
+    """Services with near caches."""
 
     async def outlast_the_lease(self) -> None:
         """Wait for somewhat longer than a lease."""
@@ -87,6 +92,38 @@ async def killed(field: Field, number: int) -> None:
     field.servers[number] = await field.start(number, server.address)
 
 
+async def client_cut_off(field: Field, number: int) -> None:
+    """A near cache hears of servers late, and then no more; nothing tells it that the way is gone."""
+    ways = field.near[number].ways
+    for way in ways:
+        way.delay_s = LATE_S
+    await asyncio.sleep(LATE_FOR_S)
+    for way in ways:
+        way.jam()
+    try:
+        await field.outlast_the_lease()
+    finally:
+        for way in ways:
+            way.delay_s = 0
+            way.clear()
+
+
+async def client_stopped(field: Field, number: int) -> None:
+    """A process with a near cache is stopped and continued."""
+    process = field.near[number].process
+    process.send_signal(signal.SIGSTOP)
+    try:
+        await field.outlast_the_lease()
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+async def client_blocked(field: Field, number: int) -> None:
+    """The main thread of a process with a near cache does nothing but one thing."""
+    field.near[number].process.send_signal(BLOCK_SIGNAL)
+    await asyncio.sleep(BLOCK_S)
+
+
 async def _start_again(field: Field, end: str) -> None:
     await field.database.tell(end)
     await asyncio.sleep(field.rng.choice((0, field.rng.uniform(0, LEASE_S + 1))))
@@ -99,9 +136,14 @@ OF_ONE_PROCESS: Mapping[str, Fault] = {
     "blocked": blocked,
     "killed": killed,
 }
+OF_ONE_CLIENT: Mapping[str, Fault] = {
+    "client-cut-off": client_cut_off,
+    "client-stopped": client_stopped,
+    "client-blocked": client_blocked,
+}
 OF_ALL: Mapping[str, Fault] = {
     "database-restarted": restarted_database,
     "database-killed": killed_database,
     "database-slow": slow_database,
 }
-NAMES = (*OF_ONE_PROCESS, *OF_ALL)
+NAMES = (*OF_ONE_PROCESS, *OF_ONE_CLIENT, *OF_ALL)

@@ -13,6 +13,8 @@ from itertools import takewhile
 from math import inf
 from typing import NamedTuple
 
+from gatekey_server.freshness.lease import SURELY_OVER_S
+
 ALLOWED = "ALLOWED"
 
 FRESH_S = 0.1
@@ -29,6 +31,8 @@ class Check(NamedTuple):
     end: float
     process: int
     reason: str
+    near: bool = False
+    """Whether it was answered by a near cache, or could have been."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +46,14 @@ class Mutation:
     process: int = -1
     """Which one answered it."""
     attempts: int = 0
+    everywhere: bool = False
+    """Whether it waited for the near caches."""
     revoked: bool = False
     """Whether some secret that was allowed was no longer."""
+
+    def end_for(self, check: Check) -> float:
+        """From when on the check must know of it: near caches may be later where the mutation did not wait for them."""
+        return self.end + SURELY_OVER_S if check.near and not self.everywhere else self.end
 
 
 class Transition(NamedTuple):
@@ -67,7 +77,7 @@ class Timeline:
 
     def possible(self, check: Check) -> Set[str]:
         """What the check may be answered: as it was when it began, or as anything made it until it ended."""
-        over = self._over(check.start)
+        over = self._over(check)
         overlapping = takewhile(lambda transition: transition.mutation.start <= check.end, self.transitions[over:])
         before = self.transitions[over - 1].reason if over else self.reason
         return {before, *(transition.reason for transition in overlapping)}
@@ -78,11 +88,12 @@ class Timeline:
 
     def is_fresh(self, check: Check) -> bool:
         """Whether the check began just after a mutation had returned."""
-        over = self._over(check.start)
-        return over > 0 and check.start - self.transitions[over - 1].mutation.end <= FRESH_S
+        over = self._over(check)
+        return over > 0 and check.start - self.transitions[over - 1].mutation.end_for(check) <= FRESH_S
 
-    def _over(self, time: float) -> int:
-        return bisect_left(self.transitions, time, key=lambda transition: transition.mutation.end)
+    def _over(self, check: Check) -> int:
+        """How many of the transitions the check must know of."""
+        return bisect_left(self.transitions, check.start, key=lambda transition: transition.mutation.end_for(check))
 
 
 class Kind(enum.StrEnum):
@@ -171,6 +182,8 @@ class History:
     timelines: list[Timeline] = field(default_factory=list)
     mutations: list[Mutation] = field(default_factory=list)
     faults: list[FaultRun] = field(default_factory=list)
+    decided_near: int = 0
+    """How many checks near caches decided by themselves."""
     failures: list[Failure] = field(default_factory=list)
     """Those that a fault may bring about."""
     refused: int = 0

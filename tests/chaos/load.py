@@ -20,6 +20,7 @@ from gatekey.v1 import (
 from gatekey.v1 import check_service_pb2 as pb
 
 from tests.chaos.history import ALLOWED, Check, Failure, History, Mutation, Timeline, Transition
+from tests.chaos.near import DECIDED_NEAR
 from tests.chaos.world import ACTION, GONE, RESOURCE, Group, Step
 
 # Longer than any fault, so that what was asked before it or meanwhile is answered after it.
@@ -32,9 +33,10 @@ _PAUSES_S = (0.0, 0.0, 0.05, 0.2, 1.0)
 _CHECKERS = 4
 _PROBED_AT_ONCE = 3
 _CHECKED_AT_ONCE = (1, 1, 1, 8)
-_MAX_IN_FLIGHT = 100
+_MAX_IN_FLIGHT = 400
 _HOT_S = 1.0
 _HOT_SHARE = 0.6
+_EVERYWHERE_SHARE = 0.5
 
 # After these, nobody knows whether a mutation was done; and so it is sent again, under the same id.
 _UNDER_FAULTS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
@@ -62,8 +64,10 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class Target:
     """A server process, as its clients see it: always at the same address."""
 
-    def __init__(self, number: int, address: str, token: str) -> None:
+    def __init__(self, number: int, address: str, token: str, *, near: bool = False) -> None:
         self.number = number
+        self.near = near
+        """Whether it is a service with a near cache, which answers checks and nothing else."""
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._channels = [grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS) for _ in range(2)]
         checking, mutating = self._channels
@@ -86,10 +90,11 @@ class Target:
         answer = await self._checks.BatchCheck(batch, metadata=self._metadata, timeout=timeout_s)
         return list(answer.results)
 
-    async def mutate(self, step: Step) -> Any:
+    async def mutate(self, step: Step, *, everywhere: bool) -> Any:
         """Make a mutation once."""
         method = getattr(self._services[step.service], step.verb)
-        return await method(step.request, metadata=self._metadata, timeout=_MUTATION_TIMEOUT_S)
+        metadata = (*self._metadata, ("gatekey-wait", "everywhere")) if everywhere else self._metadata
+        return await method(step.request, metadata=metadata, timeout=_MUTATION_TIMEOUT_S)
 
 
 class Load:
@@ -97,6 +102,7 @@ class Load:
 
     def __init__(self, targets: list[Target], groups: int, rng: random.Random, checks_per_s: float) -> None:
         self._targets = targets
+        self._servers = [target for target in targets if not target.near]
         self._quiet = Group("quiet")
         self._groups = [Group(f"chaos{number}") for number in range(groups)]
         self._rng = rng
@@ -184,7 +190,8 @@ class Load:
             if result.HasField("error"):
                 self._note("check of several", start, _CODES[result.error.code], result.error.message)
             else:
-                self._write_down(timeline, Check(start, end, target.number, _answer(result.response)))
+                self.history.decided_near += result.response.message == DECIDED_NEAR
+                self._write_down(timeline, Check(start, end, target.number, _answer(result.response), target.near))
         return not any(result.HasField("error") for result in results)
 
     def _write_down(self, timeline: Timeline, check: Check) -> None:
@@ -215,6 +222,7 @@ class Load:
             if after.get(timeline, GONE) != reason
         }
         mutation = Mutation(step.verb, step.target, time.monotonic())
+        mutation.everywhere = len(self._servers) < len(self._targets) and self._rng.random() < _EVERYWHERE_SHARE
         mutation.revoked = any(before[timeline] == ALLOWED for timeline in changed)
         self.history.mutations.append(mutation)
         for timeline, reason in changed.items():
@@ -228,11 +236,11 @@ class Load:
         """Send a mutation until it is answered, each time to another process."""
         step.request.request_id = str(uuid.uuid4())
         while True:
-            target = self._rng.choice(self._targets)
+            target = self._rng.choice(self._servers)
             mutation.attempts += 1
             start = time.monotonic()
             try:
-                answer = await target.mutate(step)
+                answer = await target.mutate(step, everywhere=mutation.everywhere)
             except grpc.aio.AioRpcError as error:
                 if not self._note("mutation", start, error.code(), error.details()):
                     raise

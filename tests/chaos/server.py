@@ -14,7 +14,8 @@ BLOCK_SIGNAL = signal.SIGUSR1
 BLOCK_S = LEASE_S + 1.5
 
 
-def _block(_number: int, _frame: FrameType | None) -> None:
+def block(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing but this for longer than a lease."""
     # In the thread of the event loop, which waits for it like for any callback.
     time.sleep(BLOCK_S)
 
@@ -24,7 +25,7 @@ def main() -> None:
     disease = sys.argv.pop(1)
     if disease in diseases.IN_SERVERS:
         diseases.IN_SERVERS[disease]()
-    signal.signal(BLOCK_SIGNAL, _block)
+    signal.signal(BLOCK_SIGNAL, block)
     gatekey()
 
 

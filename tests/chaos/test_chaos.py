@@ -15,7 +15,10 @@ from tests.support.server import ROOT
 _TIMEOUT_S = 240
 
 # Without a lease, a process that hears of nothing goes on answering.
-_FAULTS = {"lease": ("--faults", "half-open", "--pause", "0.5")}
+_FAULTS = {
+    "client-clock": ("--faults", "client-cut-off", "--pause", "0.5", "--groups", "24"),
+    "lease": ("--faults", "half-open", "--pause", "0.5"),
+}
 
 
 async def chaos(*arguments: str) -> tuple[int, str]:
@@ -45,7 +48,7 @@ async def test_no_answer_is_stale_whatever_happens() -> None:
     assert code == 0, output
 
 
-@pytest.mark.parametrize("disease", [*diseases.IN_SERVERS, *diseases.IN_DATABASE])
+@pytest.mark.parametrize("disease", [*diseases.IN_SERVERS, *diseases.IN_CLIENTS, *diseases.IN_DATABASE])
 async def test_without_a_guard_a_stale_answer_is_found(disease: str) -> None:
     code, output = await chaos(
         *("--disease", disease, "--until-found", "--seconds", "120", "--processes", "2", "--groups", "4"),

@@ -21,6 +21,8 @@ class Way:
         self._server: asyncio.Server | None = None
         self.arrived = 0
         """How many pieces of data came for the server."""
+        self.delay_s = 0.0
+        """By how much answers come later. To be made less only while the way is jammed, and everything has come."""
         self.passed = 0
         """How many pieces of data went to the server."""
 
@@ -80,6 +82,10 @@ class Way:
                 while data := await source.read(1 << 16):
                     self.arrived += counts
                     await self._open.wait()
+                    if self.delay_s and not counts:
+                        # It comes through, even if the way is jammed meanwhile.
+                        asyncio.get_running_loop().call_later(self.delay_s, sink.write, data)
+                        continue
                     self.passed += counts
                     sink.write(data)
                     await sink.drain()

@@ -14,7 +14,7 @@ from typing import Any
 import gatekey
 import grpc
 import pytest
-from gatekey import _near
+from gatekey import _near, decisions
 from gatekey._near import Near
 from gatekey.v1 import api_key_service_pb2, cache_service_pb2_grpc
 from gatekey.v1 import cache_service_pb2 as pb
@@ -84,7 +84,15 @@ async def test_local_decisions_are_those_of_the_server(world: World) -> None:
             opened("event loop", asking.address, token=asking.token, timeout=20) as far,
         ):
             if caller is not Caller.ADMINISTRATOR:
-                await learn(near, *{request.key for request in questions if request.key})
+                keys = {request.key for request in questions if request.key}
+                for key in keys:
+                    near._keeper.want(key)
+                await learn(near, *keys)
+            asked_far = [
+                gatekey.Question(each.key, each.resource, each.action, each.tenant if each.HasField("tenant") else None)
+                for each in questions
+            ]
+            answers = dict(zip((case.id for case in cases), await far.check_many(asked_far), strict=True))
             for case, request in zip(cases, questions, strict=True):
                 asked = (request.key, request.resource, request.action)
                 tenant = request.tenant if request.HasField("tenant") else None
@@ -94,7 +102,7 @@ async def test_local_decisions_are_those_of_the_server(world: World) -> None:
                     assert decision is None
                     refused += 1
                     continue
-                answer = await far.check(*asked, tenant=tenant)
+                answer = answers[case.id]
                 local += 1
                 # The second time it is remembered.
                 again = near._near.recall(*asked, tenant, None, 0)
@@ -111,7 +119,9 @@ def _without_revision(decision: gatekey.Decision | None) -> object:
     )
 
 
-async def test_questions_are_answered_by_either_side_alike(client: Any, shop: Shop) -> None:
+async def test_questions_are_answered_by_either_side_alike(
+    client: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await learn(client, shop.key, shop.reader)
     questions = [
         gatekey.Question(shop.key, "campaigns/c1", "read"),
@@ -121,7 +131,12 @@ async def test_questions_are_answered_by_either_side_alike(client: Any, shop: Sh
         gatekey.Question("\udc80", "campaigns", "read"),
         gatekey.Question(shop.key, "campaigns/c2", "read", product="bitsy"),
     ]
+    assert not recalled(client, shop.reader, "campaigns/c1", "write")
+    sent = []
+    write = decisions.write
+    monkeypatch.setattr(decisions, "write", lambda question: sent.append(question) or write(question))
     allowed, denied, invalid, later, text, other = await made(client.check_many, questions, timeout=10)
+    assert sent == questions[2:5], "all others are decided near, denied or not"
     assert allowed.allowed
     assert denied.missing_permissions == (gatekey.Permission("campaigns/c1", "write"),)
     assert [each.error.reason for each in (invalid, later, text)] == [
@@ -135,7 +150,8 @@ async def test_questions_are_answered_by_either_side_alike(client: Any, shop: Sh
 async def test_a_decision_is_as_of_the_revision_that_was_asked_for(client: Any, root: Client, shop: Shop) -> None:
     await learn(client, shop.key)
     before = recalled(client, shop.key)
-    await root.add_member(f"products/{PRODUCT}/tenants/{shop.tenant}", "other", "viewer")
+    async with opened("event loop", root.address, token=root.token) as admin:
+        await admin.tenant(PRODUCT, shop.tenant).keys.update(shop.name, description="another")
     now = await root.check(shop.key, *QUESTION)
     assert before is not None
     await eventually(lambda: client._near._history.applied.revision >= now.revision)
@@ -435,6 +451,24 @@ def test_a_token_that_is_refused_ends_the_lease(wire: Wire) -> None:
 # ---------------------------------------------------------------- what a client is told
 
 
+async def uses(root: Client, sql: Any, shop: Shop, since: datetime) -> list[str]:
+    """Which keys of a tenant are said to have been used since; what was reported before this is taken down."""
+    # The first use of a key is written down at once, and all others with it.
+    tenant = f"products/{PRODUCT}/tenants/{shop.tenant}"
+    fresh = await root.create_key(tenant, shop.owner)
+    assert await root.verdict(fresh.secret, *QUESTION) == "ALLOWED"
+    query = """
+        select key_uid from key_usage join tenant using (tenant_uid) where tenant_id = $1 and last_use_time > $2
+    """
+    async with asyncio.timeout(30):
+        while True:
+            rows = await sql.fetch(query, shop.tenant, since)
+            names = [f"{tenant}/apiKeys/{format_key_id(row['key_uid'])}" for row in rows]
+            if fresh.api_key.name in names:
+                return [name for name in names if name != fresh.api_key.name]
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def cache_stub(root: Client, grants: dict[str, list[str]]) -> AsyncIterator[Any]:
     """The service, for a token with these grants."""
@@ -496,24 +530,29 @@ async def test_changes_name_no_scopes_of_others(root: Client, shop: Shop, fresh_
         assert (await stub.Sync(pb.SyncRequest(cursor=cursor))).reset, "another token, with other rights"
 
 
-async def test_what_a_token_may_no_longer_check_is_forgotten(root: Client, shop: Shop, kind: str) -> None:
+async def test_what_a_token_may_no_longer_check_is_forgotten(root: Client, shop: Shop) -> None:
     system = "products/gatekey/tenants/system"
     both = {f"products/{name}/checks": ["create"] for name in (PRODUCT, "bitsy")}
-    token = await root.create_key(system, mode="RESTRICTED", grants=both, new_machine_user=True)
+    narrowed, revoked = [
+        await root.create_key(system, mode="RESTRICTED", grants=both, new_machine_user=True) for _ in range(2)
+    ]
     async with (
-        opened(kind, root.address, token=token.secret, cache=True) as client,
+        opened("threads", root.address, token=narrowed.secret, cache=True) as one,
+        opened("event loop", root.address, token=revoked.secret, cache=True) as two,
         opened("event loop", root.address, token=root.token) as admin,
     ):
-        await learn(client, shop.key)
+        await learn(one, shop.key)
+        await learn(two, shop.key)
         keys = admin.tenant("gatekey", "system").keys
-        await keys.update(
-            token.api_key.name, grants={"products/bitsy/checks": ["create"]}, mode="RESTRICTED", wait=gatekey.EVERYWHERE
+        fewer = {"products/bitsy/checks": ["create"]}
+        await asyncio.gather(
+            keys.update(narrowed.api_key.name, grants=fewer, mode="RESTRICTED", wait=gatekey.EVERYWHERE),
+            keys.revoke(revoked.api_key.name, wait=gatekey.EVERYWHERE),
         )
-        assert (await made(client.check, shop.key, *QUESTION)).reason is gatekey.Reason.KEY_UNKNOWN
-        await learn(client, shop.key)
-        await keys.revoke(token.api_key.name, wait=gatekey.EVERYWHERE)
+        assert (await made(one.check, shop.key, *QUESTION)).reason is gatekey.Reason.KEY_UNKNOWN
+        await learn(one, shop.key)
         with pytest.raises(gatekey.Unauthenticated):
-            await made(client.check, shop.key, *QUESTION)
+            await made(two.check, shop.key, *QUESTION)
 
 
 async def test_a_client_with_other_rules_is_told_nothing(client: Any, shop: Shop, monkeypatch: Any) -> None:
@@ -563,14 +602,7 @@ async def test_uses_are_reported(
         before = datetime.now(UTC)
         assert recalled(client, shop.key)
         assert not recalled(client, shop.reader, "campaigns/c1", "write"), "a denial is no use"
-    used = """
-        select key_uid from key_usage join tenant using (tenant_uid)
-        where tenant_id = $1 and last_use_time > $2
-    """
-    async with asyncio.timeout(30):
-        while not (rows := await sql.fetch(used, shop.tenant, before)):
-            await asyncio.sleep(0.1)
-    assert [format_key_id(row["key_uid"]) for row in rows] == [shop.name.rsplit("/", 1)[1]]
+    assert await uses(root, sql, shop, before) == [shop.name]
 
 
 def test_a_use_is_reported_as_long_ago_as_it_was(wire: Wire) -> None:
@@ -593,39 +625,34 @@ def test_a_use_is_reported_as_long_ago_as_it_was(wire: Wire) -> None:
 
 
 async def test_uses_of_keys_that_it_may_not_check_are_not_taken_down(root: Client, shop: Shop, sql: Any) -> None:
-    uses = [pb.KeyUse(api_key=shop.name), pb.KeyUse(api_key=shop.name.replace(shop.tenant, "nobody"))]
-    async with cache_stub(root, {"products/bitsy/checks": ["create"]}) as stub:
-        await stub.ReportUses(pb.ReportUsesRequest(uses=uses))
-    # What was reported later was taken down; so what was reported before is not going to be.
-    async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
-        tenant = f"products/{PRODUCT}/tenants/{shop.tenant}"
-        other = (await root.create_key(tenant, shop.owner)).api_key.name
-        await stub.ReportUses(pb.ReportUsesRequest(uses=[pb.KeyUse(api_key=other)]))
-    used = "select key_uid from key_usage join tenant using (tenant_uid) where tenant_id = $1"
-    async with asyncio.timeout(30):
-        while not (rows := await sql.fetch(used, shop.tenant)):
-            await asyncio.sleep(0.1)
-    assert [format_key_id(row["key_uid"]) for row in rows] == [other.rsplit("/", 1)[1]]
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    tenant = f"products/{PRODUCT}/tenants/{shop.tenant}"
+    used = (await root.create_key(tenant, shop.owner)).api_key.name
+    for product, name in (("bitsy", shop.name), (PRODUCT, used), (PRODUCT, shop.name.replace(shop.tenant, "nobody"))):
+        async with cache_stub(root, {f"products/{product}/checks": ["create"]}) as stub:
+            await stub.ReportUses(pb.ReportUsesRequest(uses=[pb.KeyUse(api_key=name)]))
+    assert await uses(root, sql, shop, before) == [used]
 
 
 # ---------------------------------------------------------------- the life of a client
 
 
+@pytest.mark.parametrize(("kind", "stale_s"), [("threads", 0.0), ("event loop", 30.0)])
 async def test_without_a_server_there_is_no_decision_unless_stale_ones_are_wanted(
-    kind: str, root: Client, root_token: str, shop: Shop
+    kind: str, root: Client, root_token: str, shop: Shop, stale_s: float
 ) -> None:
-    for stale_s in (0.0, 30.0):
-        async with Way(root.address) as way:
-            options = {"token": root_token, "timeout": 0.3, "cache": gatekey.Cache(stale_s=stale_s)}
-            async with opened(kind, way.address, **options) as client:
-                await learn(client, shop.key)
-                await way.close()
-                await eventually(lambda client=client: not client._near._lease.is_held())
-                await eventually(lambda client=client: client._near._unreachable)
-                if stale_s:
-                    assert await made(client.check, shop.key, *QUESTION)
-                with pytest.raises((gatekey.Unavailable, gatekey.DeadlineExceeded)):
-                    await made(client.check, shop.reader if stale_s else shop.key, *QUESTION)
+    async with Way(root.address) as way:
+        options = {"token": root_token, "timeout": 0.3, "cache": gatekey.Cache(stale_s=stale_s)}
+        async with opened(kind, way.address, **options) as client:
+            await learn(client, shop.key)
+            await way.close()
+            await eventually(lambda: client._near._unreachable)
+            client._near._lease.until = clock.now()
+            if stale_s:
+                assert await made(client.check, shop.key, *QUESTION)
+                client._near._lease.until = clock.now() - stale_s
+            with pytest.raises((gatekey.Unavailable, gatekey.DeadlineExceeded)):
+                await made(client.check, shop.key, *QUESTION)
 
 
 async def test_it_goes_on_when_the_server_is_back(kind: str, root: Client, root_token: str, shop: Shop) -> None:
@@ -637,7 +664,9 @@ async def test_it_goes_on_when_the_server_is_back(kind: str, root: Client, root_
         await learn(client, shop.key)
         resets = client._near._history.resets
         way.jam()
-        await eventually(lambda: not client._near._lease.is_held())
+        client._near._lease.until = clock.now()
+        with pytest.raises(gatekey.DeadlineExceeded):
+            await made(client.check, shop.key, *QUESTION)
         way.clear()
         await eventually(lambda: recalled(client, shop.key), lambda: asyncio.sleep(0.05))
         assert client._near._history.resets == resets
@@ -649,7 +678,7 @@ async def test_it_rests_when_nobody_asks(client: Any, shop: Shop, monkeypatch: p
     keeper = client._keeper
     await eventually(lambda: _rests(keeper))
     monkeypatch.setattr(_near, "IDLE_S", 60)
-    await eventually(lambda: not client._near._lease.is_held())
+    client._near._lease.give_up()
     await learn(client, shop.key)
 
 
@@ -718,7 +747,7 @@ child = os.fork()
 if child == 0:
     near = client._near
     assert near.recall(key, "campaigns", "read", None, None, 0) is None
-    assert len(near._known) == 0 and not near._lease.is_held() and client._keeper._thread is not None
+    assert len(near._known) == 0 and not near._lease.is_held() and client._keeper._thread is None
     while near.recall(key, "campaigns", "read", None, None, 0) is None:
         assert client.check(key, "campaigns", "read")
     client.close()

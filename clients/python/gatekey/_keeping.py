@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,14 +49,12 @@ class Keeper:
     def __init__(self, near: Near, transport: Transport) -> None:
         self._near = near
         self._transport = transport
-        self._pid = 0
         self._thread: threading.Thread | None = None
-        self._begin()
+        self.begin()
+        _KEEPERS.add(self)
 
     def want(self, key: str) -> None:
         """Have a key looked up, and the lease renewed."""
-        if self._pid != os.getpid():
-            self._begin()
         self._near.want(key)
         with self._changed:
             if self._closed:
@@ -68,8 +67,6 @@ class Keeper:
 
     def close(self) -> None:
         """End the thread, after it has told which keys were used."""
-        if self._pid != os.getpid():
-            return
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -77,9 +74,11 @@ class Keeper:
         if thread is not None:
             thread.join()
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def begin(self) -> None:
+        """Have no thread, as in a process that was forked."""
         self._changed = threading.Condition()
+        self.calling = threading.RLock()
+        """Is held while a call is made: gRPC does not survive a fork meanwhile."""
         self._thread = None
         self._closed = False
 
@@ -104,11 +103,39 @@ class Keeper:
             call = next(work)
             while True:
                 try:
-                    answer = self._transport.make(call, call.timeout or _CALL_S)
+                    with self.calling:
+                        answer = self._transport.make(call, call.timeout or _CALL_S)
                 except errors.CallFailed as error:
                     call = work.throw(error)
                 else:
                     call = work.send(answer)
+
+
+_KEEPERS: weakref.WeakSet[Keeper] = weakref.WeakSet()
+_AT_FORK: list[Keeper] = []
+_FORKING = threading.Lock()
+
+
+def _before_fork() -> None:
+    _FORKING.acquire()
+    _AT_FORK[:] = _KEEPERS
+    for keeper in _AT_FORK:
+        keeper.calling.acquire()
+
+
+def _after_in_parent() -> None:
+    while _AT_FORK:
+        _AT_FORK.pop().calling.release()
+    _FORKING.release()
+
+
+def _after_in_child() -> None:
+    while _AT_FORK:
+        _AT_FORK.pop().begin()
+    _FORKING.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 
 class AsyncKeeper:

@@ -119,7 +119,7 @@ class Client(administration.Administration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [self._recall(question) or decisions.try_to_write(question) for question in questions]
+        written = [self._recall_or_write(question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -141,14 +141,15 @@ class Client(administration.Administration):
     ) -> None:
         self.close()
 
-    def _recall(self, question: Question) -> Decision | None:
-        if self._near is None or self._keeper is None:
-            return None
-        asked = question.resource, question.action, question.tenant, question.product, question.min_revision
-        decision = self._near.recall(question.key, *asked)
-        if decision is None:
-            self._keeper.want(question.key)
-        return decision
+    def _recall_or_write(self, asked: Question) -> Decision | pb.CheckRequest | Undecided:
+        if self._near is not None and self._keeper is not None:
+            decision = self._near.recall(
+                asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision
+            )
+            if decision is not None:
+                return decision
+            self._keeper.want(asked.key)
+        return decisions.try_to_write(asked)
 
     def _check_s(self, timeout: float | None) -> float:
         return self._timeouts.check if timeout is None else timeout
@@ -248,7 +249,7 @@ class AsyncClient(administration.AsyncAdministration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [self._recall(question) or decisions.try_to_write(question) for question in questions]
+        written = [self._recall_or_write(question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -279,14 +280,15 @@ class AsyncClient(administration.AsyncAdministration):
             return [await self._ask(requests[0], timeout)]
         return decisions.read_results(await self._transport.make(_batch_check(requests), timeout), len(requests))
 
-    def _recall(self, question: Question) -> Decision | None:
-        if self._near is None or self._keeper is None:
-            return None
-        asked = question.resource, question.action, question.tenant, question.product, question.min_revision
-        decision = self._near.recall(question.key, *asked)
-        if decision is None:
-            self._keeper.want(question.key)
-        return decision
+    def _recall_or_write(self, asked: Question) -> Decision | pb.CheckRequest | Undecided:
+        if self._near is not None and self._keeper is not None:
+            decision = self._near.recall(
+                asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision
+            )
+            if decision is not None:
+                return decision
+            self._keeper.want(asked.key)
+        return decisions.try_to_write(asked)
 
     def _check_s(self, timeout: float | None) -> float:
         return self._timeouts.check if timeout is None else timeout
