@@ -62,27 +62,24 @@ class _Checks(check_service_pb2_grpc.CheckServiceServicer):
         self._client = client
 
     async def Check(self, request: pb.CheckRequest, context: Any) -> pb.CheckResponse:  # noqa: N802
-        question = gatekey.Question(request.key, request.resource, request.action)
+        question = request.key, request.resource, request.action
         try:
             if isinstance(self._client, gatekey.Client):
-                return await asyncio.to_thread(self._check, question)
-            near = self._client._recall(question)
-            return _write(
-                near
-                if near is not None
-                else await self._client.check(question.key, question.resource, question.action),
-                near,
-            )
+                return await asyncio.to_thread(self._check, *question)
+            return self._recall(*question) or _write(await self._client.check(*question))
         except gatekey.CallFailed as error:
             await context.abort(error.code, str(error))
             raise
 
-    def _check(self, question: gatekey.Question) -> pb.CheckResponse:
+    def _check(self, key: str, resource: str, action: str) -> pb.CheckResponse:
         assert isinstance(self._client, gatekey.Client)
-        near = self._client._recall(question)
-        return _write(
-            near if near is not None else self._client.check(question.key, question.resource, question.action), near
-        )
+        return self._recall(key, resource, action) or _write(self._client.check(key, resource, action))
+
+    def _recall(self, key: str, resource: str, action: str) -> pb.CheckResponse | None:
+        """What the client decides without a server; it would do the same again."""
+        assert self._client._near is not None
+        decision = self._client._near.recall(key, resource, action, None, None, 0)
+        return None if decision is None else _write(decision, DECIDED_NEAR)
 
     async def BatchCheck(self, request: pb.BatchCheckRequest, context: Any) -> pb.BatchCheckResponse:  # noqa: N802
         questions = [gatekey.Question(each.key, each.resource, each.action) for each in request.checks]

@@ -151,7 +151,9 @@ async def test_a_decision_is_as_of_the_revision_that_was_asked_for(client: Any, 
     await learn(client, shop.key)
     before = recalled(client, shop.key)
     async with opened("event loop", root.address, token=root.token) as admin:
-        await admin.tenant(PRODUCT, shop.tenant).keys.update(shop.name, description="another")
+        keys = admin.tenant(PRODUCT, shop.tenant).keys
+        other = await keys.create("Other", member="owner")
+        await keys.disable(other.api_key.name)
     now = await root.check(shop.key, *QUESTION)
     assert before is not None
     await eventually(lambda: client._near._history.applied.revision >= now.revision)
