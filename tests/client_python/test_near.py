@@ -147,20 +147,6 @@ async def test_questions_are_answered_by_either_side_alike(
         await made(client.require, shop.reader, "campaigns/c1", "write")
 
 
-async def test_a_decision_is_as_of_the_revision_that_was_asked_for(client: Any, root: Client, shop: Shop) -> None:
-    await learn(client, shop.key)
-    before = recalled(client, shop.key)
-    async with opened("event loop", root.address, token=root.token) as admin:
-        keys = admin.tenant(PRODUCT, shop.tenant).keys
-        other = await keys.create("Other", member="owner")
-        await keys.disable(other.api_key.name)
-    now = await root.check(shop.key, *QUESTION)
-    assert before is not None
-    await eventually(lambda: client._near._history.applied.revision >= now.revision)
-    decision = client._near.recall(shop.key, *QUESTION, None, None, now.revision)
-    assert decision.revision >= now.revision > before.revision
-
-
 async def test_an_unknown_key_is_remembered_as_such_and_only_so_many(
     kind: str, root: Client, root_token: str, shop: Shop
 ) -> None:
@@ -395,6 +381,18 @@ def test_a_change_of_any_of_its_scopes_ends_a_fact(wire: Wire, change: dict[str,
     assert wire.allows(SECRET) is None
     wire.learn(SECRET, 7)
     assert wire.allows(SECRET)
+
+
+def test_a_decision_is_as_of_the_revision_that_was_asked_for(wire: Wire) -> None:
+    wire.sync()
+    wire.learn(SECRET, 5)
+    assert wire.allows(SECRET)
+    wire.sync(reset=False, revision=7)
+    asked = (SECRET, *QUESTION, None, None)
+    decision = wire.near.recall(*asked, 7)
+    assert decision is not None
+    assert (decision.allowed, decision.revision) == (True, 7)
+    assert wire.near.recall(*asked, 8) is None
 
 
 def test_a_reset_drops_everything_and_what_is_on_its_way(wire: Wire) -> None:
