@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.admin import admin
 from bench.cache import cache
 from bench.checks import latency, overload, throughput, workers
+from bench.near_cache import near_cache
 from bench.processes import ROOT
 from bench.report import Report
 from bench.revocations import revocations
@@ -23,6 +24,7 @@ SECTIONS: Mapping[str, Section] = {
     "workers": workers,
     "overload": overload,
     "cache": cache,
+    "near-cache": near_cache,
     "revocations": revocations,
     "admin": admin,
     "scale": scale,

@@ -596,6 +596,9 @@ type SyncResponse struct {
 	// The caller is to forget all it knows: what has changed since the cursor cannot be told, or what
 	// the caller may check is no longer the same.
 	Reset_ bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
+	// There was a failover since: what the caller knows of later revisions than the last answer's may be
+	// lost, and is to be forgotten with the rest.
+	FailedOver bool `protobuf:"varint,6,opt,name=failed_over,json=failedOver,proto3" json:"failed_over,omitempty"`
 	// What has changed, in the order of the revisions.
 	Changes []*ScopeChange `protobuf:"bytes,4,rep,name=changes,proto3" json:"changes,omitempty"`
 	// For how long, from the caller's reading of its clock before it sent the request, it may decide by
@@ -652,6 +655,13 @@ func (x *SyncResponse) GetRevision() int64 {
 func (x *SyncResponse) GetReset_() bool {
 	if x != nil {
 		return x.Reset_
+	}
+	return false
+}
+
+func (x *SyncResponse) GetFailedOver() bool {
+	if x != nil {
+		return x.FailedOver
 	}
 	return false
 }
@@ -945,11 +955,13 @@ const file_gatekey_v1_cache_service_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.gatekey.v1.ProductSpecR\x04spec\"%\n" +
 	"\vSyncRequest\x12\x16\n" +
-	"\x06cursor\x18\x01 \x01(\fR\x06cursor\"\xbc\x01\n" +
+	"\x06cursor\x18\x01 \x01(\fR\x06cursor\"\xdd\x01\n" +
 	"\fSyncResponse\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\fR\x06cursor\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x14\n" +
-	"\x05reset\x18\x03 \x01(\bR\x05reset\x121\n" +
+	"\x05reset\x18\x03 \x01(\bR\x05reset\x12\x1f\n" +
+	"\vfailed_over\x18\x06 \x01(\bR\n" +
+	"failedOver\x121\n" +
 	"\achanges\x18\x04 \x03(\v2\x17.gatekey.v1.ScopeChangeR\achanges\x12/\n" +
 	"\x05lease\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"\xc6\x01\n" +
 	"\vScopeChange\x12\x1a\n" +

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import inf
 from typing import Any, Final
 
@@ -342,15 +343,25 @@ os.register_at_fork(after_in_child=_forget_all)
 
 def _read(resource: str, action: str, tenant: str | None, product: str | None) -> Request | None:
     """The question as the server reads it; None where it is none, which the server is to say."""
+    if not _makes_sense(action, tenant, product):
+        return None
     try:
-        return Request(
-            parse_path(resource, "resource"),
-            parse_action(action, "action"),
-            None if tenant is None else parse_id(tenant, "tenant"),
-            None if product is None else parse_id(product, "product"),
-        )
+        return Request(parse_path(resource, "resource"), action, tenant, product)
     except InvalidRequest:
         return None
+
+
+@lru_cache(maxsize=4096)
+def _makes_sense(action: str, tenant: str | None, product: str | None) -> bool:
+    """What many questions have in common."""
+    try:
+        parse_action(action, "action")
+        for id_, name in ((tenant, "tenant"), (product, "product")):
+            if id_ is not None:
+                parse_id(id_, name)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _read_change(change: pb.ScopeChange) -> Change:
