@@ -127,7 +127,11 @@ class NativeServer:
                 if call_id in self._tasks:
                     self._tasks[call_id].cancel()
             elif data is not None and details is not None:
-                self._begin(call_id, self._endpoints[method], data, details, received_at, number)
+                try:
+                    self._begin(call_id, self._endpoints[method], data, details, received_at, number)
+                except Exception as error:  # noqa: BLE001 - the calls after it must be taken, and the thread woken
+                    _log.exception("transport.failed", error=type(error).__name__)
+                    self._front.fail(call_id, grpc.StatusCode.INTERNAL.value[0], "internal error")
         more = self._front.recv_batch_details(_MAX_EVENTS, 0)
         if more:
             # They came at any time since the ones before, which were all there was then.
