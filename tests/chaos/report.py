@@ -31,7 +31,7 @@ def _counts(history: History) -> Iterator[str]:
     reasons = Counter(check.reason for check in history.checks())
     yield from _table("checks", reasons)
     yield f"{'within ' + format(FRESH_S, '.1f') + ' s of a mutation of the key':42} {history.fresh_checks():8}"
-    yield f"{'decided by near caches themselves':42} {history.decided_near:8}"
+    yield f"{'single ones decided by near caches':42} {history.decided_near:8}"
     yield from _table("mutations that took something away", history.revocations())
     yield from _table("all mutations", Counter(m.verb for m in history.mutations if m.end < inf))
     repeated = sum(mutation.attempts > 1 for mutation in history.mutations)

@@ -24,6 +24,8 @@ def checks(key: str) -> None:
         decision = client.check(key, "links/abc", "update", tenant="acme", product="heyoo", min_revision=7, timeout=0.5)
         assert_type(decision, gatekey.Decision)
         assert_type(decision.allowed, bool)
+        assert_type(gatekey.Client(cache=True), gatekey.Client)
+        assert_type(gatekey.AsyncClient(cache=gatekey.Cache(entries=1000, stale_s=30)), gatekey.AsyncClient)
         assert_type(decision.reason, gatekey.Reason)
         assert_type(decision.missing_permissions, tuple[gatekey.Permission, ...])
         assert_type(decision.expire_time, datetime | None)
@@ -66,7 +68,7 @@ def administration(client: gatekey.Client, spec: ProductSpec) -> None:
     assert_type(keys.list(member="u_42"), Iterator[ApiKey])
     assert_type(keys.update("key_1", mode="ALL", expire_time=None), ApiKey)
     assert_type(keys.rotate("key_1", grace=timedelta(hours=1)), RotateApiKeyResponse)
-    assert_type(keys.revoke("key_1", reason="leaked"), ApiKey)
+    assert_type(keys.revoke("key_1", reason="leaked", wait=gatekey.EVERYWHERE), ApiKey)
     assert_type(keys.delete("key_1"), DeleteApiKeyResponse)
     assert_type(client.identify("hey_…"), ApiKey)
     assert_type(tenant.audit_events.list(verb="CreateApiKey"), Iterator[AuditEvent])
@@ -81,6 +83,8 @@ def mistakes(client: gatekey.Client) -> None:
     client.tenant("heyoo", "acme").keys.create("CI", mode="SOME")  # type: ignore[arg-type]
     client.tenant("heyoo", "acme").keys.create("CI", reason="x")  # type: ignore[call-arg]
     client.check("hey_…", "links/abc", "read").allowed = True  # type: ignore[misc]
+    client.tenant("heyoo", "acme").keys.revoke("key_1", wait="everywhere")  # type: ignore[arg-type]
+    gatekey.Client(cache=gatekey.Cache(10))  # type: ignore[call-arg]
 
 
 async def asynchronously(client: gatekey.AsyncClient, key: str) -> None:

@@ -358,7 +358,7 @@ def test_every_rpc_can_be_called() -> None:
         f"/{service.full_name}/{method.name}": method
         for service in SERVICES.values()
         for method in service.methods
-        if service.name != "CheckService"
+        if service.name not in {"CheckService", "CacheService"}
     }
     assert made == set(methods)
     for call in client.calls:

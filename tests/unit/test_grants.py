@@ -163,3 +163,23 @@ def test_wildcard_action_is_for_grants() -> None:
 
 def _set(grants: list[tuple[str, tuple[str, ...]]]) -> GrantSet:
     return GrantSet.of(Grant(resource, actions) for resource, actions in grants)
+
+
+@pytest.mark.parametrize(
+    ("resource", "actions", "allows"),
+    [
+        ("*", ("*",), True),
+        ("products", ("create",), True),
+        ("products/heyoo", ("*",), True),
+        ("products/heyoo/checks", ("create",), True),
+        ("products/*/checks", ("create",), True),
+        ("*/*/checks", ("create",), True),
+        ("products/heyoo/checks", ("list",), False),
+        ("products/heyoo/tenants", ("create",), False),
+        ("products/heyoo/checks/one", ("create",), False),
+        ("tenants", ("create",), False),
+    ],
+)
+def test_whether_some_path_of_a_pattern_is_allowed(resource: str, actions: tuple[str, ...], allows: bool) -> None:
+    given = GrantSet.of([Grant(resource, actions)])
+    assert given.allows_somewhere(("products", "*", "checks"), "create") == allows

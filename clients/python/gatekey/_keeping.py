@@ -50,6 +50,7 @@ class Keeper:
         self._near = near
         self._transport = transport
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.begin()
         _KEEPERS.add(self)
 
@@ -80,7 +81,6 @@ class Keeper:
         self.calling = threading.RLock()
         """Is held while a call is made: gRPC does not survive a fork meanwhile."""
         self._thread = None
-        self._closed = False
 
     def _run(self) -> None:
         changed = self._changed
