@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.admin import admin
 from bench.cache import cache
 from bench.checks import latency, overload, throughput, workers
+from bench.clients import clients
 from bench.near_cache import near_cache
 from bench.processes import ROOT
 from bench.report import Report
@@ -25,6 +26,7 @@ SECTIONS: Mapping[str, Section] = {
     "overload": overload,
     "cache": cache,
     "near-cache": near_cache,
+    "clients": clients,
     "revocations": revocations,
     "admin": admin,
     "scale": scale,
