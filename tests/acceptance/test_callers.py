@@ -215,6 +215,12 @@ async def snapshot(sql: "asyncpg.Connection[asyncpg.Record]") -> list[Any]:
     )
 
 
+def told(answer: check_service_pb2.CheckResponse) -> check_service_pb2.CheckResponse:
+    """What an answer tells but its revision, which others raise meanwhile."""
+    answer.revision = 0
+    return answer
+
+
 def assert_key_unknown(answer: Message) -> None:
     """The answer about one key, alone or in a batch, is that for one that does not exist."""
     if isinstance(answer, check_service_pb2.BatchCheckResponse):
@@ -353,7 +359,7 @@ async def test_a_check_token_checks_its_product_and_does_nothing_else(root: Clie
         assert await client.verdict(key, "campaigns", "read") == "ALLOWED"
         unknown = await client.check(new_secret("bsy_"), "links", "read")
         # A key of a product that the caller may not check is not told from one that does not exist.
-        assert await client.check(bitsy_key, "links", "read") == unknown
+        assert told(await client.check(bitsy_key, "links", "read")) == told(unknown)
         assert await root.verdict(bitsy_key, "links", "read") == "ALLOWED"
         with pytest.raises(grpc.RpcError) as raised:
             await client.tenants.GetTenant(tenant_service_pb2.GetTenantRequest(name=tenant))
@@ -372,7 +378,7 @@ async def test_a_key_of_another_product_is_unknown_to_who_names_its_own(root: Cl
     assert (await root.checks.Check(request)).allowed
     unknown = await root.check(new_secret("codeqr_"), "links/a", "read")
     request.product = "bitsy"
-    assert await root.checks.Check(request) == unknown
+    assert told(await root.checks.Check(request)) == told(unknown)
     request.product = ""
     with pytest.raises(grpc.RpcError) as raised:
         await root.checks.Check(request)
