@@ -15,6 +15,14 @@ from tests.support.orphans import OrphanCheck
 from tests.support.server import PEPPERS, PRODUCTS, Client, ServerProcess, read_example
 from tests.support.world import World, make_world
 
+# The files that take longest, mostly by waiting: begun first, they do not keep the others waiting at the end.
+_LONG = ("test_chaos.py", "test_near.py", "test_model.py", "test_failover.py", "test_cli.py", "test_durability.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first, each file's together."""
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
