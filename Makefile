@@ -25,7 +25,7 @@ run: $(VENV)/.run ## Serve on 127.0.0.1:50051 with an embedded database and five
 	@exec $(BIN)/gatekey serve --demo examples
 
 test: $(VENV)/.dev ## Run all tests, on a database that they start themselves
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.dev ## Look for stale answers under load and faults; ARGS="--help" says how
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.chaos $(ARGS)
