@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -763,10 +764,16 @@ async def test_a_process_that_was_forked_begins_empty(root: Client, root_token: 
     script = FORK.format(address=root.address, token=root_token, key=shop.key)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, env=environment(GRPC_ENABLE_FORK_SUPPORT="1"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    async with asyncio.timeout(60):
-        output, problems = await process.communicate()
+    try:
+        async with asyncio.timeout(60):
+            output, problems = await process.communicate()
+    finally:
+        if process.returncode is None:
+            # The forked one as well.
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
     assert output == b"done\n", problems.decode()
 
 
