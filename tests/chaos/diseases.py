@@ -18,7 +18,7 @@ from gatekey_server.store.products import CompiledSpecs
 NONE = "none"
 
 # So that what is only rare without them is frequent.
-_LATE_FILL_S = 0.1
+_LATE_FILL_S = 0.4
 _OVERTAKING_S = 0.05
 
 

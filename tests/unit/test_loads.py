@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from gatekey_server.domain.errors import Overloaded, Unavailable
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness.loads import MAX_BATCH, MAX_IN_FLIGHT, MAX_WAITING, Loader
+from gatekey_server.freshness.loads import MAX_BATCH, MAX_IN_FLIGHT, MAX_WAITING, PATIENCE_S, Loader
 from gatekey_server.store.facts import Loaded
 
 from tests.unit.test_cache import digest
@@ -42,16 +42,16 @@ async def test_what_is_asked_in_one_turn_is_one_query() -> None:
     source = Source()
     source.go.set()
     loader = Loader(source)
-    await asyncio.gather(*(loader.get([digest(number % 50)]) for number in range(200)))
+    await asyncio.gather(*(loader.begin([digest(number % 50)]) for number in range(200)))
     assert [len(digests) for digests in source.asked] == [50]
 
 
 async def test_a_query_that_was_sent_before_is_never_waited_for() -> None:
     source = Source()
     loader = Loader(source)
-    first = asyncio.create_task(loader.get([digest(1)]))
+    first = loader.begin([digest(1)])
     await settle()
-    second = asyncio.create_task(loader.get([digest(1)]))
+    second = loader.begin([digest(1)])
     await settle()
     source.go.set()
     assert ((await first).revision, (await second).revision) == (1, 2)
@@ -62,7 +62,7 @@ async def test_a_cold_start_asks_little_at_once() -> None:
     loader = Loader(source)
     callers = []
     for number in range(4000):
-        callers.append(asyncio.create_task(loader.get([digest(number)])))
+        callers.append(loader.begin([digest(number)]))
         if number % 100 == 0:
             await settle()
     assert len(source.asked) <= MAX_IN_FLIGHT
@@ -72,21 +72,48 @@ async def test_a_cold_start_asks_little_at_once() -> None:
     assert len(source.asked) <= 4000 / MAX_BATCH + MAX_IN_FLIGHT + 1
 
 
+async def test_while_a_query_is_under_way_the_next_gathers_more_but_not_for_ever() -> None:
+    source = Source()
+    loader = Loader(source)
+    loads = [loader.begin([digest(1)])]
+    await settle()
+    for number in (2, 3):
+        loads.append(loader.begin([digest(number)]))
+        await settle()
+    assert source.asked == [[digest(1)]]
+    await asyncio.sleep(10 * PATIENCE_S)
+    assert source.asked == [[digest(1)], [digest(2), digest(3)]]
+    source.go.set()
+    assert [loaded.revision for loaded in await asyncio.gather(*loads)] == [1, 2, 2]
+
+
+async def test_a_full_query_is_not_kept_waiting() -> None:
+    source = Source()
+    loader = Loader(source)
+    loads = [loader.begin([digest(0)])]
+    await settle()
+    loads += [loader.begin([digest(number)]) for number in range(1, MAX_BATCH + 1)]
+    await settle()
+    assert [len(digests) for digests in source.asked] == [1, MAX_BATCH]
+    source.go.set()
+    await asyncio.gather(*loads)
+
+
 async def test_a_failure_is_told_to_all_who_wait_and_is_over_then() -> None:
     source = Source()
     loader = Loader(source)
     source.error = Unavailable("DATABASE_UNAVAILABLE", "away")
     source.go.set()
-    answers = await asyncio.gather(*(loader.get([digest(number)]) for number in range(3)), return_exceptions=True)
+    answers = await asyncio.gather(*(loader.begin([digest(number)]) for number in range(3)), return_exceptions=True)
     assert all(isinstance(answer, Unavailable) for answer in answers)
     source.error = None
-    assert (await loader.get([digest(1)])).revision == 2
+    assert (await loader.begin([digest(1)])).revision == 2
 
 
 async def test_who_gives_up_does_not_take_the_others_along() -> None:
     source = Source()
     loader = Loader(source)
-    leaving, staying = (asyncio.create_task(loader.get([digest(number)])) for number in (1, 2))
+    leaving, staying = (loader.begin([digest(number)]) for number in (1, 2))
     await settle()
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -98,17 +125,15 @@ async def test_who_gives_up_does_not_take_the_others_along() -> None:
 async def test_nothing_is_asked_for_whom_nobody_waits() -> None:
     source = Source()
     loader = Loader(source)
-    blocking = []
-    for number in range(MAX_IN_FLIGHT):
-        blocking.append(asyncio.create_task(loader.get([digest(number)])))
-        await settle()
-    blocking += [asyncio.create_task(loader.get([digest(99)]))]
+    loads = [loader.begin([digest(1)])]
     await settle()
-    blocking[-1].cancel()
+    loads += [loader.begin([digest(99)])]
+    await settle()
+    loads[-1].cancel()
     await settle()
     source.go.set()
-    await asyncio.gather(*blocking, return_exceptions=True)
-    await settle()
+    await asyncio.gather(*loads, return_exceptions=True)
+    await asyncio.sleep(10 * PATIENCE_S)
     assert all(digest(99) not in digests for digests in source.asked)
 
 
@@ -118,11 +143,11 @@ async def test_what_cannot_be_answered_soon_is_refused_at_once() -> None:
     callers = []
     for batch in range(MAX_IN_FLIGHT + MAX_WAITING + 1):
         digests = [digest(batch * MAX_BATCH + number) for number in range(MAX_BATCH)]
-        callers.append(asyncio.create_task(loader.get(digests)))
+        callers.append(loader.begin(digests))
         await settle()
     assert not any(caller.done() for caller in callers)
     with pytest.raises(Overloaded):
-        await loader.get([digest(0)])
+        await loader.begin([digest(0)])
     source.go.set()
     await asyncio.gather(*callers)
-    await loader.get([digest(0)])
+    await loader.begin([digest(0)])

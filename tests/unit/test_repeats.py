@@ -13,7 +13,7 @@ DATA = st.binary(max_size=5)
 
 
 def new_repeats() -> Repeats:
-    return Repeats(cast("Any", None), cast("Any", None))
+    return Repeats(cast("Any", None), cast("Any", None), lambda _: b"")
 
 
 KNOWN = new_repeats()
@@ -35,7 +35,7 @@ def test_a_name_tells_nothing_outside_its_process() -> None:
 
 def test_what_was_not_asked_again_for_long_is_forgotten() -> None:
     most = repeats.MAX_REQUESTS
-    recent = repeats._Recent[int](most)
+    recent = repeats.Recent[int](most)
     for number in range(3 * most):
         recent.put(b"%d" % number, number)
         recent.get(b"0")

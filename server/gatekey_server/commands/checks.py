@@ -1,14 +1,15 @@
 """The check: who asks, whom it is about, and the decision."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
 from gatekey_server.domain.decisions import KEY_UNKNOWN, Decision, Fact, Request, decide
 from gatekey_server.domain.errors import GatekeyError
-from gatekey_server.freshness.facts import FactSource, Known, Secret
+from gatekey_server.freshness.facts import FactSource, Known, Lookup, Secret, Wanted
 
 
 class Question(NamedTuple):
@@ -28,27 +29,27 @@ class CheckResult(NamedTuple):
     """The decision is right as of this revision."""
 
 
-def check_at_once(
-    source: FactSource, token: Secret, questions: Sequence[Question], now: datetime
-) -> tuple[Caller, list[CheckResult]] | None:
-    """Decide requests on behalf of the holder of a service token, by what is remembered; None: too little is.
+class Checking(NamedTuple):
+    """Requests on behalf of the holder of a service token, whose facts are remembered, or being loaded."""
 
-    Raises `Unauthenticated` (`TOKEN_INVALID`).
-    """
-    asking = source.recall(token)
-    if asking is None:
-        return None
-    caller = callers.identify(asking.fact, now)
-    results, before, known, seen = [], None, None, None
-    for key, request, min_revision in questions:
-        # Neighbours are often about one key.
-        if key is not before:
-            before, known = key, source.recall(key)
-            seen = known and _as_seen(caller, asking.revision, known)
-        if known is None or seen is None or known.revision < min_revision:
-            return None
-        results.append(_decide(seen, request, now))
-    return caller, results
+    questions: Sequence[Question]
+    now: datetime
+    lookup: Lookup
+
+    @property
+    def loading(self) -> "asyncio.Future[Any] | None":
+        """What has to be waited for; None where that is nothing."""
+        return self.lookup.loading
+
+    def result(self) -> tuple[Caller, list[CheckResult | GatekeyError]]:
+        """What `check_each` answers or raises, once `loading` is done."""
+        return _decide_each(self.lookup.result(), self.questions, self.now)
+
+
+def begin(source: FactSource, token: Secret, questions: Sequence[Question], now: datetime) -> Checking | None:
+    """Begin what `check_each` does; None where even that has to wait."""
+    lookup = source.look_up(_wanted(token, questions))
+    return None if lookup is None else Checking(questions, now, lookup)
 
 
 async def check_each(
@@ -59,15 +60,23 @@ async def check_each(
     The error for those that cannot be decided. Raises `Unauthenticated` (`TOKEN_INVALID`), and
     `Unavailable` or `Overloaded` where nothing is known of the token.
     """
-    asking, *found = await source.get_each(
-        [(token, 0), *((question.key, question.min_revision) for question in questions)]
-    )
+    return _decide_each(await source.get_each(_wanted(token, questions)), questions, now)
+
+
+def _wanted(token: Secret, questions: Sequence[Question]) -> Wanted:
+    return [(token, 0), *[(question.key, question.min_revision) for question in questions]]
+
+
+def _decide_each(
+    found: Sequence[Known | GatekeyError], questions: Sequence[Question], now: datetime
+) -> tuple[Caller, list[CheckResult | GatekeyError]]:
+    asking, *keys = found
     if isinstance(asking, GatekeyError):
         raise asking
     caller, revision = callers.identify(asking.fact, now), asking.revision
     return caller, [
         known if isinstance(known, GatekeyError) else _decide(_as_seen(caller, revision, known), question.request, now)
-        for known, question in zip(found, questions, strict=True)
+        for known, question in zip(keys, questions, strict=True)
     ]
 
 

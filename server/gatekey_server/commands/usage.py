@@ -63,7 +63,7 @@ class UsageRecorder:
 
     async def flush(self) -> None:
         """Write down what is remembered; what cannot be written now is kept for the next time."""
-        pending = sorted(self._pending.items())
+        pending = list(self._pending.items())
         for start in range(0, len(pending), _BATCH):
             batch = dict(pending[start : start + _BATCH])
             try:

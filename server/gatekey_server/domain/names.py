@@ -18,6 +18,8 @@ _LABEL_KEY = re.compile(r"[a-z][a-z0-9_./-]{0,62}")
 _PRODUCT_ID = re.compile(r"[a-z](?:-?[a-z0-9]){0,62}")
 _NOT_IDS = frozenset({".", "..", "-"})  # `-` stands for "any parent" in resource names (AIP-159)
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+# Two digits at a time: a check of a key that is not in memory writes an id.
+_CROCKFORD_PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
 _KEY_ID = re.compile(rf"key_[0-7][{_CROCKFORD}]{{25}}")
 
 
@@ -81,7 +83,7 @@ def parse_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
 def format_key_id(key_uid: uuid.UUID) -> str:
     """Write a key's UUID as its id: `key_` and 26 characters of Crockford's base 32."""
     number = key_uid.int
-    return "key_" + "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return "key_" + "".join([_CROCKFORD_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def parse_key_id(text: str) -> uuid.UUID | None:

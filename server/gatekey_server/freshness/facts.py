@@ -1,7 +1,9 @@
 """The source of facts: from memory where that is known to be right, else from the database."""
 
+import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +38,31 @@ class Known(NamedTuple):
 
 # What stands for a text that cannot be a secret: nothing will ever change about it.
 _IMPOSSIBLE = Known(None, sys.maxsize)
+
+Wanted = Sequence[tuple[Secret, int]]
+"""Secrets, and the revision that what is known of each must have reached."""
+
+
+class Lookup(NamedTuple):
+    """What is remembered of secrets, and what is being loaded of the others."""
+
+    wanted: Wanted
+    found: Sequence[Known | None]
+    loading: "asyncio.Future[Loaded] | None"
+    """None where all are remembered."""
+
+    def result(self) -> Sequence[Known | GatekeyError]:
+        """What `FactSource.get_each` answers, once what is being loaded is there."""
+        if self.loading is None:
+            return [known for known in self.found if known is not None]
+        try:
+            loaded: Loaded | GatekeyError = self.loading.result()
+        except GatekeyError as error:
+            loaded = error
+        return [
+            known if known is not None else _pick(loaded, secret, min_revision)
+            for (secret, min_revision), known in zip(self.wanted, self.found, strict=True)
+        ]
 
 
 @dataclass(slots=True)
@@ -105,27 +132,45 @@ class FactSource:
             raise known
         return known
 
-    async def get_each(self, wanted: Sequence[tuple[Secret, int]]) -> list[Known | GatekeyError]:
+    async def get_each(self, wanted: Wanted) -> Sequence[Known | GatekeyError]:
         """What is known of each of several secrets at a revision; what is not remembered is loaded with one query.
 
         The error for those for which the database cannot answer (`DATABASE_UNAVAILABLE`), has not reached
         the revision (`REVISION_NOT_REACHED`), or has too much to do (`OVERLOADED`).
         """
-        found: dict[int, Known | GatekeyError] = {}
-        for number, (secret, min_revision) in enumerate(wanted):
-            known = self.recall(secret)
-            if known is not None and known.revision >= min_revision:
-                found[number] = known
-        missing = [number for number in range(len(wanted)) if number not in found]
-        if missing:
+        while (lookup := self.look_up(wanted)) is None:
             try:
                 await self._lease.wait_until_held()
-                loaded = await self._loader.get([digest for number in missing for digest in wanted[number][0]])
-            except GatekeyError as error:
-                found |= dict.fromkeys(missing, error)
+            except Unavailable as error:
+                return [error] * len(wanted)
+        if lookup.loading is not None:
+            # What went wrong is in the result.
+            with suppress(GatekeyError):
+                await lookup.loading
+        return lookup.result()
+
+    def look_up(self, wanted: Wanted) -> Lookup | None:
+        """Begin what `get_each` does; None where there is no lease, which would have to be waited for."""
+        if not self._lease.is_held():
+            self.counts.without_lease += len(wanted)
+            return None
+        self._drop_what_a_reset_left()
+        found: list[Known | None] = []
+        missing: list[Digest] = []
+        before, known = None, None
+        for secret, min_revision in wanted:
+            # Neighbours are often the same.
+            if secret is not before:
+                before, known = secret, self._find(secret)
+            if known is None or known.revision < min_revision:
+                missing += secret
+                found.append(None)
             else:
-                found |= {number: _pick(loaded, *wanted[number]) for number in missing}
-        return [found[number] for number in range(len(wanted))]
+                found.append(known)
+        misses = found.count(None)
+        self.counts.hits += len(found) - misses
+        self.counts.misses += misses
+        return Lookup(wanted, found, self._loader.begin(missing) if misses else None)
 
     async def digests_of(self, key: ApiKeyName) -> Secret:
         """By which digests to ask for the facts of a key whose holder presents no secret; none for no such key.
@@ -179,7 +224,9 @@ class FactSource:
             self._unknown.clear()
 
 
-def _pick(loaded: Loaded, secret: Secret, min_revision: int) -> Known | Unavailable:
+def _pick(loaded: Loaded | GatekeyError, secret: Secret, min_revision: int) -> Known | GatekeyError:
+    if isinstance(loaded, GatekeyError):
+        return loaded
     if loaded.revision < min_revision:
         return Unavailable("REVISION_NOT_REACHED", f"the database is at revision {loaded.revision}")
     return Known(next((loaded.facts[d] for d in secret if d in loaded.facts), None), loaded.revision)

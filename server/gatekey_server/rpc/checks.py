@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Self
 
 from gatekey.v1 import check_service_pb2 as pb
@@ -19,11 +18,12 @@ from gatekey_server.domain.names import parse_id
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource, Secret
 from gatekey_server.rpc import batches, errors
-from gatekey_server.rpc.edge import Clock, Token
-from gatekey_server.rpc.repeats import Repeats
+from gatekey_server.rpc.edge import Clock, Later, Token
+from gatekey_server.rpc.repeats import Recent, Repeats
 from gatekey_server.rpc.values import KEY_KIND, REASON
 
 MAX_CHECKS = 1000
+_MAX_TOKENS = 10_000
 
 _PEOPLE = {PrincipalKind.MEMBER: "members", PrincipalKind.MACHINE_USER: "machineUsers"}
 
@@ -44,23 +44,26 @@ class CheckServicer:
         self._clock = clock
         self._usage = usage
         self._token_of = token_of
-        self._repeats = Repeats(facts, usage)
+        self._tokens = Recent[Secret](_MAX_TOKENS)
+        self._repeats = Repeats(facts, usage, _write_without_revision)
 
-    def check_at_once(self, data: bytes, authorization: str) -> bytes | None:
-        """Answer a check by what is remembered; None where that is too little."""
-        name, now = self._repeats.names(authorization)(data), self._clock()
+    def check_at_once(self, data: bytes, authorization: str) -> bytes | Later | None:
+        """Answer a check by what is remembered, or once its facts are loaded; None where even that must wait."""
+        names, now = self._repeats.names(authorization), self._clock()
+        name = names(data)
         said = self._repeats.say_again((name,), now)
         if said is not None:
             return said[0]
-        token = self._token_of(authorization).digests
+        token = self._token(authorization, names)
         question = _read(pb.CheckRequest.FromString(data), self._keyring.digests)
-        checked = checks.check_at_once(self._facts, token, (question,), now)
-        if checked is None:
+        checking = checks.begin(self._facts, token, (question,), now)
+        if checking is None:
             return None
-        caller, (result,) = checked
-        self._record(caller, (result,))
-        self._repeats.remember(name, token, caller, question, result, partial(_write_without_revision, result))
-        return _write(result).SerializeToString()
+        if checking.loading is not None:
+            return Later(checking.loading, lambda: self._answer(*checking.result()))
+        caller, results = checking.result()
+        self._remember((name,), token, caller, (question,), results)
+        return self._answer(caller, results).SerializeToString()
 
     async def Check(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse:  # noqa: N802
         """See the protocol definition."""
@@ -70,31 +73,33 @@ class CheckServicer:
         except InvalidRequest:
             await self._identify(token, now)
             raise
-        caller, (result,) = await checks.check_each(self._facts, token.digests, [question], now)
+        return self._answer(*await checks.check_each(self._facts, token.digests, (question,), now))
+
+    def _answer(self, caller: Caller, results: Sequence[CheckResult | GatekeyError]) -> pb.CheckResponse:
+        (result,) = results
         if isinstance(result, GatekeyError):
             raise result
         self._record(caller, (result,))
         return _write(result)
 
-    def batch_check_at_once(self, data: bytes, authorization: str) -> bytes | None:
-        """Answer a batch by what is remembered; None where that is too little."""
-        now, parts = self._clock(), batches.split(data)
-        names = list(map(self._repeats.names(authorization), parts)) if parts else []
+    def batch_check_at_once(self, data: bytes, authorization: str) -> bytes | Later | None:
+        """Answer a batch as `check_at_once` answers a check."""
+        name, now, parts = self._repeats.names(authorization), self._clock(), batches.split(data)
+        names = list(map(name, parts)) if parts else []
         said = self._repeats.say_again(names, now) if 1 <= len(names) <= MAX_CHECKS else None
         if said is not None:
             return b"".join([piece for answer in said for piece in (batches.head(len(answer)), answer)])
-        token = self._token_of(authorization).digests
+        token = self._token(authorization, name)
         batch = _Batch.read(pb.BatchCheckRequest.FromString(data), self._keyring.digests)
-        checked = checks.check_at_once(self._facts, token, batch.questions, now)
-        if checked is None:
+        checking = checks.begin(self._facts, token, batch.questions, now)
+        if checking is None:
             return None
-        caller, results = checked
-        self._record(caller, results)
+        if checking.loading is not None:
+            return Later(checking.loading, lambda: self._answer_batch(batch, *checking.result()))
+        caller, results = checking.result()
         if len(results) == len(names):
-            for name, question, result in zip(names, batch.questions, results, strict=True):
-                answer = partial(_write_without_revision, result)
-                self._repeats.remember(name, token, caller, question, result, answer)
-        return batch.write(results).SerializeToString()
+            self._remember(names, token, caller, batch.questions, results)
+        return self._answer_batch(batch, caller, results).SerializeToString()
 
     async def BatchCheck(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse:  # noqa: N802
         """See the protocol definition."""
@@ -104,9 +109,34 @@ class CheckServicer:
         except InvalidRequest:
             await self._identify(token, now)
             raise
-        caller, results = await checks.check_each(self._facts, token.digests, batch.questions, now)
+        return self._answer_batch(batch, *await checks.check_each(self._facts, token.digests, batch.questions, now))
+
+    def _answer_batch(
+        self, batch: "_Batch", caller: Caller, results: Sequence[CheckResult | GatekeyError]
+    ) -> pb.BatchCheckResponse:
         self._record(caller, results)
         return batch.write(results)
+
+    def _token(self, authorization: str, names: Callable[[bytes], bytes]) -> Secret:
+        """The token of `authorization`, by the name of what says nothing else."""
+        name = names(b"")
+        token = self._tokens.get(name)
+        if token is None:
+            token = self._token_of(authorization).digests
+            self._tokens.put(name, token)
+        return token
+
+    def _remember(
+        self,
+        names: Sequence[bytes],
+        token: Secret,
+        caller: Caller,
+        questions: Sequence[Question],
+        results: Sequence[CheckResult | GatekeyError],
+    ) -> None:
+        for name, question, result in zip(names, questions, results, strict=True):
+            if isinstance(result, CheckResult):
+                self._repeats.remember(name, token, caller, question, result)
 
     async def _identify(self, token: Token, now: datetime) -> None:
         # To whoever has no valid token, a bad request tells nothing.

@@ -6,6 +6,7 @@ of them sees a request whose caller is not known. What comes out are endpoints, 
 which a transport serves.
 """
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -46,7 +47,6 @@ _EVERYWHERE = "everywhere"
 
 Clock = Callable[[], datetime]
 Method = Callable[[Any, Any], Awaitable[Message]]
-MethodAtOnce = Callable[[bytes, str], bytes | None]
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _log = structlog.get_logger()
@@ -79,6 +79,18 @@ class Reply(NamedTuple):
         """Say that something is refused."""
         trailers = ((errors.DETAILS_KEY, errors.details(error)),)
         return cls(b"", trailers, errors.status_code(error), errors.message(error))
+
+
+class Later(NamedTuple):
+    """An answer that is waiting for something."""
+
+    loading: "asyncio.Future[Any]"
+    """To be cancelled where nobody wants the answer any more."""
+    answer: Callable[[], Message]
+    """Makes the answer once `loading` is done. Raises what the method does."""
+
+
+MethodAtOnce = Callable[[bytes, str], bytes | Later | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +199,7 @@ class Edge:
 
         For methods that look up the caller together with what the request is about. Those in
         `at_once` are tried first, with the bytes of the request and the value of `authorization`:
-        they answer None where they would have to wait for something.
+        they answer None where the method itself has to be called.
         """
         self._register(service, servicer, self._token, at_once)
 
@@ -259,8 +271,8 @@ class Endpoint:
         """Whether it is worth asking."""
         return self._at_once is not None
 
-    def answer_at_once(self, data: bytes, metadata: Metadata) -> bytes | None:
-        """Answer a request without waiting for anything; None where that cannot be done, or something is wrong."""
+    def answer_at_once(self, data: bytes, metadata: Metadata) -> bytes | Later | None:
+        """Answer a request without a task of its own; None where that cannot be done, or something is wrong."""
         if self._at_once is None or len(data) > MAX_REQUEST_BYTES:
             return None
         authorization = None
@@ -280,14 +292,24 @@ class Endpoint:
         """Answer a request; errors are replies, too."""
         try:
             return await self._try_to_answer(data, incoming)
-        except GatekeyError as error:
-            if isinstance(error, Unavailable):
-                cause = repr(error.__cause__)
-                _log.warning("rpc.unavailable", method=self._method.full_name, reason=error.reason, cause=cause)
-            return Reply.of(error)
         except Exception as error:  # noqa: BLE001 - the transport would send the text of whatever gets through
-            _log.exception("rpc.failed", method=self._method.full_name, error=type(error).__name__)
+            return self._refuse(error)
+
+    def answer_later(self, later: Later) -> Reply:
+        """The answer that was waiting, now that it need not wait any more."""
+        try:
+            return Reply(later.answer().SerializeToString())
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._refuse(error)
+
+    def _refuse(self, error: Exception) -> Reply:
+        if not isinstance(error, GatekeyError):
+            _log.error("rpc.failed", method=self._method.full_name, error=type(error).__name__, exc_info=error)
             return Reply(b"", (), grpc.StatusCode.INTERNAL, "internal error")
+        if isinstance(error, Unavailable):
+            cause = repr(error.__cause__)
+            _log.warning("rpc.unavailable", method=self._method.full_name, reason=error.reason, cause=cause)
+        return Reply.of(error)
 
     async def _try_to_answer(self, data: bytes, incoming: Incoming) -> Reply:
         # The token first: to whoever has none, a bad request tells nothing.

@@ -53,14 +53,21 @@ class Repeat(NamedTuple):
 
 
 class Repeats:
-    """Says again what was said. Requests are known by a keyed hash of all that came with them: no secret is kept."""
+    """Says again what was said. Requests are known by a keyed hash of all that came with them: no secret is kept.
 
-    def __init__(self, facts: FactSource, usage: UsageRecorder) -> None:
+    Args:
+        facts: where the facts come from that must still be the same.
+        usage: where it is noted that keys were used.
+        write: makes an answer without its revision, serialized.
+    """
+
+    def __init__(self, facts: FactSource, usage: UsageRecorder, write: Callable[[CheckResult], bytes]) -> None:
         self._facts = facts
         self._usage = usage
+        self._write = write
         self._hash_key = os.urandom(32)
-        self._known = _Recent[Repeat](MAX_REQUESTS)
-        self._seen = _Recent[bool](MAX_REQUESTS)
+        self._known = Recent[Repeat](MAX_REQUESTS)
+        self._seen = Recent[bool](MAX_REQUESTS)
 
     def names(self, authorization: str) -> Callable[[bytes], bytes]:
         """What requests of one caller are known by: everything that an answer can depend on, but facts and time."""
@@ -108,12 +115,8 @@ class Repeats:
         caller: Caller,
         question: Question,
         result: CheckResult,
-        answer: Callable[[], bytes],
     ) -> None:
-        """Remember what was just said; `answer` makes it without its revision.
-
-        Only of a request that has come before: most never come again.
-        """
+        """Remember what was just found out, if the request has come before: most never come again."""
         if not self._seen.get(name):
             self._seen.put(name, True)
             return
@@ -131,7 +134,7 @@ class Repeats:
                 question.min_revision,
                 min((time for time in times if time is not None), default=None),
                 result.fact if result.decision.allowed else None,
-                answer(),
+                self._write(result),
             ),
         )
 
@@ -142,7 +145,7 @@ def _write_revision(revision: int) -> bytes:
     return pb.CheckResponse(revision=revision).SerializeToString()
 
 
-class _Recent(Generic[V]):
+class Recent(Generic[V]):
     """What was put or got of late, up to a number of things."""
 
     def __init__(self, most: int) -> None:

@@ -1,11 +1,12 @@
 """The transport of grpcio, which can do everything."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import grpc
 
-from gatekey_server.rpc.edge import Endpoint, Incoming
+from gatekey_server.rpc.edge import Endpoint, Incoming, Later
 from gatekey_server.rpc.transports import KEEPALIVE_TIME_MS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 
 MAX_CONCURRENT_CALLS = 2000
@@ -47,9 +48,15 @@ def _handler(endpoint: Endpoint) -> Any:
     async def handle(data: bytes, context: Context) -> bytes:
         metadata = tuple(context.invocation_metadata() or ())
         answer = endpoint.answer_at_once(data, metadata)
-        if answer is not None:
+        if isinstance(answer, bytes):
             return answer
-        reply = await endpoint.answer(data, Incoming(metadata, context.auth_context))
+        if isinstance(answer, Later):
+            # What went wrong is in the reply.
+            with suppress(Exception):
+                await answer.loading
+            reply = endpoint.answer_later(answer)
+        else:
+            reply = await endpoint.answer(data, Incoming(metadata, context.auth_context))
         if reply.code is not grpc.StatusCode.OK:
             await context.abort(reply.code, reply.message, trailing_metadata=tuple(reply.trailers))
         if reply.trailers:

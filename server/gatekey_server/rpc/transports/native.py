@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from gatekey_server.domain.errors import Overloaded
 from gatekey_server.freshness import clock
-from gatekey_server.rpc.edge import Endpoint, Incoming, Metadata, Reply
+from gatekey_server.rpc.edge import Endpoint, Incoming, Later, Metadata, Reply
 from gatekey_server.rpc.overload import Queue
 from gatekey_server.rpc.transports import KEEPALIVE_TIME_MS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 
@@ -50,7 +51,7 @@ class NativeServer:
         self._fallback = fallback
         self._shares_port = shares_port
         self._front: Any = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._queue = Queue()
         self._is_stopping = False
         self._directory = ""
@@ -96,12 +97,12 @@ class NativeServer:
         """Take no more calls, and end those that are not answered within `grace` seconds."""
         self._is_stopping = True
         fallback = asyncio.create_task(self._fallback.stop(grace))
-        tasks = list(self._tasks.values())
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        waiting = list(self._waiting.values())
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
         await fallback
         await asyncio.to_thread(self._front.close)
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -124,8 +125,8 @@ class NativeServer:
     def _take(self, events: Sequence[_Event], received_at: float) -> None:
         for number, (kind, call_id, method, data, _, details) in enumerate(events):
             if kind == EVENT_CANCEL:
-                if call_id in self._tasks:
-                    self._tasks[call_id].cancel()
+                if call_id in self._waiting:
+                    self._waiting[call_id].cancel()
             elif data is not None and details is not None:
                 try:
                     self._begin(call_id, self._endpoints[method], data, details, received_at, number)
@@ -151,22 +152,30 @@ class NativeServer:
             # Whoever asked has been told, or does not listen any more.
             return
         elif not endpoint.can_answer_at_once:
-            self._answer_later(call_id, endpoint, data, metadata)
+            self._answer_as_task(call_id, endpoint, data, metadata)
         elif self._queue.is_too_long(received_at, now) and number >= _MIN_ANSWERED:
             self._send(call_id, _OVERLOADED)
         else:
             answer = endpoint.answer_at_once(data, metadata)
-            if answer is None:
-                self._answer_later(call_id, endpoint, data, metadata)
-            else:
+            if isinstance(answer, bytes):
                 self._front.respond(call_id, answer)
+            elif answer is not None:
+                self._waiting[call_id] = answer.loading
+                answer.loading.add_done_callback(partial(self._send_later, call_id, endpoint, answer))
+            else:
+                self._answer_as_task(call_id, endpoint, data, metadata)
 
-    def _answer_later(self, call_id: int, endpoint: Endpoint, data: bytes, metadata: Metadata) -> None:
-        task = asyncio.create_task(self._finish(call_id, endpoint, data, metadata))
-        self._tasks[call_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(call_id))
+    def _send_later(self, call_id: int, endpoint: Endpoint, later: Later, loading: "asyncio.Future[Any]") -> None:
+        del self._waiting[call_id]
+        if not loading.cancelled():
+            self._send(call_id, endpoint.answer_later(later))
 
-    async def _finish(self, call_id: int, endpoint: Endpoint, data: bytes, metadata: Metadata) -> None:
+    def _answer_as_task(self, call_id: int, endpoint: Endpoint, data: bytes, metadata: Metadata) -> None:
+        task = asyncio.create_task(self._answer(call_id, endpoint, data, metadata))
+        self._waiting[call_id] = task
+        task.add_done_callback(lambda _: self._waiting.pop(call_id))
+
+    async def _answer(self, call_id: int, endpoint: Endpoint, data: bytes, metadata: Metadata) -> None:
         if len(data) > MAX_MESSAGE_BYTES:
             self._send(call_id, _TOO_LARGE)
         else:
