@@ -646,11 +646,15 @@ async def test_without_a_server_there_is_no_decision_unless_stale_ones_are_wante
         options = {"token": root_token, "timeout": 0.3, "cache": gatekey.Cache(stale_s=stale_s)}
         async with opened(kind, way.address, **options) as client:
             await learn(client, shop.key)
+            assert not (await made(client.check, shop.key, *QUESTION)).stale
             await way.close()
             await eventually(lambda: client._near._unreachable)
             client._near._lease.until = clock.now()
             if stale_s:
-                assert await made(client.check, shop.key, *QUESTION)
+                last_known = await made(client.check, shop.key, *QUESTION)
+                assert (last_known.allowed, last_known.stale) == (True, True)
+                not_a_key = await made(client.check, "no key", *QUESTION)
+                assert (not_a_key.allowed, not_a_key.stale) == (False, True)
                 client._near._lease.until = clock.now() - stale_s
             with pytest.raises((gatekey.Unavailable, gatekey.DeadlineExceeded)):
                 await made(client.check, shop.key, *QUESTION)

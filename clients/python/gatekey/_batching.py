@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import functools
 from collections.abc import Awaitable, Callable, Sequence
 
 from gatekey import decisions, errors
@@ -22,21 +21,22 @@ class Batcher:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._waiting: list[_Asker] = []
-        self._trips: set[asyncio.Task[None]] = set()
+        self._trips: set[_Trip] = set()
 
     async def ask(self, request: pb.CheckRequest, timeout: float) -> Result:
         """Ask one question. Raises `CallFailed` where all that travelled together was not decided."""
         loop = asyncio.get_running_loop()
-        asker = _Asker(request, loop.create_future(), loop.time() + timeout)
+        asker = _Asker(request, loop.create_future(), timeout, loop.time() + timeout)
         if not self._waiting:
             # Behind everything that is ready to run now, and may ask as well.
             loop.call_soon(self._flush)
         self._waiting.append(asker)
-        alarm = loop.call_at(asker.ends, asker.answer, errors.DeadlineExceeded(f"there was no answer in {timeout:g} s"))
         try:
             result = await asker.future
-        finally:
-            alarm.cancel()
+        except asyncio.CancelledError:
+            if asker.trip is not None:
+                asker.trip.look_soon()
+            raise
         if isinstance(result, BaseException):
             raise result
         return result
@@ -44,46 +44,30 @@ class Batcher:
     async def close(self) -> None:
         """Give up what is under way."""
         self._flush()
-        for trip in self._trips:
-            trip.cancel()
-        await asyncio.gather(*self._trips, return_exceptions=True)
+        trips = [trip.give_up() for trip in self._trips]
+        await asyncio.gather(*trips, return_exceptions=True)
 
     def _flush(self) -> None:
-        # Whoever was cancelled, or ran out of time, before this tick was over is not asked for.
+        # Whoever was cancelled before this tick was over is not asked for.
         waiting = [asker for asker in self._waiting if not asker.future.done()]
         self._waiting = []
         for batch in decisions.batches(waiting, lambda asker: asker.request.ByteSize()):
-            trip = asyncio.get_running_loop().create_task(self._travel(batch))
-            self._trips.add(trip)
-            trip.add_done_callback(functools.partial(self._ended, batch))
-            _cancel_when_all_are_done(trip, batch)
-
-    async def _travel(self, askers: Sequence[_Asker]) -> None:
-        timeout = max(asker.ends for asker in askers) - asyncio.get_running_loop().time()
-        results: Sequence[Result | BaseException]
-        try:
-            results = await self._send([asker.request for asker in askers], timeout)
-        except Exception as error:  # noqa: BLE001 - it is each asker's own
-            results = [_own(error) for _ in askers]
-        for asker, result in zip(askers, results, strict=True):
-            asker.answer(result)
-
-    def _ended(self, askers: Sequence[_Asker], trip: asyncio.Task[None]) -> None:
-        self._trips.discard(trip)
-        # Whoever still waits was on a trip that was given up.
-        for asker in askers:
-            asker.answer(errors.Cancelled("the client was closed"))
+            self._trips.add(_Trip(batch, self._send, self._trips.discard))
 
 
 class _Asker:
     """A question, and who waits for its answer until when."""
 
-    __slots__ = ("ends", "future", "request")
+    __slots__ = ("ends", "future", "request", "timeout", "trip")
 
-    def __init__(self, request: pb.CheckRequest, future: asyncio.Future[Result | BaseException], ends: float) -> None:
+    def __init__(
+        self, request: pb.CheckRequest, future: asyncio.Future[Result | BaseException], timeout: float, ends: float
+    ) -> None:
         self.request = request
         self.future = future
+        self.timeout = timeout
         self.ends = ends
+        self.trip: _Trip | None = None
 
     def answer(self, result: Result | BaseException) -> None:
         # As a value also where it is an error: one that nobody waits for any more would be complained about.
@@ -91,20 +75,65 @@ class _Asker:
             self.future.set_result(result)
 
 
+class _Trip:
+    """Questions that are under way together, for as long as anybody waits for one of them."""
+
+    def __init__(self, askers: Sequence[_Asker], send: Send, ended: Callable[[_Trip], None]) -> None:
+        self._askers = askers
+        self._send = send
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._will_look = False
+        for asker in askers:
+            asker.trip = self
+        # One for all: most callers wait equally long.
+        self._alarm = self._loop.call_at(min(asker.ends for asker in askers), self._look)
+        self._task = self._loop.create_task(self._travel())
+        self._task.add_done_callback(self._end)
+
+    def give_up(self) -> asyncio.Task[None]:
+        """Answer nobody any more; the task ends soon."""
+        self._task.cancel()
+        return self._task
+
+    def look_soon(self) -> None:
+        """Find out whether anybody still waits, once for all who have left in this tick."""
+        if not self._will_look:
+            self._will_look = True
+            self._loop.call_soon(self._look)
+
+    async def _travel(self) -> None:
+        timeout = max(asker.ends for asker in self._askers) - self._loop.time()
+        results: Sequence[Result | BaseException]
+        try:
+            results = await self._send([asker.request for asker in self._askers], timeout)
+        except Exception as error:  # noqa: BLE001 - it is each asker's own
+            results = [_own(error) for _ in self._askers]
+        for asker, result in zip(self._askers, results, strict=True):
+            asker.answer(result)
+
+    def _look(self) -> None:
+        self._will_look = False
+        self._alarm.cancel()
+        now = self._loop.time()
+        for asker in self._askers:
+            if asker.ends <= now:
+                asker.answer(errors.DeadlineExceeded(f"there was no answer in {asker.timeout:g} s"))
+        waiting = [asker.ends for asker in self._askers if not asker.future.done()]
+        if waiting:
+            self._alarm = self._loop.call_at(min(waiting), self._look)
+        else:
+            self._task.cancel()
+
+    def _end(self, _: object) -> None:
+        self._alarm.cancel()
+        self._ended(self)
+        # Whoever still waits was on a trip that was given up.
+        for asker in self._askers:
+            asker.answer(errors.Cancelled("the client was closed"))
+
+
 def _own(error: Exception) -> Exception:
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied
-
-
-def _cancel_when_all_are_done(trip: asyncio.Task[None], askers: Sequence[_Asker]) -> None:
-    left = len(askers)
-
-    def one_is_done(_: object) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            trip.cancel()
-
-    for asker in askers:
-        asker.future.add_done_callback(one_is_done)

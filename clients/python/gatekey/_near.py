@@ -134,7 +134,8 @@ class Near:
         self.asked = True
         now = clock.now()
         # Before anything is looked up: see above.
-        if now >= self._lease.until and not self._may_be_stale(now):
+        is_fresh = now < self._lease.until
+        if not is_fresh and not self._may_be_stale(now):
             return None
         try:
             digest = hashlib.sha256(key.encode()).digest()
@@ -142,7 +143,8 @@ class Near:
             return None
         entry = self._known.get(digest)  # type: ignore[arg-type]
         if entry is None:
-            return self._recall_unknown(digest, Question(key, resource, action, tenant, product, min_revision))
+            decision = self._recall_unknown(digest, Question(key, resource, action, tenant, product, min_revision))
+            return decision if is_fresh or decision is None else replace(decision, stale=True)
         if entry.verified < self._history.applied.revision and not self._holds(entry):
             return None
         fact = entry.fact
@@ -159,7 +161,7 @@ class Near:
             decision = replace(decision, revision=entry.verified)
         if decision.allowed:
             self._used[fact] = now
-        return decision
+        return decision if is_fresh else replace(decision, stale=True)
 
     def want(self, key: str) -> bool:
         """Have a key looked up soon, unless too many are; answers whether it will be."""

@@ -94,7 +94,7 @@ class Client(administration.Administration):
             if decision is not None:
                 return decision
             self._keeper.want(key)
-        request = decisions.write(Question(key, resource, action, tenant, product, min_revision))
+        request = decisions.write(key, resource, action, tenant, product, min_revision)
         return decisions.read(self._transport.make(_check(request), self._check_s(timeout)))
 
     def require(
@@ -211,7 +211,7 @@ class AsyncClient(administration.AsyncAdministration):
             if decision is not None:
                 return decision
             self._keeper.want(key)
-        request = decisions.write(Question(key, resource, action, tenant, product, min_revision))
+        request = decisions.write(key, resource, action, tenant, product, min_revision)
         timeout = self._check_s(timeout)
         if self._batcher is None:
             return await self._ask(request, timeout)

@@ -96,6 +96,8 @@ class Decision:
     """When the presented secret stops working; None if never."""
     revision: int = 0
     """The decision is right as of this revision, and maybe of later ones."""
+    stale: bool = False
+    """Whether it may be older than what was changed since: only ever with `Cache.stale_s`, without a server."""
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -132,26 +134,23 @@ _KINDS = {
 }
 
 
-def write(question: Question) -> pb.CheckRequest:
-    """The question as a message. Raises `InvalidArgument` for text that cannot be sent."""
+def write(
+    key: str, resource: str, action: str, tenant: str | None, product: str | None, min_revision: int
+) -> pb.CheckRequest:
+    """A question as a message. Raises `InvalidArgument` for text that cannot be sent."""
     try:
         return pb.CheckRequest(
-            key=question.key,
-            resource=question.resource,
-            action=question.action,
-            tenant=question.tenant,
-            product=question.product,
-            min_revision=question.min_revision,
+            key=key, resource=resource, action=action, tenant=tenant, product=product, min_revision=min_revision
         )
     except UnicodeEncodeError:
         # Not with the error as its cause, which would tell the key.
         raise errors.InvalidArgument("the question holds text that is not Unicode", "TEXT_INVALID") from None
 
 
-def try_to_write(question: Question) -> pb.CheckRequest | Undecided:
+def try_to_write(asked: Question) -> pb.CheckRequest | Undecided:
     """The question as a message, or why it cannot be one."""
     try:
-        return write(question)
+        return write(asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision)
     except errors.InvalidArgument as error:
         return Undecided(error)
 
