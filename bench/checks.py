@@ -3,20 +3,26 @@
 import asyncio
 import statistics
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+
+from gatekey.v1 import check_service_pb2 as pb
 
 from bench import gatekey as g
 from bench.gatekey import Gatekey
 from bench.load import Plan
 from bench.peers import cerbos, grpcio, nginx
-from bench.processes import ALL_CORES, LOAD_CORE, SERVER_CORE, Measured, measure
+from bench.processes import ALL_CORES, SERVER_CORE, Measured, measure
 from bench.report import Report
 
 _SECONDS = 5.0
 _ROUNDS = 3
 _KEYS = 10_000
 _BATCH = 100
+_SMALL_BATCH = 20
 _CERBOS_RESOURCES = 50
+# More than a server remembers.
+_NEW_CHECKS = 200_000
 
 
 async def _best(load: Callable[[], Awaitable[Measured]]) -> Measured:
@@ -92,12 +98,12 @@ async def latency(report: Report, directory: Path) -> None:
         async with g.gatekey(cluster) as server:
             await g.apply_product(server)
         await g.fill(cluster, _KEYS)
-        async with g.gatekey(cluster, cores=SERVER_CORE) as server:
-            full = await _best(lambda: measure(server.plan(many, seconds=_SECONDS), server.pid))
+        async with g.gatekey(cluster) as server:
+            full = await _best(lambda: measure(server.plan(many, seconds=_SECONDS), server.pid, ALL_CORES))
             report.add(section, "highest load", full.rate, "/s")
             for share in (0.1, 0.25, 0.5, 0.75):
                 plan = server.plan(many, seconds=_SECONDS, rate=full.rate * share)
-                runs = [await measure(plan, server.pid) for _ in range(_ROUNDS)]
+                runs = [await measure(plan, server.pid, ALL_CORES) for _ in range(_ROUNDS)]
                 for name in ("p50", "p99"):
                     value = statistics.median(run.result.percentiles[name] for run in runs) / 1000
                     goal = 2 if (share, name) == (0.5, "p99") else None
@@ -105,40 +111,52 @@ async def latency(report: Report, directory: Path) -> None:
 
 
 async def workers(report: Report, directory: Path) -> None:
-    """One worker against two, on as many cores as the load leaves."""
+    """One worker against two, on cores that they share with the load."""
     section = "workers"
     many = g.write_bodies(directory / "many", (g.check(number).SerializeToString() for number in range(_KEYS)))
+    batches = _write_new_batches(directory / "batches", _BATCH)
     async with g.postgres() as cluster:
         async with g.gatekey(cluster) as server:
             await g.apply_product(server)
         await g.fill(cluster, _KEYS)
-        rates = {}
-        # A check is expensive enough with grpcio that the load hardly counts on the cores it shares.
-        for transport in ("grpcio", "native"):
-            for count in (1, 2):
-                async with g.gatekey(cluster, TRANSPORT=transport, WORKERS=str(count)) as server:
-                    plan = server.plan(many, seconds=_SECONDS, connections=64, depth=4)
-                    rates[count] = (await _best(lambda: measure(plan, server.pid, ALL_CORES))).rate  # noqa: B023
-                report.add(section, f"{transport}, {count} workers", rates[count], "/s")
-            report.add(section, f"{transport}, 2 workers against 1", rates[2] / rates[1], "times", 1.7)
+        # Of batches whose checks are decided one by one, the load takes next to nothing.
+        for name, transport, bodies, path, each, goal in (
+            ("grpcio, checks", "grpcio", many, g.CHECK, 1, None),
+            ("native, checks", "native", many, g.CHECK, 1, None),
+            ("native, checks in batches", "native", batches, g.BATCH_CHECK, _BATCH, 1.7),
+        ):
+            expect = g.ALLOWED if each == 1 else "0a"
+            options = {"path": path, "expect": expect, "seconds": _SECONDS, "connections": 64, "depth": 2}
+            rates: dict[int, list[float]] = {1: [], 2: []}
+            # By turns, so that what the machine does beside them meets both.
+            for count, cores in [(1, SERVER_CORE), (2, ALL_CORES)] * _ROUNDS:
+                async with g.gatekey(cluster, cores=cores, TRANSPORT=transport, WORKERS=str(count)) as server:
+                    plan = server.plan(bodies, **options)
+                    await measure(replace(plan, seconds=1), server.pid, ALL_CORES)
+                    rates[count].append((await measure(plan, server.pid, ALL_CORES)).rate)
+            one, two = (statistics.median(rates[count]) for count in (1, 2))
+            report.add(section, f"{name}, 1 worker on one core", one * each, "/s")
+            report.add(section, f"{name}, 2 workers on two cores", two * each, "/s")
+            report.add(section, f"{name}, 2 against 1", two / one, "times", goal)
 
 
 async def overload(report: Report, directory: Path) -> None:
-    """Twice the load that can be served: what is answered, how soon, and how soon it is over."""
+    """Twice the batches of 20 that can be served: what is answered, how soon, and how soon it is over."""
     section = "overload"
-    many = g.write_bodies(directory / "many", (g.check(number).SerializeToString() for number in range(_KEYS)))
+    # A single check that is in memory costs the transport more than the decision: refusing it saves little.
+    new = _write_new_batches(directory / "new", _SMALL_BATCH)
     async with g.postgres() as cluster:
         async with g.gatekey(cluster) as server:
             await g.apply_product(server)
         await g.fill(cluster, _KEYS)
         async with g.gatekey(cluster, cores=SERVER_CORE) as server:
-            full = await _best(lambda: measure(server.plan(many, seconds=_SECONDS), server.pid))
-            calm = await measure(server.plan(many, seconds=_SECONDS, rate=full.rate * 0.5), server.pid)
-            plan = server.plan(many, seconds=_SECONDS, rate=full.rate * 2, connections=32)
-            flood = asyncio.create_task(measure(plan, server.pid, LOAD_CORE))
+            plan = server.plan(new, path=g.BATCH_CHECK, expect="0a", seconds=_SECONDS, connections=32, depth=2)
+            full = await _best(lambda: measure(plan, server.pid))
+            calm = await measure(replace(plan, rate=full.rate * 0.5), server.pid)
+            flood = asyncio.create_task(measure(replace(plan, rate=full.rate * 2), server.pid))
             admin = [await _time_admin(server) for _ in range(20)]
             flooded = await flood
-            after = await measure(server.plan(many, seconds=1, rate=full.rate * 0.5), server.pid)
+            after = await measure(replace(plan, rate=full.rate * 0.5, seconds=1), server.pid)
     result = flooded.result
     report.add(section, "highest load", full.rate, "/s")
     report.add(section, "answered at twice that", flooded.rate, "/s")
@@ -149,6 +167,17 @@ async def overload(report: Report, directory: Path) -> None:
     report.add(section, "p99 against half the load", ratio, "times", 5, at_least=False)
     report.add(section, "GetProduct meanwhile, the slowest of 20", max(admin) * 1000, "ms")
     report.add(section, "refused in the second after", after.result.refused, "")
+
+
+def _write_new_batches(path: Path, size: int) -> Path:
+    """Batches of which no check is a repetition, for as many as a server remembers."""
+    return g.write_bodies(
+        path,
+        (
+            pb.BatchCheckRequest(checks=[g.check(n % _KEYS, n) for n in range(first, first + size)]).SerializeToString()
+            for first in range(0, _NEW_CHECKS, size)
+        ),
+    )
 
 
 async def _time_admin(server: Gatekey) -> float:

@@ -179,16 +179,14 @@ def key_uid(number: int) -> uuid.UUID:
     return new_key_uid(1_700_000_000_000 + number, hash((number, "key")) & (1 << 62) - 1)
 
 
-def check(number: int) -> check_service_pb2.CheckRequest:
-    """A check of a key that is allowed."""
-    return check_service_pb2.CheckRequest(key=secret(number), resource=_RESOURCE, action=_ACTION)
+def check(number: int, place: int | str = "") -> check_service_pb2.CheckRequest:
+    """A check of a key that is allowed, of a resource of its own in each place."""
+    return check_service_pb2.CheckRequest(key=secret(number), resource=f"{_RESOURCE}{place}", action=_ACTION)
 
 
 def batch(numbers: Iterable[int]) -> check_service_pb2.BatchCheckRequest:
     """Many checks at once, each of another resource."""
-    checks = [check(number) for number in numbers]
-    for place, each in enumerate(checks):
-        each.resource += str(place)
+    checks = [check(number, place) for place, number in enumerate(numbers)]
     return check_service_pb2.BatchCheckRequest(checks=checks)
 
 

@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,12 @@ from typing import cast
 import uvloop
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+_MAX_CONCURRENT_STREAMS = 3
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _WIDE_OPEN = (1 << 31) - 1
 _DEFAULT_WINDOW = 65_535
-_TICK_S = 0.001
+_TICK_S = 0.0001
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,15 @@ class _Load:
         sent = 0
         while self.goes_on:
             now = time.perf_counter()
-            due = min(int((now - started_at) * self.plan.rate), sent + self.left)
+            due = min(int((now - started_at) * self.plan.rate) + 1, sent + self.left)
             for number in range(sent, due):
                 next(turns).send(started_at + number / self.plan.rate)
             for connection in connections:
                 connection.flush()
             sent = due
-            # Between two calls that are due soon, only what has arrived is looked at.
-            await asyncio.sleep(0 if self.plan.rate * _TICK_S > 1 else _TICK_S)
+            # The loop's own timers are too coarse, and turning all the time would take a core from the server.
+            time.sleep(_TICK_S)  # noqa: ASYNC251
+            await asyncio.sleep(0)
 
 
 class _Connection(asyncio.Protocol):
@@ -132,7 +135,8 @@ class _Connection(asyncio.Protocol):
         self._is_right: set[int] = set()
         self._has_message: set[int] = set()
         self._window = _DEFAULT_WINDOW
-        self._held_back: list[tuple[float, bytes]] = []
+        self._max_calls = _WIDE_OPEN
+        self._held_back: deque[tuple[float, bytes]] = deque()
 
     @property
     def waiting(self) -> int:
@@ -159,18 +163,21 @@ class _Connection(asyncio.Protocol):
     def send(self, at: float) -> None:
         """Begin a call."""
         self._load.left -= 1
-        self._send_message(at, self._load.message())
-
-    def _send_message(self, at: float, message: bytes) -> None:
-        load = self._load
-        if self._window < len(message) + 5:
+        message = self._load.message()
+        if self._held_back or not self._may_send(message):
             self._held_back.append((at, message))
-            return
+        else:
+            self._put(at, message)
+
+    def _may_send(self, message: bytes) -> bool:
+        return self._window >= len(message) + 5 and len(self._sent_at) < self._max_calls
+
+    def _put(self, at: float, message: bytes) -> None:
         self._stream += 2
         self._window -= len(message) + 5
         self._sent_at[self._stream] = at
         self._out += (
-            _frame(_HEADERS, _END_HEADERS, self._stream, load.headers),
+            _frame(_HEADERS, _END_HEADERS, self._stream, self._load.headers),
             _frame(_DATA, _END_STREAM, self._stream, b"\0" + len(message).to_bytes(4, "big") + message),
         )
 
@@ -200,9 +207,14 @@ class _Connection(asyncio.Protocol):
                 self._control(kind, flags, data[start + 9 : stop], stream)
             start = stop
         self._rest = data[start:]
+        self._send_what_was_held_back()
         if finished and not self._load.plan.rate:
             self.fill(finished)
         self.flush()
+
+    def _send_what_was_held_back(self) -> None:
+        while self._held_back and self._may_send(self._held_back[0][1]):
+            self._put(*self._held_back.popleft())
 
     def _finish(self, stream: int) -> int:
         sent_at = self._sent_at.pop(stream, None)
@@ -222,14 +234,12 @@ class _Connection(asyncio.Protocol):
 
     def _control(self, kind: int, flags: int, payload: bytes, stream: int) -> None:
         if kind == _SETTINGS and not flags & _ACK:
+            self._max_calls = dict(struct.iter_unpack(">HI", payload)).get(_MAX_CONCURRENT_STREAMS, self._max_calls)
             self._out.append(_frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
             self._out.append(_frame(_PING, _ACK, 0, payload))
         elif kind == _WINDOW_UPDATE and stream == 0:
             self._window += int.from_bytes(payload, "big")
-            held_back, self._held_back = self._held_back, []
-            for at, message in held_back:
-                self._send_message(at, message)
         elif kind == _GOAWAY and not self._load.done.done():
             self._load.done.set_exception(ConnectionError(f"the server goes away: {payload!r}"))
 

@@ -8,6 +8,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,10 @@ from gatekey_server.rpc.transports import KEEPALIVE_TIME_MS, MAX_MESSAGE_BYTES, 
 
 _IO_THREADS = 1
 _MAX_EVENTS = 4096
-_MIN_ANSWERED = 64
+# However late all that wait are, some of them are answered.
+_ANSWERING_S = 0.003
+# Where calls come one after the other, waking the loop for each takes longer than answering it.
+_GATHER_S = 0.0001
 
 _OVERLOADED = Reply.of(Overloaded("OVERLOADED", "too many calls wait"))
 _TOO_LARGE = Reply(b"", (), grpc.StatusCode.RESOURCE_EXHAUSTED, f"the message has more than {MAX_MESSAGE_BYTES} bytes")
@@ -55,7 +59,9 @@ class NativeServer:
         self._queue = Queue()
         self._is_stopping = False
         self._directory = ""
-        self._loop_is_idle = threading.Semaphore(0)
+        self._loop_is_idle = threading.Lock()
+        # Released for each time that the thread is to wait for calls again.
+        self._loop_is_idle.acquire()
         self._fetched_at = 0.0
 
     def add_insecure_port(self, address: str) -> int:
@@ -121,15 +127,17 @@ class NativeServer:
                 self._front.close()
                 return
             self._loop_is_idle.acquire()
+            time.sleep(_GATHER_S)
 
     def _take(self, events: Sequence[_Event], received_at: float) -> None:
-        for number, (kind, call_id, method, data, _, details) in enumerate(events):
+        begun_at = clock.now()
+        for kind, call_id, method, data, _, details in events:
             if kind == EVENT_CANCEL:
                 if call_id in self._waiting:
                     self._waiting[call_id].cancel()
             elif data is not None and details is not None:
                 try:
-                    self._begin(call_id, self._endpoints[method], data, details, received_at, number)
+                    self._begin(call_id, self._endpoints[method], data, details, received_at, begun_at)
                 except Exception as error:  # noqa: BLE001 - the calls after it must be taken, and the thread woken
                     _log.exception("transport.failed", error=type(error).__name__)
                     self._front.fail(call_id, grpc.StatusCode.INTERNAL.value[0], "internal error")
@@ -142,7 +150,7 @@ class NativeServer:
             self._loop_is_idle.release()
 
     def _begin(
-        self, call_id: int, endpoint: Endpoint, data: bytes, details: _Details, received_at: float, number: int
+        self, call_id: int, endpoint: Endpoint, data: bytes, details: _Details, received_at: float, begun_at: float
     ) -> None:
         metadata, _, time_left = details
         now = clock.now()
@@ -153,7 +161,7 @@ class NativeServer:
             return
         elif not endpoint.can_answer_at_once:
             self._answer_as_task(call_id, endpoint, data, metadata)
-        elif self._queue.is_too_long(received_at, now) and number >= _MIN_ANSWERED:
+        elif self._queue.is_too_long(received_at, now) and now - begun_at >= _ANSWERING_S:
             self._send(call_id, _OVERLOADED)
         else:
             answer = endpoint.answer_at_once(data, metadata)
