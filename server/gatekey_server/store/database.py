@@ -114,6 +114,9 @@ class Database:
                     # A process that is stopped in the middle of a transaction must not hold up the others' for long.
                     "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S * 1000:.0f}",
                     "timezone": "UTC",
+                    # A plan is made once for each connection: making one takes longer than most queries do, and
+                    # the server would make a new one for every list of digests.
+                    "plan_cache_mode": "force_generic_plan",
                 },
             )
             async with checked_url():
