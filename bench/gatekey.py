@@ -152,7 +152,7 @@ async def fill(cluster: EmbeddedPostgres, keys: int, *, keys_of_a_tenant: int = 
         await connection.execute(
             "insert into key_usage select tenant_uid, key_uid, now() from api_key on conflict do nothing"
         )
-        await connection.execute("analyze")
+        await connection.execute("vacuum analyze")
         await connection.execute("checkpoint")
     finally:
         await connection.close()

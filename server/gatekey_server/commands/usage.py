@@ -13,11 +13,12 @@ import structlog
 
 from gatekey_server.domain.decisions import Fact
 from gatekey_server.domain.errors import GatekeyError
+from gatekey_server.freshness import clock
 from gatekey_server.store import api_keys
 from gatekey_server.store.database import Connection, Database
 
 MAX_PENDING = 100_000
-_BATCH = 1000
+_BATCH = 200
 
 _log = structlog.get_logger()
 
@@ -59,13 +60,16 @@ class UsageRecorder:
             except TimeoutError:
                 pass
             self._wake.clear()
-            await self.flush()
+            await self.flush(gently=True)
 
-    async def flush(self) -> None:
-        """Write down what is remembered; what cannot be written now is kept for the next time."""
-        pending = list(self._pending.items())
+    async def flush(self, *, gently: bool = False) -> None:
+        """Write down what is remembered, first uses first; what cannot be written now is kept for the next time.
+
+        `gently` leaves as much time to others after each batch as it took.
+        """
+        pending = sorted(self._pending.items(), key=lambda use: use[0] not in self._first_uses)
         for start in range(0, len(pending), _BATCH):
-            batch = dict(pending[start : start + _BATCH])
+            batch, begun_at = dict(pending[start : start + _BATCH]), clock.now()
             try:
                 await self._database.transaction(partial(_write, batch))
             except GatekeyError as error:
@@ -74,6 +78,8 @@ class UsageRecorder:
             for uid, time in batch.items():
                 if self._pending.get(uid) == time:
                     del self._pending[uid]
+            if gently:
+                await asyncio.sleep(clock.now() - begun_at)
         if self._dropped:
             _log.warning("usage.dropped", uses=self._dropped)
             self._dropped = 0
