@@ -134,8 +134,8 @@ async def test_questions_are_answered_by_either_side_alike(
     ]
     assert not recalled(client, shop.reader, "campaigns/c1", "write")
     sent = []
-    write = decisions.write
-    monkeypatch.setattr(decisions, "write", lambda question: sent.append(question) or write(question))
+    write = decisions.try_to_write
+    monkeypatch.setattr(decisions, "try_to_write", lambda question: sent.append(question) or write(question))
     allowed, denied, invalid, later, text, other = await made(client.check_many, questions, timeout=10)
     assert sent == questions[2:5], "all others are decided near, denied or not"
     assert allowed.allowed
