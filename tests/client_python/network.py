@@ -78,7 +78,8 @@ class Way:
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counts: bool) -> None:
         try:
-            with contextlib.suppress(ConnectionError):
+            # The second is what a loop says of a connection that was closed meanwhile.
+            with contextlib.suppress(ConnectionError, RuntimeError):
                 while data := await source.read(1 << 16):
                     self.arrived += counts
                     await self._open.wait()
