@@ -119,6 +119,15 @@ async def latency(report: Report, directory: Path) -> None:
                     value = statistics.median(run.result.percentiles[name] for run in runs) / 1000
                     goal = 2 if (share, name) == (0.5, "p99") else None
                     report.add(section, f"{name} at {share:.0%} of it", value, "ms", goal, at_least=False)
+    async with nginx.nginx(ALL_CORES) as peer:
+        if isinstance(peer, str):
+            report.leave_out("nginx", peer)
+            return
+        plan = peer.plan(many, seconds=_SECONDS, rate=full.rate * 0.5)
+        runs = [await measure(plan, peer.pid, ALL_CORES) for _ in range(_ROUNDS)]
+        for name in ("p50", "p99"):
+            value = statistics.median(run.result.percentiles[name] for run in runs) / 1000
+            report.add(section, f"nginx, an empty answer: {name} at as many", value, "ms")
 
 
 async def workers(report: Report, directory: Path) -> None:

@@ -105,15 +105,15 @@ async def _measure_size(
             plan = server.plan(warm, seconds=_SECONDS, order=order)
             await measure(plan, server.pid, ALL_CORES)
             found["warm", size] = await _add(report, section, f"{size:,} keys, {name}", server, plan)
+    # Cerbos before and after: the machine is not equally fast for so long.
+    earlier = await _measure_cerbos(report, directory) if size == _BESIDE_CERBOS else None
     async with g.gatekey(cluster, WORKERS=str(len(ALL_CORES)), **settings) as server:
         plan = server.plan(cold, calls=calls, seconds=240, **_MANY_AT_ONCE)
         name = f"{size:,} keys, cold, {len(ALL_CORES)} workers"
-        # Before and after: the machine is not equally fast for so long.
-        before = await _measure_cerbos(report, directory) if size == _BESIDE_CERBOS else None
         measured = await _add(report, section, name, server, plan)
-        after = await _measure_cerbos(report, directory) if size == _BESIDE_CERBOS else None
-    if before is not None and after is not None:
-        rate = (before + after) / 2
+    later = await _measure_cerbos(report, directory) if earlier is not None else None
+    if earlier is not None and later is not None:
+        rate = (earlier + later) / 2
         report.add(section, "Cerbos, one resource, in memory: per second", rate, "/s")
         name = f"cold checks over {size:,} keys against Cerbos's in memory"
         report.add(section, name, measured.rate / rate, "times", 1.5)

@@ -16,6 +16,7 @@ from gatekey._batching import Batcher
 from gatekey._calls import AsyncTransport, Call, Listing, Transport
 from gatekey._connection import TLS, Timeouts
 from gatekey._keeping import AsyncKeeper, Cache, Keeper, make_near
+from gatekey._near import Near
 from gatekey._tokens import AsyncTokens, AsyncTokenSource, Tokens, TokenSource
 from gatekey.decisions import Decision, Question, Undecided
 from gatekey.v1 import check_service_pb2 as pb
@@ -119,7 +120,7 @@ class Client(administration.Administration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [self._recall_or_write(question) for question in questions]
+        written = [_recall_or_write(self._near, self._keeper, question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -140,16 +141,6 @@ class Client(administration.Administration):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _recall_or_write(self, asked: Question) -> Decision | pb.CheckRequest | Undecided:
-        if self._near is not None and self._keeper is not None:
-            decision = self._near.recall(
-                asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision
-            )
-            if decision is not None:
-                return decision
-            self._keeper.want(asked.key)
-        return decisions.try_to_write(asked)
 
     def _check_s(self, timeout: float | None) -> float:
         return self._timeouts.check if timeout is None else timeout
@@ -249,7 +240,7 @@ class AsyncClient(administration.AsyncAdministration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [self._recall_or_write(question) for question in questions]
+        written = [_recall_or_write(self._near, self._keeper, question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -280,16 +271,6 @@ class AsyncClient(administration.AsyncAdministration):
             return [await self._ask(requests[0], timeout)]
         return decisions.read_results(await self._transport.make(_batch_check(requests), timeout), len(requests))
 
-    def _recall_or_write(self, asked: Question) -> Decision | pb.CheckRequest | Undecided:
-        if self._near is not None and self._keeper is not None:
-            decision = self._near.recall(
-                asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision
-            )
-            if decision is not None:
-                return decision
-            self._keeper.want(asked.key)
-        return decisions.try_to_write(asked)
-
     def _check_s(self, timeout: float | None) -> float:
         return self._timeouts.check if timeout is None else timeout
 
@@ -303,3 +284,14 @@ class AsyncClient(administration.AsyncAdministration):
             for item in listing.items(page):
                 yield item
             call = listing.after(page)
+
+
+def _recall_or_write(
+    near: Near | None, keeper: Keeper | AsyncKeeper | None, asked: Question
+) -> Decision | pb.CheckRequest | Undecided:
+    if near is not None and keeper is not None:
+        decision = near.recall(asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision)
+        if decision is not None:
+            return decision
+        keeper.want(asked.key)
+    return decisions.try_to_write(asked)

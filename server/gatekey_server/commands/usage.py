@@ -19,6 +19,7 @@ from gatekey_server.store.database import Connection, Database
 
 MAX_PENDING = 100_000
 _BATCH = 200
+_MAX_REST_S = 0.1
 
 _log = structlog.get_logger()
 
@@ -65,7 +66,8 @@ class UsageRecorder:
     async def flush(self, *, gently: bool = False) -> None:
         """Write down what is remembered, first uses first; what cannot be written now is kept for the next time.
 
-        `gently` leaves as much time to others after each batch as it took.
+        `gently` leaves as much time to others after each batch as it took, and ends early where a key was used for
+        the first time meanwhile: `run` begins anew then.
         """
         pending = sorted(self._pending.items(), key=lambda use: use[0] not in self._first_uses)
         for start in range(0, len(pending), _BATCH):
@@ -79,7 +81,10 @@ class UsageRecorder:
                 if self._pending.get(uid) == time:
                     del self._pending[uid]
             if gently:
-                await asyncio.sleep(clock.now() - begun_at)
+                # A process that was stopped meanwhile need not rest for as long.
+                await asyncio.sleep(min(clock.now() - begun_at, _MAX_REST_S))
+                if self._wake.is_set():
+                    return
         if self._dropped:
             _log.warning("usage.dropped", uses=self._dropped)
             self._dropped = 0
