@@ -47,7 +47,7 @@ class Keeper:
     """Keeps a near cache in a thread, which ends when nobody has asked for a while."""
 
     def __init__(self, near: Near, transport: Transport) -> None:
-        self._near = near
+        self.near = near
         self._transport = transport
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -56,14 +56,14 @@ class Keeper:
 
     def want(self, key: str) -> None:
         """Have a key looked up, and the lease renewed."""
-        self._near.want(key)
+        self.near.want(key)
         with self._changed:
             if self._closed:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="gatekey-cache", daemon=True)
                 self._thread.start()
-            elif self._near.has_work():
+            elif self.near.has_work():
                 self._changed.notify()
 
     def close(self) -> None:
@@ -86,17 +86,17 @@ class Keeper:
         changed = self._changed
         try:
             while self._goes_on():
-                self._do(self._near.work())
-            self._do(self._near.report())
+                self._do(self.near.work())
+            self._do(self.near.report())
         finally:
             with changed:
                 self._thread = None
 
     def _goes_on(self) -> bool:
         with self._changed:
-            if not self._closed and not self._near.has_work():
-                self._changed.wait(self._near.pause_s())
-            return not self._closed and not self._near.is_idle()
+            if not self._closed and not self.near.has_work():
+                self._changed.wait(self.near.pause_s())
+            return not self._closed and not self.near.is_idle()
 
     def _do(self, work: Work) -> None:
         with contextlib.suppress(StopIteration):
@@ -142,7 +142,7 @@ class AsyncKeeper:
     """Keeps a near cache in a task, which ends when nobody has asked for a while."""
 
     def __init__(self, near: Near, transport: AsyncTransport) -> None:
-        self._near = near
+        self.near = near
         self._transport = transport
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -152,7 +152,7 @@ class AsyncKeeper:
         """Have a key looked up, and the lease renewed."""
         if self._closed:
             return
-        self._near.want(key)
+        self.near.want(key)
         self._changed.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="gatekey-cache")
@@ -163,17 +163,17 @@ class AsyncKeeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._do(self._near.report())
+            await self._do(self.near.report())
 
     async def _run(self) -> None:
-        while not self._near.is_idle():
+        while not self.near.is_idle():
             self._changed.clear()
-            if not self._near.has_work():
+            if not self.near.has_work():
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._near.pause_s()):
+                    async with asyncio.timeout(self.near.pause_s()):
                         await self._changed.wait()
-            await self._do(self._near.work())
-        await self._do(self._near.report())
+            await self._do(self.near.work())
+        await self._do(self.near.report())
 
     async def _do(self, work: Work) -> None:
         with contextlib.suppress(StopIteration):

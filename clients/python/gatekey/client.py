@@ -16,7 +16,6 @@ from gatekey._batching import Batcher
 from gatekey._calls import AsyncTransport, Call, Listing, Transport
 from gatekey._connection import TLS, Timeouts
 from gatekey._keeping import AsyncKeeper, Cache, Keeper, make_near
-from gatekey._near import Near
 from gatekey._tokens import AsyncTokens, AsyncTokenSource, Tokens, TokenSource
 from gatekey.decisions import Decision, Question, Undecided
 from gatekey.v1 import check_service_pb2 as pb
@@ -120,7 +119,7 @@ class Client(administration.Administration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [_recall_or_write(self._near, self._keeper, question) for question in questions]
+        written = [_recall_or_write(self._keeper, question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -240,7 +239,7 @@ class AsyncClient(administration.AsyncAdministration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [_recall_or_write(self._near, self._keeper, question) for question in questions]
+        written = [_recall_or_write(self._keeper, question) for question in questions]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
@@ -286,11 +285,11 @@ class AsyncClient(administration.AsyncAdministration):
             call = listing.after(page)
 
 
-def _recall_or_write(
-    near: Near | None, keeper: Keeper | AsyncKeeper | None, asked: Question
-) -> Decision | pb.CheckRequest | Undecided:
-    if near is not None and keeper is not None:
-        decision = near.recall(asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision)
+def _recall_or_write(keeper: Keeper | AsyncKeeper | None, asked: Question) -> Decision | pb.CheckRequest | Undecided:
+    if keeper is not None:
+        decision = keeper.near.recall(
+            asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision
+        )
         if decision is not None:
             return decision
         keeper.want(asked.key)
