@@ -1,4 +1,8 @@
-"""How PostgreSQL carries out the named queries where there is much: 200,000 keys, half of them in one tenant."""
+"""How PostgreSQL carries out the named queries.
+
+Where there is much: 200,000 keys, half of them in one tenant. And where there is nothing yet: the plans that a new
+installation makes are kept while its tables grow.
+"""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -6,12 +10,15 @@ from typing import Any
 
 import asyncpg
 import pytest
+from gatekey_server.store.database import SESSION
 from gatekey_server.store.queries import queries
 
 from tests.support.databases import Databases
 
 KEYS = 200_000
 LARGE = frozenset({"tenant", "principal", "api_key", "secret", "key_usage", "change"})
+
+NAMES = [name for name in queries.available_queries if not name.endswith("_cursor")]
 
 # Queries that do read a whole table, and why that is right.
 _PRODUCT = "counts what a whole product holds, for a change of its spec or its deletion"
@@ -25,6 +32,9 @@ WHOLE: Mapping[str, str] = {
     "tenant_next_deleted": "by the upkeep, every few minutes, of a table with a row for each tenant",
     "changes_purge": "of a table whose size is bounded by this very query",
 }
+
+# One row, and one for each process.
+ALWAYS_SMALL = frozenset({"revision", "process"})
 
 FILL = f"""
 set session_replication_role = replica;
@@ -56,6 +66,26 @@ async def large(databases: Databases) -> AsyncIterator["asyncpg.Connection[async
     await connection.close()
 
 
+@pytest.fixture(scope="module")
+async def empty(databases: Databases) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection as the server makes it, to a database that holds nothing, and knows it."""
+    connection = await asyncpg.connect(await databases.create(), server_settings=dict(SESSION))
+    await connection.execute("analyze")
+    yield connection
+    await connection.close()
+
+
+async def kept_plan(connection: "asyncpg.Connection[asyncpg.Record]", name: str) -> Mapping[str, Any]:
+    """The plan that is kept for a prepared query, whatever its parameters are."""
+    sql = getattr(queries, name).sql
+    parameters = len((await connection.prepare(sql)).get_parameters())
+    await connection.execute(f"prepare {name} as {sql}")
+    arguments = f"({', '.join(['null'] * parameters)})" if parameters else ""
+    explained = await connection.fetchval(f"explain (format json) execute {name} {arguments}")
+    plan: Mapping[str, Any] = json.loads(explained)[0]["Plan"]
+    return plan
+
+
 def scans(plan: Mapping[str, Any]) -> Iterator[str]:
     """The tables that a plan reads from one end to the other."""
     if plan["Node Type"] == "Seq Scan":
@@ -70,15 +100,17 @@ async def test_the_largest_tenant_is_large(large: "asyncpg.Connection[asyncpg.Re
     assert counts[0][0] >= KEYS // 2
 
 
-@pytest.mark.parametrize("name", [name for name in queries.available_queries if not name.endswith("_cursor")])
+@pytest.mark.parametrize("name", NAMES)
 async def test_no_query_reads_a_large_table_from_end_to_end(
     large: "asyncpg.Connection[asyncpg.Record]", name: str
 ) -> None:
-    sql = getattr(queries, name).sql
-    parameters = len((await large.prepare(sql)).get_parameters())
-    # The plan that is kept for a prepared query, whatever its parameters are.
-    await large.execute(f"set plan_cache_mode = force_generic_plan; prepare {name} as {sql}")
-    arguments = f"({', '.join(['null'] * parameters)})" if parameters else ""
-    explained = await large.fetchval(f"explain (format json) execute {name} {arguments}")
-    whole = LARGE.intersection(scans(json.loads(explained)[0]["Plan"]))
+    await large.execute("set plan_cache_mode = force_generic_plan")
+    whole = LARGE.intersection(scans(await kept_plan(large, name)))
     assert bool(whole) == (name in WHOLE), whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_no_plan_that_was_made_for_empty_tables_reads_one_from_end_to_end(
+    empty: "asyncpg.Connection[asyncpg.Record]", name: str
+) -> None:
+    assert ALWAYS_SMALL.issuperset(scans(await kept_plan(empty, name)))

@@ -12,7 +12,7 @@ import asyncpg
 
 from gatekey_server.domain.changes import Change, Poll, Position
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.store.database import Connection, Database, checked_url, translated_errors
+from gatekey_server.store.database import SESSION, Connection, Database, checked_url, translated_errors
 from gatekey_server.store.queries import queries
 
 MAX_CHANGES = 10_000
@@ -55,9 +55,7 @@ class FeedLink:
                 connection = await database.primary.connect(
                     timeout=timeout_s,
                     command_timeout=timeout_s,
-                    # Behind a pooler of connections, prepared statements need not be there the next time.
-                    statement_cache_size=0,
-                    server_settings={"application_name": "gatekey-feed", "timezone": "UTC"},
+                    server_settings={**SESSION, "application_name": "gatekey-feed"},
                 )
             link = cls(connection, process, timeout_s)
             try:

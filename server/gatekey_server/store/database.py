@@ -3,7 +3,7 @@
 import asyncio
 import urllib.parse
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -34,6 +34,19 @@ _LATER = (
     TimeoutError,
 )
 IDLE_IN_TRANSACTION_S = 1.0
+
+SESSION: Mapping[str, str] = {
+    "timezone": "UTC",
+    # A plan is made once for each connection: making one takes longer than most queries do, and the server would make
+    # a new one for every list of digests.
+    "plan_cache_mode": "force_generic_plan",
+    # Such a plan may be made while a table is empty, and is used until statistics are gathered, which may be
+    # thousands of rows later: it must not be one that reads the whole table.
+    "enable_seqscan": "off",
+    # By which plans look expensive enough to be compiled where there is no other way than to read a whole table.
+    "jit": "off",
+}
+"""The settings of a server's sessions."""
 
 _CONFLICTS = (
     asyncpg.SerializationError,
@@ -109,14 +122,11 @@ class Database:
                 command_timeout=statement_timeout_s + 1,
                 timeout=acquire_timeout_s,
                 server_settings={
+                    **SESSION,
                     "application_name": "gatekey",
                     "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
                     # A process that is stopped in the middle of a transaction must not hold up the others' for long.
                     "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S * 1000:.0f}",
-                    "timezone": "UTC",
-                    # A plan is made once for each connection: making one takes longer than most queries do, and
-                    # the server would make a new one for every list of digests.
-                    "plan_cache_mode": "force_generic_plan",
                 },
             )
             async with checked_url():
