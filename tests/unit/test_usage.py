@@ -1,7 +1,7 @@
 """Uses of keys on their way into the database."""
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,13 +22,10 @@ class Database:
         self.batches: list[list[int]] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
-    async def transaction(self, work: Callable[["Database"], Awaitable[None]]) -> None:
-        await work(self)
-        self.meanwhile()
 
-
-async def write(batch: Mapping[tuple[int, uuid.UUID], datetime], database: Database) -> None:
-    database.batches.append([tenant for tenant, _ in batch])
+async def record_uses(database: Database, uses: Mapping[tuple[int, uuid.UUID], datetime]) -> None:
+    database.batches.append([tenant for tenant, _ in uses])
+    database.meanwhile()
 
 
 def fact(number: int, *, was_used: bool = True) -> Fact:
@@ -37,7 +34,7 @@ def fact(number: int, *, was_used: bool = True) -> Fact:
 
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
-    monkeypatch.setattr(usage, "_write", write)
+    monkeypatch.setattr(usage.api_keys, "record_uses", record_uses)
     monkeypatch.setattr(usage, "_BATCH", _BATCH)
     return Database()
 

@@ -7,7 +7,6 @@ that was more than a moment ago. Writing neither touches the key's row nor waits
 import asyncio
 import uuid
 from datetime import datetime
-from functools import partial
 
 import structlog
 
@@ -15,7 +14,7 @@ from gatekey_server.domain.decisions import Fact
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.freshness import clock
 from gatekey_server.store import api_keys
-from gatekey_server.store.database import Connection, Database
+from gatekey_server.store.database import Database
 
 MAX_PENDING = 100_000
 _BATCH = 200
@@ -73,7 +72,7 @@ class UsageRecorder:
         for start in range(0, len(pending), _BATCH):
             batch, begun_at = dict(pending[start : start + _BATCH]), clock.now()
             try:
-                await self._database.transaction(partial(_write, batch))
+                await api_keys.record_uses(self._database, batch)
             except GatekeyError as error:
                 _log.warning("usage.kept_back", keys=len(self._pending), reason=error.reason)
                 return
@@ -88,7 +87,3 @@ class UsageRecorder:
         if self._dropped:
             _log.warning("usage.dropped", uses=self._dropped)
             self._dropped = 0
-
-
-async def _write(batch: dict[tuple[int, uuid.UUID], datetime], connection: Connection) -> None:
-    await api_keys.record_uses(connection, batch)

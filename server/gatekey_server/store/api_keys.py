@@ -20,6 +20,8 @@ from gatekey_server.store.queries import queries
 
 _GRANTS = TypeAdapter(tuple[Grant, ...])
 _SLOTS = (1, 2)
+_UPDATE_USES_SQL: str = queries.usage_update.sql
+_INSERT_USES_SQL: str = queries.usage_insert.sql
 _FIND_USED_SQL: str = queries.usage_find.sql
 
 
@@ -145,15 +147,15 @@ async def list_ended(connection: Connection, retention: timedelta, limit: int) -
     ]
 
 
-async def record_uses(connection: Connection, uses: Mapping[tuple[int, uuid.UUID], datetime]) -> None:
+async def record_uses(database: Database, uses: Mapping[tuple[int, uuid.UUID], datetime]) -> None:
     """Write down when keys were last used, by the uids of tenant and key."""
-    ordered = sorted(uses.items())
-    await queries.usage_record(
-        connection,
-        tenant_uids=[tenant_uid for (tenant_uid, _), _ in ordered],
-        key_uids=[key_uid for (_, key_uid), _ in ordered],
-        times=[time for _, time in ordered],
-    )
+    # Most were used before: their keys' rows need not be locked, which would write those as well.
+    rows = await database.fetch(_UPDATE_USES_SQL, *_columns(uses))
+    written = {(row["tenant_uid"], row["key_uid"]) for row in rows}
+    others = {uid: time for uid, time in uses.items() if uid not in written}
+    if others:
+        # In a transaction of its own, for this one waits.
+        await database.fetch(_INSERT_USES_SQL, *_columns(others))
 
 
 async def find_used(database: Database, keys: Sequence[ApiKeyName]) -> dict[ApiKeyName, tuple[int, uuid.UUID]]:
@@ -183,6 +185,17 @@ async def delete(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> 
 def parse_grants(text: str | None) -> tuple[Grant, ...]:
     """Read grants as they are stored; null stands for none."""
     return _GRANTS.validate_json(text) if text else ()
+
+
+def _columns(
+    uses: Mapping[tuple[int, uuid.UUID], datetime],
+) -> tuple[Sequence[int], Sequence[uuid.UUID], Sequence[datetime]]:
+    ordered = sorted(uses.items())
+    return (
+        [tenant_uid for (tenant_uid, _), _ in ordered],
+        [key_uid for (_, key_uid), _ in ordered],
+        [time for _, time in ordered],
+    )
 
 
 def _write_grants(mode: AccessMode | None, grants: tuple[Grant, ...]) -> str | None:

@@ -127,8 +127,24 @@ from unnest(:product_ids::text[], :tenant_ids::text[], :key_uids::uuid[]) as use
 join tenant on tenant.product_id = used.product_id and tenant.tenant_id = used.tenant_id
 join api_key on api_key.tenant_uid = tenant.tenant_uid and api_key.key_uid = used.key_uid;
 
--- name: usage_record(tenant_uids, key_uids, times)!
--- One batch of uses, in the order of the keys so that two batches cannot wait for each other. Keys
+-- name: usage_update(tenant_uids, key_uids, times)
+-- One batch of uses of keys that were used before. Answers which were written: not those whose row somebody
+-- else is writing, or deleting, for which nobody waits here.
+with known as (
+    select key_usage.ctid as place, used.last_use_time
+    from unnest(:tenant_uids::bigint[], :key_uids::uuid[], :times::timestamptz[])
+        as used (tenant_uid, key_uid, last_use_time)
+    join key_usage on key_usage.tenant_uid = used.tenant_uid and key_usage.key_uid = used.key_uid
+    for update of key_usage skip locked
+)
+update key_usage
+set last_use_time = greatest(key_usage.last_use_time, known.last_use_time)
+from known
+where key_usage.ctid = known.place
+returning key_usage.tenant_uid, key_usage.key_uid;
+
+-- name: usage_insert(tenant_uids, key_uids, times)!
+-- One batch of uses of any keys, in the order of the keys so that two batches cannot wait for each other. Keys
 -- that are gone, or going, are left out: a row whose key goes before the commit would be refused.
 insert into key_usage (tenant_uid, key_uid, last_use_time)
 select used.tenant_uid, used.key_uid, used.last_use_time
