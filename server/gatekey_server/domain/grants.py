@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import intern
 
 from gatekey_server.domain.errors import InvalidRequest
@@ -109,23 +110,34 @@ def covers(pattern: Path, path: Path) -> bool:
     return True
 
 
+Rule = tuple[Path, tuple[str, ...]]
+"""A pattern, and the actions that it gives, in alphabetical order."""
+
+
+# A process holds millions of rules. Most are the same few, and what remains gives the same few actions.
+@lru_cache(maxsize=4096)
+def _rule(grant: Grant) -> Rule:
+    segments = grant.resource.split("/")
+    # The names of collections are few; ids are many.
+    segments[::2] = map(intern, segments[::2])
+    return tuple(segments), _actions(grant.actions)
+
+
+@lru_cache(maxsize=4096)
+def _actions(actions: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(intern, sorted(set(actions))))
+
+
 @dataclass(frozen=True, slots=True)
 class GrantSet:
     """Grants made ready to be asked. Without order; the more grants, the more is allowed."""
 
-    rules: tuple[tuple[Path, tuple[str, ...]], ...]
-    """Patterns, each with its actions in alphabetical order."""
+    rules: tuple[Rule, ...]
 
     @classmethod
     def of(cls, grants: Iterable[Grant]) -> "GrantSet":
         """Make a set of grants whose form is known to be right."""
-        # Interned, and in tuples: a process holds millions of them, of which most are of a few words.
-        return cls(
-            tuple(
-                (tuple(map(intern, grant.resource.split("/"))), tuple(map(intern, sorted(set(grant.actions)))))
-                for grant in grants
-            )
-        )
+        return cls(tuple(map(_rule, grants)))
 
     def allows(self, path: Path, action: str) -> bool:
         """Whether some grant covers the path and gives the action."""

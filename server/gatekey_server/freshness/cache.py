@@ -17,7 +17,7 @@ _MAX_USES = 3
 # Bytes, measured with tracemalloc on CPython 3.11; `bench/cache.py` measures them again.
 _ENTRY_BYTES = 300
 _FACT_BYTES = 440
-_GRANT_BYTES = 450
+_GRANT_BYTES = 250
 
 
 class Entry:
