@@ -28,7 +28,8 @@ _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _WIDE_OPEN = (1 << 31) - 1
 _DEFAULT_WINDOW = 65_535
-_TICK_S = 0.0001
+_SHORTEST_TICK_S = 0.0001
+_TICKS_FOR_EACH = 5
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class _Load:
 
     async def _send_at_a_rate(self, connections: list["_Connection"], started_at: float) -> None:
         turns = itertools.cycle(connections)
+        # Not more often than it takes: turning all the time would take a core from the server.
+        tick_s = max(_SHORTEST_TICK_S, 1 / self.plan.rate / _TICKS_FOR_EACH)
         sent = 0
         while self.goes_on:
             now = time.perf_counter()
@@ -120,8 +123,8 @@ class _Load:
             for connection in connections:
                 connection.flush()
             sent = due
-            # The loop's own timers are too coarse, and turning all the time would take a core from the server.
-            time.sleep(_TICK_S)  # noqa: ASYNC251
+            # The loop's own timers are too coarse.
+            time.sleep(tick_s)  # noqa: ASYNC251
             await asyncio.sleep(0)
 
 
