@@ -17,7 +17,7 @@ from gatekey_server.store import api_keys
 from gatekey_server.store.database import Database
 
 MAX_PENDING = 100_000
-_BATCH = 200
+_BATCH = 50
 _MAX_REST_S = 0.1
 
 _log = structlog.get_logger()
