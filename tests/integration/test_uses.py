@@ -23,8 +23,8 @@ Sql = "asyncpg.Connection[asyncpg.Record]"
 
 
 @pytest.fixture
-async def url(databases: Databases) -> str:
-    """A database with a product, a tenant and ten keys that were never used."""
+async def database_url(databases: Databases) -> str:
+    """A database of its own, with a product, a tenant and ten keys that were never used."""
     url = await databases.create()
     connection = await asyncpg.connect(url)
     await connection.execute(
@@ -41,16 +41,10 @@ async def url(databases: Databases) -> str:
 
 
 @pytest.fixture
-async def sql(url: str) -> AsyncIterator[Sql]:
-    """A connection for SQL by hand."""
-    connection = await asyncpg.connect(url)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
-    async with Database.connect(url, max_connections=8, statement_timeout_s=10, acquire_timeout_s=10) as database:
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database.connect(
+        database_url, max_connections=8, statement_timeout_s=10, acquire_timeout_s=10
+    ) as database:
         yield database
 
 
