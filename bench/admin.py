@@ -5,7 +5,7 @@ import statistics
 import time
 from pathlib import Path
 
-from gatekey.v1 import api_key_service_pb2, api_key_service_pb2_grpc
+from gatekey.v1 import api_key_service_pb2, api_key_service_pb2_grpc, types_pb2
 from gatekey_server.domain.names import format_key_id
 
 from bench import gatekey as g
@@ -30,7 +30,9 @@ async def admin(report: Report, _: Path) -> None:
             metadata = tuple(server.metadata.items())
 
             async def create(_: int) -> None:
-                key = api_key_service_pb2.ApiKey(display_name="Key", owner=f"{tenant}/members/owner")
+                key = api_key_service_pb2.ApiKey(
+                    display_name="Key", owner=f"{tenant}/members/owner", mode=types_pb2.ACCESS_MODE_ALL
+                )
                 request = api_key_service_pb2.CreateApiKeyRequest(parent=tenant, api_key=key)
                 await stub.CreateApiKey(request, metadata=metadata)
 

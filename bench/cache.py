@@ -19,7 +19,7 @@ from typing import cast
 import asyncpg
 from gatekey_server.domain.decisions import Fact, Request, decide
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.facts import FactSource
+from gatekey_server.freshness.facts import FactSource, Known
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import LEASE_S, Lease
 from gatekey_server.store.database import Database
@@ -52,7 +52,7 @@ async def cache(report: Report, _: Path) -> None:
         dsn = cluster.dsn()
         async with _source(dsn) as source:
             secret = g.digests(1)
-            fact = cast("Fact", (await source.get(secret)).fact)
+            fact = cast("Fact", cast("Known", await source.get(secret)).fact)
             request = Request(("campaigns", "spring"), "write")
             report.add(section, "a decision", _fastest(partial(decide, fact, request, datetime.now(UTC))), "µs")
             hit = _fastest(partial(source.recall, secret))

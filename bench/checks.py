@@ -78,19 +78,18 @@ async def throughput(report: Report, directory: Path) -> None:
         async with g.gatekey(cluster) as server:
             await g.apply_product(server)
         await g.fill(cluster, _KEYS)
-        for transport in ("grpcio", "native"):
-            server = await enter(g.gatekey(cluster, cores=SERVER_CORE, TRANSPORT=transport))
-            await g.assert_right(server, range(0, _KEYS, 997))
-            loads[f"Gatekey ({transport}), one key"] = server.pid, server.plan(one, seconds=_SECONDS), 1
-            loads[f"Gatekey ({transport}), {_KEYS} keys"] = server.pid, server.plan(many, seconds=_SECONDS), 1
-            for name, bodies in (("of one key", a_key), ("of 100 keys", keys)):
-                plan = server.plan(bodies, path=g.BATCH_CHECK, expect="0a", depth=4, seconds=_SECONDS)
-                loads[f"Gatekey ({transport}), batches {name}, each check"] = server.pid, plan, _BATCH
+        server = await enter(g.gatekey(cluster, cores=SERVER_CORE))
+        await g.assert_right(server, range(0, _KEYS, 997))
+        loads["Gatekey, one key"] = server.pid, server.plan(one, seconds=_SECONDS), 1
+        loads[f"Gatekey, {_KEYS} keys"] = server.pid, server.plan(many, seconds=_SECONDS), 1
+        for name, bodies in (("of one key", a_key), ("of 100 keys", keys)):
+            plan = server.plan(bodies, path=g.BATCH_CHECK, expect="0a", depth=4, seconds=_SECONDS)
+            loads[f"Gatekey, batches {name}, each check"] = server.pid, plan, _BATCH
         found = await _by_turns(loads)
     for name, (_, _, each) in loads.items():
         report.add(section, f"{name}: CPU for each", found[name].cpu_us / each, "µs")
         report.add(section, f"{name}: per second and core", found[name].rate * each, "/s")
-    warm, batched = found[f"Gatekey (native), {_KEYS} keys"], found["Gatekey (native), batches of one key, each check"]
+    warm, batched = found[f"Gatekey, {_KEYS} keys"], found["Gatekey, batches of one key, each check"]
     if "Cerbos, one resource" in found:
         single_rate = found["Cerbos, one resource"].rate
         report.add(section, "warm check against Cerbos, per second and core", warm.rate / single_rate, "times", 5)
@@ -140,17 +139,16 @@ async def workers(report: Report, directory: Path) -> None:
             await g.apply_product(server)
         await g.fill(cluster, _KEYS)
         # Of batches whose checks are decided one by one, the load takes next to nothing.
-        for name, transport, bodies, path, each, goal in (
-            ("grpcio, checks", "grpcio", many, g.CHECK, 1, None),
-            ("native, checks", "native", many, g.CHECK, 1, None),
-            ("native, checks in batches", "native", batches, g.BATCH_CHECK, _BATCH, 1.7),
+        for name, bodies, path, each, goal in (
+            ("checks", many, g.CHECK, 1, None),
+            ("checks in batches", batches, g.BATCH_CHECK, _BATCH, 1.7),
         ):
             expect = g.ALLOWED if each == 1 else "0a"
             options = {"path": path, "expect": expect, "seconds": _SECONDS, "connections": 64, "depth": 2}
             rates: dict[int, list[float]] = {1: [], 2: []}
             # By turns, so that what the machine does beside them meets both.
             for count, cores in [(1, SERVER_CORE), (2, ALL_CORES)] * _ROUNDS:
-                async with g.gatekey(cluster, cores=cores, TRANSPORT=transport, WORKERS=str(count)) as server:
+                async with g.gatekey(cluster, cores=cores, WORKERS=str(count)) as server:
                     plan = server.plan(bodies, **options)
                     await measure(replace(plan, seconds=1), server.pid, ALL_CORES)
                     rates[count].append((await measure(plan, server.pid, ALL_CORES)).rate)

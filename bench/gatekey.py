@@ -93,7 +93,7 @@ async def gatekey(
         **variables,
     }
     named = {f"GATEKEY_{name}": value for name, value in env.items()}
-    command = (sys.executable, "-c", "from gatekey.cli import main; main()")
+    command = (sys.executable, "-c", "from gatekey_command import main; main()")
     async with process(*command, "migrate", env=named) as migration:
         if await migration.wait():
             raise RuntimeError("the database could not be migrated")

@@ -1,6 +1,7 @@
 """Real parts for all tests: a PostgreSQL of our own, a server process, a client over the network."""
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from tests.support.databases import Databases
 from tests.support.orphans import OrphanCheck
 from tests.support.server import PEPPERS, PRODUCTS, Client, ServerProcess, read_example
 from tests.support.world import World, make_world
+
+# Started by a shell in the background it would be ignored, also by the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The files that take longest, mostly by waiting: begun first, they do not keep the others waiting at the end.
 _LONG = ("test_chaos.py", "test_near.py", "test_model.py", "test_failover.py", "test_cli.py", "test_durability.py")

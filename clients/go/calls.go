@@ -4,13 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -56,27 +53,4 @@ func newUUID() string {
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// bearer presents the service token with every attempt at a call.
-type bearer struct {
-	token  TokenSource
-	secure bool
-}
-
-func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
-	token, err := b.token(ctx)
-	if err != nil {
-		return nil, status.Errorf(codes.Unauthenticated, "there is no service token: %v", err)
-	}
-	token = strings.TrimSpace(token)
-	// The transport would print a token that it cannot send.
-	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, status.Error(codes.Unauthenticated, "what was given as the service token is none")
-	}
-	return map[string]string{"authorization": "Bearer " + token}, nil
-}
-
-func (b bearer) RequireTransportSecurity() bool {
-	return b.secure
 }

@@ -59,6 +59,17 @@ func (c *Client) Require(ctx context.Context, key, resource, action string, opts
 	return decision, nil
 }
 
+// CheckConfig answers what there is to check with the keys of a product, and where their holders present them. Call it
+// when a service starts: an error tells that its token cannot check the product's keys, all of which would be unknown. An
+// empty product stands for the only one that the token may check.
+func (c *Client) CheckConfig(ctx context.Context, product string) (*gatekeyv1.CheckConfig, error) {
+	if product == "" {
+		product = "-"
+	}
+	name := "products/" + product + "/checkConfig"
+	return c.Checks.GetCheckConfig(ctx, &gatekeyv1.GetCheckConfigRequest{Name: name})
+}
+
 // Result is the answer to one question of a batch. Err means that no decision was made; Decision is then nil, and
 // its GetAllowed false.
 type Result struct {

@@ -219,19 +219,37 @@ func TestCallsHaveADeadline(t *testing.T) {
 	}
 }
 
-func TestOnlyUnavailableIsRetried(t *testing.T) {
+func TestOnlyWhatWasNotDoneIsRetried(t *testing.T) {
 	unavailable := status.Error(codes.Unavailable, "later")
 	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
 		s := start(t, "127.0.0.1:0")
 		s.failures = []error{status.Error(code, "no"), unavailable}
 		_, err := plain(t, s).Check(t.Context(), "k", "links", "read")
-		if code == codes.Unavailable {
+		if code == codes.Unavailable || code == codes.Canceled {
 			if err != nil || len(s.attempts) != 3 {
 				t.Error(code, err, len(s.attempts))
 			}
 		} else if status.Code(err) != code || len(s.attempts) != 1 {
 			t.Error(code, err, len(s.attempts))
 		}
+	}
+}
+
+func TestWhatTheCallerCancelsIsNotRetried(t *testing.T) {
+	s := start(t, "127.0.0.1:0")
+	for range 100 {
+		s.failures = append(s.failures, status.Error(codes.Canceled, "it stops"))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	time.AfterFunc(50*time.Millisecond, cancel)
+	begun := time.Now()
+	_, err := plain(t, s).Check(ctx, "k", "links", "read")
+	if status.Code(err) != codes.Canceled || time.Since(begun) > time.Second {
+		t.Error(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if len(s.attempts) > 2 {
+		t.Error(len(s.attempts), "attempts")
 	}
 }
 
@@ -252,7 +270,7 @@ func TestRetriesEndWithTheDeadline(t *testing.T) {
 }
 
 func TestRetriesPauseWhileMuchFails(t *testing.T) {
-	const calls = 60
+	const calls = 400
 	s := start(t, "127.0.0.1:0")
 	for range calls * 5 {
 		s.failures = append(s.failures, status.Error(codes.Unavailable, "later"))
@@ -267,7 +285,7 @@ func TestRetriesPauseWhileMuchFails(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if len(s.attempts) <= calls || len(s.attempts) >= calls*2 {
+	if len(s.attempts) <= calls || len(s.attempts) >= calls*3 {
 		t.Error(len(s.attempts), "attempts")
 	}
 }
@@ -308,6 +326,67 @@ func TestTheTokenIsPresented(t *testing.T) {
 	tokens = tokens[1:]
 	if got := presented(rotating); got != "Bearer gk_second" {
 		t.Error(got)
+	}
+}
+
+func TestWhatIsAroundATokenIsLeftAway(t *testing.T) {
+	s := start(t, "127.0.0.1:0")
+	for _, around := range []string{"%s\n", "\ufeff%s", "\ufeff %s\r\n", " \t%s\v\f"} {
+		text := strings.ReplaceAll(around, "%s", "gk_token")
+		t.Setenv(gatekey.TokenVariable, text)
+		for _, opts := range [][]gatekey.Option{
+			nil,
+			{gatekey.WithToken(text)},
+			{gatekey.WithTokenSource(func(context.Context) (string, error) { return text, nil })},
+		} {
+			client := connect(t, s.address, append(opts, gatekey.WithPlaintext())...)
+			if _, err := client.Check(t.Context(), "k", "links", "read"); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.attempts[len(s.attempts)-1].metadata["authorization"]; !slices.Equal(got, []string{"Bearer gk_token"}) {
+				t.Error(got)
+			}
+		}
+	}
+}
+
+func TestWhatIsLeftInATokenIsRefused(t *testing.T) {
+	s := start(t, "127.0.0.1:0")
+	for _, text := range []string{"gk_secret\u00a0", "\u200bgk_secret", "gk_secret and", "gk_secret\ngk_secret", "gk_secret\u00e9", "\n", "\x7fgk_secret"} {
+		t.Setenv(gatekey.TokenVariable, text)
+		_, byVariable := gatekey.New(s.address, gatekey.WithPlaintext())
+		_, byOption := gatekey.New(s.address, gatekey.WithPlaintext(), gatekey.WithToken(text))
+		client := connect(t, s.address, gatekey.WithPlaintext(),
+			gatekey.WithTokenSource(func(context.Context) (string, error) { return text, nil }))
+		_, byCall := client.Check(t.Context(), "k", "links", "read")
+		for source, err := range map[string]error{gatekey.TokenVariable: byVariable, "WithToken": byOption, "the token source": byCall} {
+			if err == nil || !strings.Contains(err.Error(), source+": ") || strings.Contains(err.Error(), "gk_secret") {
+				t.Errorf("%q: %v", text, err)
+			}
+		}
+	}
+	if len(s.attempts) > 0 {
+		t.Error("the server was asked")
+	}
+}
+
+func TestTextThatIsNotUTF8IsNoID(t *testing.T) {
+	var wrong *gatekey.PathError
+	if path, err := gatekey.Path("shipments", "\xff"); !errors.As(err, &wrong) || path != "" {
+		t.Error(path, err)
+	}
+}
+
+func TestTheCheckConfigIsThatOfTheProduct(t *testing.T) {
+	s := start(t, "127.0.0.1:0")
+	client := plain(t, s)
+	for product, name := range map[string]string{"": "products/-/checkConfig", "heyoo": "products/heyoo/checkConfig"} {
+		if _, err := client.CheckConfig(t.Context(), product); status.Code(err) != codes.Unimplemented {
+			t.Fatal(err)
+		}
+		if got := s.attempts[len(s.attempts)-1].request.(*gatekeyv1.GetCheckConfigRequest).GetName(); got != name {
+			t.Error(got)
+		}
 	}
 }
 

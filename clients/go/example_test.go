@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -84,4 +85,39 @@ func ExampleWithActor() {
 	if err != nil {
 		log.Fatal(err)
 	}
+}
+
+func ExamplePath() {
+	client, err := gatekey.New("gatekey.internal:50051")
+	if err != nil {
+		log.Fatal(err)
+	}
+	serve := func(http.ResponseWriter, *http.Request) {}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /shipments/{id}", func(w http.ResponseWriter, r *http.Request) {
+		shipment, err := gatekey.Path("shipments", r.PathValue("id"))
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if _, err := client.Require(r.Context(), key, shipment, "read"); err != nil {
+			http.Error(w, "forbidden", http.StatusForbidden)
+			return
+		}
+		serve(w, r)
+	})
+}
+
+func ExampleClient_CheckConfig() {
+	ctx := context.Background()
+	client, err := gatekey.New("gatekey.internal:50051")
+	if err != nil {
+		log.Fatal(err)
+	}
+	config, err := client.CheckConfig(ctx, "heyoo")
+	if err != nil {
+		log.Fatal("the service token cannot check keys of heyoo: ", err)
+	}
+	log.Println("keys come in the header", config.GetCredential().GetHeader())
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,7 +28,8 @@ const (
 	TokenVariable = "GATEKEY_TOKEN"
 )
 
-// Any call may be retried: reads change nothing, and mutations carry a request id.
+// Any call may be retried: reads change nothing, and mutations carry a request id. A server that stops cancels what it
+// has not done; what is cancelled on this side is not retried.
 const serviceConfig = `{
 	"loadBalancingConfig": [{"round_robin": {}}],
 	"methodConfig": [{
@@ -39,10 +39,10 @@ const serviceConfig = `{
 			"initialBackoff": "0.1s",
 			"maxBackoff": "1s",
 			"backoffMultiplier": 3,
-			"retryableStatusCodes": ["UNAVAILABLE"]
+			"retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]
 		}
 	}],
-	"retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1}
+	"retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1}
 }`
 
 // Client is one connection to Gatekey, or several where its address stands for several servers. It is safe for
@@ -69,6 +69,7 @@ type Option func(*options)
 
 type options struct {
 	token     TokenSource
+	fixed     *string
 	tls       *tls.Config
 	plaintext bool
 	timeout   time.Duration
@@ -77,12 +78,12 @@ type options struct {
 
 // WithToken gives the service token. Without it, and without WithTokenSource, it is that of GATEKEY_TOKEN.
 func WithToken(token string) Option {
-	return WithTokenSource(func(context.Context) (string, error) { return token, nil })
+	return func(o *options) { o.token, o.fixed = nil, &token }
 }
 
 // WithTokenSource gives the service token by a function.
 func WithTokenSource(source TokenSource) Option {
-	return func(o *options) { o.token = source }
+	return func(o *options) { o.token, o.fixed = source, nil }
 }
 
 // WithTLS says whom to trust and, for mutual TLS, with which certificate to come. Without it the client trusts whom
@@ -148,16 +149,24 @@ func (o *options) findToken() error {
 	if o.token != nil {
 		return nil
 	}
-	token := strings.TrimSpace(os.Getenv(TokenVariable))
-	if token != "" {
-		WithToken(token)(o)
-		return nil
+	given, source := os.Getenv(TokenVariable), TokenVariable
+	if o.fixed != nil {
+		given, source = *o.fixed, "WithToken"
 	}
 	// A client certificate can stand for the token.
-	if o.tls != nil && (len(o.tls.Certificates) > 0 || o.tls.GetClientCertificate != nil) {
-		return nil
+	mutual := o.tls != nil && (len(o.tls.Certificates) > 0 || o.tls.GetClientCertificate != nil)
+	if given == "" && o.fixed == nil {
+		if mutual {
+			return nil
+		}
+		return fmt.Errorf("gatekey: there is no service token: use WithToken or WithTokenSource, or set %s", TokenVariable)
 	}
-	return fmt.Errorf("gatekey: there is no service token: use WithToken or WithTokenSource, or set %s", TokenVariable)
+	token, err := clean(given, source)
+	if err != nil {
+		return fmt.Errorf("gatekey: %w", err)
+	}
+	o.token = func(context.Context) (string, error) { return token, nil }
+	return nil
 }
 
 func (o *options) dialOptions() []grpc.DialOption {

@@ -1,7 +1,5 @@
 """A small service whose campaigns are for holders of Heyoo keys. Its README says how to run it."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import gatekey
@@ -16,14 +14,8 @@ guard = KeyGuard(client, product="heyoo")
 CAMPAIGNS = {"spring": "Spring sale"}
 
 
-@asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-    """Close the connection at the end."""
-    yield
-    await client.close()
-
-
-app = FastAPI(title="Campaigns", lifespan=lifespan)
+# At the start it is found out whether the routes below and the token fit the product; at the end the client is closed.
+app = FastAPI(title="Campaigns", lifespan=guard.lifespan)
 
 MayRead = Annotated[gatekey.Decision, requires(guard, "campaigns/{campaign}", "read")]
 MayWrite = Annotated[gatekey.Decision, requires(guard, "campaigns/{campaign}", "write")]

@@ -1,10 +1,15 @@
 """The composition root: a database, the processes that answer from it, and their end in order."""
 
 import asyncio
+import errno
+import os
+import resource
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 import uvloop
@@ -17,14 +22,28 @@ from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring, Mint
 from gatekey_server.node import StartError
 from gatekey_server.rpc.edge import utc_now
-from gatekey_server.store import schema
-from gatekey_server.store.database import Database
+from gatekey_server.store import schema, sessions
+from gatekey_server.store.database import ConnectError, Database, Primary, why_not
+from gatekey_server.store.dsn import DsnError
 from gatekey_server.store.embedded import EmbeddedDatabaseError, EmbeddedPostgres
+from gatekey_server.store.lock import LockTimeoutError
+from gatekey_server.store.sessions import UnfitError
 from gatekey_server.workers import Supervisor
 
 __all__ = ["Ready", "StartError", "migrate", "serve", "work"]
 
 _WATCH_INTERVAL_S = 1.0
+_DISK_FULL_INTERVAL_S = 5.0
+# Besides its connections to the database, a server has some of its own, and one for each client's.
+_OPEN_FILES = 100
+_OPEN_FILES_MAX = 65536
+
+_START_PROBLEMS = (
+    *(ConfigError, MaterialError, EmbeddedDatabaseError, GatekeyError),
+    *(schema.SchemaError, LockTimeoutError, UnfitError, DsnError),
+)
+
+T = TypeVar("T")
 
 _log = structlog.get_logger()
 
@@ -49,6 +68,7 @@ def serve(settings: Settings, on_ready: Callable[[Ready], None], *, wants_root_t
     Raises `StartError`. To be called from the main thread.
     """
     with _start_errors():
+        _allow_open_files(settings)
         keyring = peppers.load(settings)
         with _database(settings) as (dsn, embedded):
             uvloop.run(_serve(settings, keyring, dsn, embedded, on_ready, wants_root_token=wants_root_token))
@@ -71,13 +91,14 @@ def work(settings: Settings, on_ready: Callable[[], None]) -> None:
             await node.answer(settings, peppers.load(settings), database, stop, ready, shares_port=True)
 
     with _start_errors():
+        _allow_open_files(settings)
         uvloop.run(run())
 
 
-def migrate(settings: Settings, *, grant_to: str | None = None) -> str:
-    """Bring the schema up to this release; answers its version. The role `grant_to` can then be a server's.
+def migrate(settings: Settings, *, grant_to: str | None = None, tell: Callable[[str], None]) -> str:
+    """Bring the schema up to this release; returns its version. The role `grant_to` can then be a server's.
 
-    Raises `StartError`.
+    `tell` gets a line whenever there is somebody to wait for. Raises `StartError`.
     """
     if settings.embedded and not (settings.data_dir / "postgres").exists():
         raise StartError(
@@ -85,18 +106,34 @@ def migrate(settings: Settings, *, grant_to: str | None = None) -> str:
             " which `gatekey serve` would make and migrate by itself"
         )
     with _start_errors(), _database(settings) as (dsn, _):
-        uvloop.run(schema.migrate(dsn, grant_to=grant_to))
-    return schema.newest_version()
+        limit = settings.migrate_lock_timeout_s
+        return uvloop.run(schema.migrate(dsn, grant_to=grant_to, lock_timeout_s=limit, tell=tell))
+
+
+def _allow_open_files(settings: Settings) -> None:
+    """Use what the system allows; raise `StartError` where that is too little to start with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _OPEN_FILES + settings.max_connections
+    wanted = _OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise StartError(
+            f"this process may have {soft} files and connections open (ulimit -n), and needs {needed} to start with"
+        )
 
 
 @contextmanager
 def _start_errors() -> Iterator[None]:
     try:
         yield
-    except (ConfigError, MaterialError, EmbeddedDatabaseError, GatekeyError, schema.SchemaError) as error:
+    except _START_PROBLEMS as error:
         # Callers are not told why the database cannot be reached; the operator is.
         if isinstance(error, Unavailable) and error.reason == "DATABASE_UNAVAILABLE":
-            raise StartError(f"the database cannot be used: {error.__cause__}") from error
+            cause = error.__cause__ or error
+            why = str(cause) if isinstance(cause, ConnectError) else why_not(cause)
+            raise StartError(f"the database cannot be used: {why}") from error
         raise StartError(str(error)) from error
 
 
@@ -110,11 +147,21 @@ async def _serve(
     wants_root_token: bool,
 ) -> None:
     stop = _stop_on_signals()
-    if embedded is not None:
-        await schema.migrate(dsn)
-    async with node.connect(settings, dsn) as database:
-        await _check_schema(database)
-        new_root_token = await _bootstrap(settings, database, keyring, wants_root_token=wants_root_token)
+    async with AsyncExitStack() as stack:
+
+        async def prepare() -> tuple[Database, str | None]:
+            if embedded is not None:
+                await schema.migrate(dsn)
+            else:
+                await sessions.check(Primary(dsn), settings.acquire_timeout_s)
+            database = await stack.enter_async_context(node.connect(settings, dsn))
+            await _check_schema(database)
+            return database, await _bootstrap(settings, database, keyring, wants_root_token=wants_root_token)
+
+        prepared = await _unless(stop, prepare())
+        if prepared is None:
+            return
+        database, new_root_token = prepared
 
         async def ready(address: str) -> None:
             await asyncio.to_thread(on_ready, Ready(address, new_root_token))
@@ -125,6 +172,8 @@ async def _serve(
         finally:
             if watch is not None:
                 watch.cancel()
+        if watch is not None and watch.done() and not watch.cancelled():
+            raise StartError(watch.result())
 
 
 async def _answer(
@@ -141,10 +190,38 @@ async def _answer(
 
 
 def _stop_on_signals() -> asyncio.Event:
+    """An event that the first SIGINT or SIGTERM sets; the second one ends this process at once.
+
+    Its workers are then told by the kernel, and its embedded database too.
+    """
     stop = asyncio.Event()
+
+    def receive(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    def hang_up() -> None:
+        # From the terminal, which has gone. Elsewhere it asks to read files again, which is done without being asked.
+        stop.set() if sys.stderr.isatty() else _log.info("server.hangup_ignored")
+
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, receive, number)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     return stop
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Do the work; None where `stop` was set before it was done."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return None if stop.is_set() else await working
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _bootstrap(settings: Settings, database: Database, keyring: Keyring, *, wants_root_token: bool) -> str | None:
@@ -170,9 +247,13 @@ async def _check_schema(database: Database) -> None:
         raise StartError(f"the database's schema is {found}, and {needed} is needed: run `gatekey migrate`")
 
 
-async def _keep_alive(embedded: EmbeddedPostgres, stop: asyncio.Event) -> None:
-    """Bring an embedded database back that has died."""
+async def _keep_alive(embedded: EmbeddedPostgres, stop: asyncio.Event) -> str:
+    """Bring an embedded database back that has died; returns why where that fails, and stops the server.
+
+    Where the disk is full, it is tried again until there is space.
+    """
     while True:
+        pause_s = _WATCH_INTERVAL_S
         if not embedded.running:
             _log.error("embedded_database.died")
             try:
@@ -180,9 +261,13 @@ async def _keep_alive(embedded: EmbeddedPostgres, stop: asyncio.Event) -> None:
                 embedded.stop()
                 embedded.start()
             except EmbeddedDatabaseError as error:
-                _log.error("embedded_database.lost", problem=str(error))
-                stop.set()
-        await asyncio.sleep(_WATCH_INTERVAL_S)
+                if os.strerror(errno.ENOSPC) not in str(error):
+                    _log.error("embedded_database.lost", problem=str(error))
+                    stop.set()
+                    return f"the embedded database ended and cannot be started again: {error}"
+                _log.error("embedded_database.disk_full", retry_after_s=_DISK_FULL_INTERVAL_S)
+                pause_s = _DISK_FULL_INTERVAL_S
+        await asyncio.sleep(pause_s)
 
 
 @contextmanager

@@ -18,6 +18,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from gatekey_server.files import open_regular
+from gatekey_server.variables import MAX_FILE_BYTES
+
 MIN_RSA_BITS = 2048
 
 # gRPC's clients refuse what is signed with a key on any other curve.
@@ -125,9 +128,8 @@ def _read_chain(path: Path) -> list[x509.Certificate]:
 
 
 def _read_certificates(path: Path) -> list[x509.Certificate]:
-    data = path.read_bytes()
-    if not data.strip():
-        raise ValueError("is empty")
+    with open_regular(path) as file:
+        data = _read(file)
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError as error:
@@ -135,11 +137,9 @@ def _read_certificates(path: Path) -> list[x509.Certificate]:
 
 
 def _read_key(path: Path) -> tuple[PrivateKey, bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         _check_private(file)
-        data = file.read()
-    if not data.strip():
-        raise ValueError("is empty")
+        data = _read(file)
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError as error:
@@ -152,6 +152,15 @@ def _read_key(path: Path) -> tuple[PrivateKey, bytes]:
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
         return key, data
     raise ValueError(f"is neither an RSA key of {MIN_RSA_BITS} bits or more, nor an EC key on P-256 or P-384")
+
+
+def _read(file: BinaryIO) -> bytes:
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"has more than {MAX_FILE_BYTES} bytes")
+    if not data.strip():
+        raise ValueError("is empty")
+    return data
 
 
 def _check_private(file: BinaryIO) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import ipaddress
 import os
 import re
 from collections.abc import Mapping, Set
@@ -10,16 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cryptography import x509
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gatekey_server import certificates
+from gatekey_server import certificates, variables
 from gatekey_server.domain import builtin
 from gatekey_server.domain.names import ApiKeyName, parse_key_id
 from gatekey_server.domain.secrets import MIN_PEPPER_BYTES, is_well_formed
-from gatekey_server.rpc.transports import Transport
-
-PREFIX = "GATEKEY_"
+from gatekey_server.store import dsn
+from gatekey_server.variables import LAST_PORT, Address
 
 _TOKENS = f"{builtin.SYSTEM_TENANT}/apiKeys/"
 _DNS_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
@@ -27,7 +25,8 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 
 # Read by the command line, never by the server; the same prefix, so known here.
 _CLIENT_VARIABLES = frozenset(
-    f"GATEKEY_{name}" for name in ("ADDRESS", "TOKEN", "CONFIG", "ACTOR", "CA", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+    f"GATEKEY_{name}"
+    for name in ("ADDRESS", "TOKEN", "CONFIG", "ACTOR", "CA", "CLIENT_CERTIFICATE", "CLIENT_KEY", "DEBUG")
 )
 
 
@@ -100,15 +99,20 @@ def _check_tls_callers(text: str) -> str:
 
 
 def _check_listen(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError("is not HOST:PORT")
+    Address.parse(text)
+    return text
+
+
+def _check_transport(text: object) -> object:
+    if text == "native":
+        raise ValueError(
+            "`native` was removed: pygrpc-native had no author, no TLS and no limit on messages. Use `auto` or `grpcio`"
+        )
     return text
 
 
 def _check_database_url(text: SecretStr) -> SecretStr:
-    if not text.get_secret_value().startswith(("postgresql://", "postgres://")):
-        raise ValueError("does not start with postgresql://")
+    dsn.parse(text.get_secret_value())
     return text
 
 
@@ -127,7 +131,7 @@ def _check_root_token(token: SecretStr) -> SecretStr:
 class Settings(BaseSettings):
     """What can be configured. Each field is read from the variable `GATEKEY_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=variables.PREFIX, frozen=True, hide_input_in_errors=True)
 
     listen: Annotated[str, AfterValidator(_check_listen)] = "127.0.0.1:50051"
     """The address to serve on, as HOST:PORT; port 0 picks a free one."""
@@ -135,8 +139,8 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=256)
     """How many processes answer on that address."""
 
-    transport: Transport = Transport.AUTO
-    """What carries the calls: `grpcio`, `native` (pygrpc-native), or `auto`: the native one where that is possible."""
+    transport: Annotated[Literal["auto", "grpcio"], BeforeValidator(_check_transport)] = "auto"
+    """What carries the calls. There is one: `grpcio`, which `auto` chooses."""
 
     metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = None
     """Where to serve metrics for Prometheus over HTTP, as HOST:PORT; each further worker takes the next port."""
@@ -171,14 +175,17 @@ class Settings(BaseSettings):
     root_token: Annotated[SecretStr, AfterValidator(_check_root_token)] | None = None
     """A service token that may do everything; stored at the start if it is not yet."""
 
-    max_connections: int = Field(default=10, ge=2, le=1000)
-    """The size of the pool of database connections."""
+    max_connections: int = Field(default=16, ge=2, le=1000)
+    """The size of the pool of database connections, of which each kind of work has its share."""
 
     statement_timeout_s: float = Field(default=5, gt=0, le=600)
     """How long one statement may take."""
 
     acquire_timeout_s: float = Field(default=2, gt=0, le=60)
     """How long a request may wait for a free connection."""
+
+    migrate_lock_timeout_s: float = Field(default=60, ge=0, le=86400)
+    """How long `migrate` waits for another one to end."""
 
     cache_entries: int = Field(default=1_000_000, ge=1000, le=100_000_000)
     """How many secrets a process remembers the facts of."""
@@ -207,6 +214,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """`auto`: for people on a terminal, else JSON lines."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _clean(cls, value: object) -> object:
+        return variables.clean(value) if isinstance(value, str) else value
+
     @property
     def tls_files(self) -> certificates.Files:
         """Where the files of TLS are."""
@@ -225,12 +237,8 @@ def load(environment: Mapping[str, str] | None = None, *, serving: bool = True, 
     not there. Raises `ConfigError` with every problem.
     """
     environment = os.environ if environment is None else environment
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _CLIENT_VARIABLES
-    problems = [
-        f"{name} is not a variable of Gatekey"
-        for name in sorted(environment)
-        if name.startswith(PREFIX) and name not in known
-    ]
+    known = {f"{variables.PREFIX}{name.upper()}" for name in Settings.model_fields} | _CLIENT_VARIABLES
+    problems = variables.unknown(environment, known)
     given = {name: value for name, value in overrides.items() if value is not None}
     unusable: set[str] = set()
     try:
@@ -239,12 +247,17 @@ def load(environment: Mapping[str, str] | None = None, *, serving: bool = True, 
         for problem in error.errors(include_input=False, include_url=False):
             field = str(problem["loc"][0])
             unusable.add(field)
-            problems.append(f"{PREFIX}{field.upper()}: {problem['msg'].removeprefix('Value error, ')}")
+            # One variable may have several problems, a line for each.
+            lines = problem["msg"].removeprefix("Value error, ").splitlines()
+            problems.extend(f"{variables.PREFIX}{field.upper()}: {line}" for line in lines)
         # What is wrong with the others is told along with it.
         settings = Settings(**given | {field: Settings.model_fields[field].default for field in unusable})
     is_set = {field for field in Settings.model_fields if getattr(settings, field) is not None} | unusable
     problems.extend(_pepper_problems(is_set))
+    if "database_url" not in is_set:
+        problems.extend(_data_dir_problems(settings.data_dir))
     if serving:
+        problems.extend(_port_problems(settings))
         problems.extend(_tls_problems(settings, is_set))
         problems.extend(certificates.problems(settings.tls_files))
     if problems:
@@ -267,7 +280,7 @@ def _tls_problems(settings: Settings, is_set: Set[str]) -> list[str]:
             problems.append(
                 "GATEKEY_INSECURE is true, but GATEKEY_TLS_CERTIFICATE, GATEKEY_TLS_KEY or GATEKEY_TLS_CLIENT_CA is set"
             )
-    elif not settings.insecure and not _is_loopback(settings.listen):
+    elif not settings.insecure and not Address.parse(settings.listen).is_loopback:
         problems.append(
             f"GATEKEY_LISTEN: {settings.listen} serves other machines, and without TLS everyone in between reads the"
             " keys: set GATEKEY_TLS_CERTIFICATE and GATEKEY_TLS_KEY, or GATEKEY_INSECURE=true where something else,"
@@ -276,12 +289,28 @@ def _tls_problems(settings: Settings, is_set: Set[str]) -> list[str]:
     return problems
 
 
-def _is_loopback(listen: str) -> bool:
-    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _port_problems(settings: Settings) -> list[str]:
+    if settings.metrics_listen is None:
+        return []
+    listen, metrics = Address.parse(settings.listen), Address.parse(settings.metrics_listen)
+    if metrics.port == 0:
+        return []
+    last = metrics.port + settings.workers - 1
+    if last > LAST_PORT:
+        return [f"GATEKEY_METRICS_LISTEN: with {settings.workers} workers the last port would be {last}"]
+    if metrics.port <= listen.port <= last:
+        return [f"GATEKEY_METRICS_LISTEN: takes the port {listen.port}, which is that of GATEKEY_LISTEN"]
+    return []
+
+
+def _data_dir_problems(data_dir: Path) -> list[str]:
+    path = data_dir.absolute()
+    existing = next(path for path in (path, *path.parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        return [f"GATEKEY_DATA_DIR: {existing} is not a directory"]
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return [f"GATEKEY_DATA_DIR: this user may not write to {existing}. GATEKEY_DATABASE_URL needs no directory"]
+    return []
 
 
 def _pepper_problems(is_set: Set[str]) -> list[str]:

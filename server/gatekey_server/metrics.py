@@ -17,6 +17,7 @@ from gatekey_server.freshness.feed import Feed
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.receipts import WAIT_BUCKETS_S, Receipts
+from gatekey_server.variables import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,12 @@ class Sources:
     receipts: Receipts
 
 
-def serve(listen: str, sources: Sources) -> None:
-    """Serve the metrics over HTTP, in a thread of their own, at HOST:PORT. Raises `OSError`."""
-    host, _, port = listen.rpartition(":")
+def serve(address: Address, sources: Sources) -> str:
+    """Serve the metrics over HTTP, in a thread of their own; returns HOST:PORT. Raises `OSError`."""
     registry = CollectorRegistry()
     registry.register(_Metrics(sources))
-    start_http_server(int(port), host.removeprefix("[").removesuffix("]"), registry)
+    server, _ = start_http_server(address.port, address.host, registry)
+    return str(Address(address.host, server.server_port))
 
 
 class _Metrics(Collector):

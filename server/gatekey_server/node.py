@@ -1,8 +1,10 @@
 """A process that answers: its parts, and what it does beside answering."""
 
 import asyncio
+import errno
 import gc
 import random
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,12 +28,16 @@ from gatekey_server.freshness.receipts import Receipts
 from gatekey_server.rpc.edge import utc_now
 from gatekey_server.rpc.server import Parts, Server, build_server
 from gatekey_server.rpc.tls import ServerTls, server_tls
-from gatekey_server.rpc.transports import Choice, TransportError, choose
 from gatekey_server.store import service
-from gatekey_server.store.database import Database
+from gatekey_server.store.database import Database, Share
+from gatekey_server.variables import Address
 
 _PING_INTERVAL_S = 1.0
 _RESTART_S = 1.0
+# How long work beside the event loop keeps it waiting each time that it wakes up, which is several times a call.
+_SWITCH_INTERVAL_S = 0.0005
+GOODBYE_S = 5.0
+"""After the time that its requests have to finish, a process has this long to write what is left."""
 _YOUNG_OBJECTS = 10_000
 
 _log = structlog.get_logger()
@@ -67,40 +73,55 @@ async def answer(
     With `shares_port` other processes may listen on the same port. Raises `StartError`.
     """
     _spare_the_cache()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     history, log, lease = History(), ChangeLog(), Lease()
-    feed = Feed(database, history, log, lease)
+    control, background_work = database.share(Share.CONTROL), database.share(Share.BACKGROUND)
+    feed = Feed(control, history, log, lease)
     facts = FactSource(
-        database, history, lease, max_entries=settings.cache_entries, max_bytes=settings.cache_mb * 10**6
+        database.share(Share.LOADS),
+        history,
+        lease,
+        max_entries=settings.cache_entries,
+        max_bytes=settings.cache_mb * 10**6,
     )
-    receipts = Receipts(database, feed)
-    book = ReceiptBook(database, receipts)
-    usage = UsageRecorder(database, settings.usage_flush_s)
+    receipts = Receipts(control, feed)
+    book = ReceiptBook(background_work, receipts)
+    usage = UsageRecorder(background_work, settings.usage_flush_s)
     retention = timedelta(days=settings.tenant_retention_days)
     tls = _tls(settings)
-    choice = _transport(settings, tls)
     server = build_server(
-        Parts(database, facts, log, lease, keyring, utc_now, usage, book, retention, tls, choice.transport, shares_port)
+        Parts(database, facts, log, lease, keyring, utc_now, usage, book, retention, tls, shares_port)
     )
-    address = _bind(server, settings.listen, tls)
-    health = _Health(server, database, lease)
+    # grpcio says nothing of the reason but in its own log. What others share is held by the supervisor already.
+    if not shares_port and (error := _why_not(settings.listen)) is not None:
+        raise cannot_listen(settings.listen, "GATEKEY_LISTEN", error)
+    address = _bind(server, settings.listen)
+    health = _Health(server, control, lease)
     _serve_metrics(settings, metrics.Sources(facts, history, lease, feed, receipts))
     await server.grpc.start()
     async with asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(_for_ever(work))
-            for work in (health.run, feed.run, usage.run, book.run, lambda: _keep_up(settings, database))
+            for work in (health.run, feed.run, usage.run, book.run, lambda: _keep_up(settings, background_work))
         ]
         background.append(tasks.create_task(_announce(on_ready, address)))
-        _log.info("server.ready", address=address, tls=tls is not None, transport=choice.transport, why=choice.reason)
+        _log.info("server.ready", address=address, tls=tls is not None)
         await stop.wait()
         _log.info("server.stopping", grace_s=settings.shutdown_grace_s)
-        await server.tell_health(serving=False)
         await server.grpc.stop(settings.shutdown_grace_s)
         for task in background:
             task.cancel()
-    await usage.flush()
-    await book.flush()
+        goodbye = tasks.create_task(_say_goodbye(usage, book, feed))
+        await asyncio.wait([goodbye, *background], timeout=GOODBYE_S)
+        # While the database is away each of them waits for it, and for longer than their work is worth.
+        database.terminate()
+
+
+async def _say_goodbye(usage: UsageRecorder, book: ReceiptBook, feed: Feed) -> None:
+    """Write what is left to be written."""
     with suppress(GatekeyError):
+        await usage.flush()
+        await book.flush()
         await feed.leave()
 
 
@@ -132,11 +153,10 @@ def _serve_metrics(settings: Settings, sources: metrics.Sources) -> None:
     if settings.metrics_listen is None:
         return
     try:
-        metrics.serve(settings.metrics_listen, sources)
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {settings.metrics_listen}: {error.strerror} (GATEKEY_METRICS_LISTEN)"
-        ) from error
+        address = metrics.serve(Address.parse(settings.metrics_listen), sources)
+    except (OSError, UnicodeError) as error:
+        raise cannot_listen(settings.metrics_listen, "GATEKEY_METRICS_LISTEN", error) from error
+    _log.info("metrics.ready", address=address)
 
 
 def _tls(settings: Settings) -> ServerTls | None:
@@ -146,24 +166,37 @@ def _tls(settings: Settings) -> ServerTls | None:
     return server_tls(settings.tls_files, callers)
 
 
-def _transport(settings: Settings, tls: ServerTls | None) -> Choice:
-    try:
-        return choose(settings.transport, tls=tls is not None)
-    except TransportError as error:
-        raise StartError(f"{error} (GATEKEY_TRANSPORT)") from error
-
-
-def _bind(server: Server, listen: str, tls: ServerTls | None) -> str:
-    try:
-        if tls is None:
-            port = server.grpc.add_insecure_port(listen)
-        else:
-            port = server.grpc.add_secure_port(listen, tls.credentials)
-    except RuntimeError:
-        port = 0
+def _bind(server: Server, listen: str) -> str:
+    port = server.grpc.listen(listen)
     if port == 0:
-        raise StartError(f"cannot listen on {listen}: is another server there? (GATEKEY_LISTEN)")
+        raise cannot_listen(listen, "GATEKEY_LISTEN", None)
     return f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _why_not(listen: str) -> Exception | None:
+    """What the system has against an address."""
+    address = Address.parse(listen)
+    try:
+        family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            probe.listen()
+    except (OSError, UnicodeError) as error:
+        return error
+    return None
+
+
+def cannot_listen(listen: str, variable: str, error: Exception | None) -> StartError:
+    """What to tell when an address cannot be listened on, and what to do about it."""
+    number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or "not a name that can be looked up"
+    if error is None or number == errno.EADDRINUSE:
+        host = listen.rpartition(":")[0]
+        option = f", or `gatekey serve --listen {host}:0`," if variable == "GATEKEY_LISTEN" else ""
+        why = f"another program listens there. {variable}={host}:0{option} takes a free port"
+    elif number == errno.EACCES:
+        why = f"{why}: this user may not use a port below 1024"
+    return StartError(f"cannot listen on {listen}: {why} ({variable})")
 
 
 class _Health:
@@ -185,7 +218,7 @@ class _Health:
                 is_serving = False
             if is_serving != self.is_serving:
                 self.is_serving = is_serving
-                await self._server.tell_health(serving=is_serving)
+                self._server.health.set(serving=is_serving)
                 _log.info("database.available") if is_serving else _log.warning("database.unavailable")
             await asyncio.sleep(_PING_INTERVAL_S)
 

@@ -5,8 +5,10 @@ import secrets
 from base64 import b64encode
 from pathlib import Path
 
+from gatekey_server import variables
 from gatekey_server.config import ConfigError, Settings, parse_peppers
 from gatekey_server.domain.secrets import Keyring
+from gatekey_server.files import open_regular
 
 
 def path(settings: Settings) -> Path:
@@ -24,9 +26,14 @@ def load(settings: Settings) -> Keyring:
             if (settings.data_dir / "postgres").exists():
                 raise ConfigError([f"{file} is gone, and the database's keys are sealed under it: bring it back"])
             _write_private(file, generate(1) + "\n")
-        return Keyring(parse_peppers(file.read_text()))
+        if settings.workers > 1 and not file.is_file():
+            # Each worker reads them again.
+            open_regular(file).close()
+        return Keyring(parse_peppers(variables.read_file(file)))
     except (OSError, ValueError) as error:
-        raise ConfigError([f"GATEKEY_PEPPERS_FILE: {file}: {error}"]) from error
+        variable = "GATEKEY_DATA_DIR" if settings.peppers_file is None else "GATEKEY_PEPPERS_FILE"
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError([f"{variable}: {file}: {why}"]) from error
 
 
 def generate(version: int) -> str:

@@ -16,7 +16,12 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 1
-    settings = config.load()
+    try:
+        settings = config.load()
+    except config.ConfigError as error:
+        # The files that variables name may have changed since the supervisor read them.
+        sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
+        return 1
     logs.configure(settings)
 
     def announce() -> None:

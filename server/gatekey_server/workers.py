@@ -11,15 +11,16 @@ from typing import Any
 import structlog
 
 from gatekey_server import peppers
-from gatekey_server.config import PREFIX, Settings
-from gatekey_server.node import StartError
+from gatekey_server.config import Settings
+from gatekey_server.node import GOODBYE_S, StartError, cannot_listen
+from gatekey_server.variables import PREFIX, Address
 
 _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 5.0
 _LIVED_LONG_S = 10.0
 _START_TIMEOUT_S = 60.0
-# After the time that its requests have to finish, a worker has this long to say goodbye.
-_GOODBYE_S = 5.0
+# A worker that takes this much longer than it should is killed.
+_PATIENCE_S = 5.0
 
 READY_FD = "GATEKEY_WORKER_READY_FD"
 PARENT = "GATEKEY_WORKER_PARENT"
@@ -90,6 +91,8 @@ class Supervisor:
                 "gatekey_server.worker",
                 env=self._environment(number, address, writing),
                 pass_fds=(writing,),
+                # The descriptor of this process is read by its own log.
+                stderr=sys.stderr,
                 # Ctrl-C is for the supervisor, which tells the workers in its time.
                 start_new_session=True,
             )
@@ -116,7 +119,7 @@ class Supervisor:
     async def _end(self, process: asyncio.subprocess.Process, ended: "asyncio.Task[int]") -> int:
         if not ended.done():
             process.send_signal(signal.SIGTERM)
-            await asyncio.wait([ended], timeout=self._settings.shutdown_grace_s + _GOODBYE_S)
+            await asyncio.wait([ended], timeout=self._settings.shutdown_grace_s + GOODBYE_S + _PATIENCE_S)
         if not ended.done():
             _log.error("supervisor.worker_killed", pid=process.pid)
             process.kill()
@@ -137,7 +140,7 @@ class Supervisor:
             given["PEPPERS_FILE"] = str(peppers.path(settings))
         if settings.metrics_listen is not None:
             host, _, port = settings.metrics_listen.rpartition(":")
-            given["METRICS_LISTEN"] = f"{host}:{int(port) + number}"
+            given["METRICS_LISTEN"] = f"{host}:{int(port) + number if int(port) else 0}"
         return inherited | {f"{PREFIX}{name}": value for name, value in given.items()}
 
 
@@ -157,10 +160,9 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
 
 def _reserve(listen: str) -> socket.socket:
     """Take a port without listening on it, so that it stays the workers' while none of them runs."""
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
+    host, port = Address.parse(listen)
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # Without sharing first: that fails where the workers of another supervisor are.
         with socket.socket(family, socket.SOCK_STREAM) as alone:
             alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,6 +171,6 @@ def _reserve(listen: str) -> socket.socket:
         reserved = socket.socket(family, socket.SOCK_STREAM)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
-    except OSError as error:
-        raise StartError(f"cannot listen on {listen}: {error.strerror} (GATEKEY_LISTEN)") from error
+    except (OSError, UnicodeError) as error:
+        raise cannot_listen(listen, "GATEKEY_LISTEN", error) from error
     return reserved

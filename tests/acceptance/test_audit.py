@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
-from gatekey.v1 import api_key_service_pb2, audit_service_pb2, product_service_pb2, tenant_service_pb2
+from gatekey.v1 import api_key_service_pb2, audit_service_pb2, product_service_pb2, tenant_service_pb2, types_pb2
 from gatekey_server.domain.audit import GENESIS
 from gatekey_server.store import audit
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -62,7 +62,8 @@ async def test_events_are_filtered(root: Client, fresh_id: str) -> None:
     middle.GetCurrentTime()
     await root.keys.CreateApiKey(
         api_key_service_pb2.CreateApiKeyRequest(
-            parent=tenant, api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner)
+            parent=tenant,
+            api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner, mode=types_pb2.ACCESS_MODE_ALL),
         ),
         metadata=(("gatekey-actor", owner),),
     )
@@ -84,7 +85,7 @@ async def test_the_chain_shows_a_change_and_a_gap(root: Client, fresh_id: str, s
         await root.add_member(tenant, f"m{number}", "owner")
 
     async def intact() -> bool:
-        stored = await audit.page(sql, "heyoo", fresh_id, audit.Filter(), 0, 100)
+        stored = (await audit.page(sql, "heyoo", fresh_id, audit.Filter(), 0, 100)).items
         previous = GENESIS
         for number, link in enumerate(stored, 1):
             if link.event.sequence != number or link.event.hash_after(previous) != link.hash:
@@ -122,7 +123,7 @@ async def test_a_repetition_gets_the_same_answer_and_no_secret(root: Client, fre
     owner = await root.add_member(tenant, "owner", "owner")
     request = api_key_service_pb2.CreateApiKeyRequest(
         parent=tenant,
-        api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner),
+        api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner, mode=types_pb2.ACCESS_MODE_ALL),
         request_id=str(uuid.uuid4()),
     )
     first = await root.keys.CreateApiKey(request)
@@ -202,3 +203,38 @@ async def test_a_request_id_is_forgotten_after_a_day(root: Client, fresh_id: str
     with pytest.raises(grpc.RpcError) as raised:
         await root.tenants.CreateTenant(request)
     assert problem_of(raised.value).reason == "TENANT_EXISTS"
+
+
+async def chains(root: Client, parent: str, size: int) -> list[tuple[str, int]]:
+    """All chains, page by page."""
+    found = []
+    request = audit_service_pb2.ListAuditChainsRequest(parent=parent, page_size=size)
+    while True:
+        page = await root.audit.ListAuditChains(request)
+        assert len(page.audit_chains) <= size
+        found += [(chain.parent, chain.sequence) for chain in page.audit_chains]
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return found
+
+
+async def test_the_chains_of_what_is_gone_are_listed(root: Client, fresh_id: str) -> None:
+    await root.apply(own_spec(fresh_id, "tally"))
+    names = [await root.create_tenant(fresh_id, f"t{number}") for number in range(5)]
+    await root.add_member(names[2], "ann", "admin")
+    product = f"products/{fresh_id}"
+    await root.products.DeleteProduct(product_service_pb2.DeleteProductRequest(name=product, force=True))
+    wanted = [(product, 2), *((name, 2 if name == names[2] else 1) for name in names)]
+    for size in (1, 2, 3, 50):
+        assert await chains(root, product, size) == wanted
+    everything = await chains(root, "", 7)
+    assert everything == await chains(root, "", 1000)
+    assert len(set(everything)) == len(everything)
+    assert [each for each in everything if each[0].startswith(f"{product}/") or each[0] == product] == wanted
+    assert await chains(root, "products/nothing-is-here", 50) == []
+    client = root.with_token(await root.create_token({product: ["list"]}))
+    assert await chains(client, product, 50) == wanted
+    with pytest.raises(grpc.RpcError) as raised:
+        await client.audit.ListAuditChains(audit_service_pb2.ListAuditChainsRequest())
+    assert problem_of(raised.value).reason == "PERMISSION_MISSING"
+    await client.close()

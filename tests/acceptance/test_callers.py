@@ -58,6 +58,11 @@ RULES: Mapping[str, Rule] = {
             checks=[check_service_pb2.CheckRequest(key="hey_x", resource="campaigns", action="read")]
         ),
     ),
+    "CheckService.GetCheckConfig": Rule(
+        "products/heyoo/checks",
+        "create",
+        check_service_pb2.GetCheckConfigRequest(name="products/heyoo/checkConfig"),
+    ),
     "CacheService.Resolve": Rule(
         "products/heyoo/checks", "create", cache_service_pb2.ResolveRequest(keys=["hey_x"], rules=RULES_NUMBER)
     ),
@@ -175,6 +180,9 @@ RULES: Mapping[str, Rule] = {
     "ApiKeyService.IdentifySecret": Rule(
         f"{TENANT}/apiKeys", "identify", api_key_service_pb2.IdentifySecretRequest(secret="hey_x")
     ),
+    "AuditService.ListAuditChains": Rule(
+        "products/heyoo/auditEvents", "list", audit_service_pb2.ListAuditChainsRequest(parent="products/heyoo")
+    ),
     "AuditService.ListAuditEvents": Rule(
         f"{TENANT}/auditEvents", "list", audit_service_pb2.ListAuditEventsRequest(parent=TENANT)
     ),
@@ -247,7 +255,6 @@ async def assert_refused(client: Client, name: str, code: grpc.StatusCode, reaso
 async def clients(root: Client) -> AsyncIterator[dict[str, Client]]:
     """Clients whose tokens do not open heyoo, by what is wrong with them."""
     tenant = await root.create_tenant("bitsy", "callers")
-    owner = await root.add_member(tenant, "owner", "owner")
     gatekey = "products/gatekey/tenants/system"
     tokens = {
         "missing": None,
@@ -255,7 +262,7 @@ async def clients(root: Client) -> AsyncIterator[dict[str, Client]]:
         "garbage": "nonsense",
         "unknown": new_secret("gk_"),
         "broken": (await root.create_token({"*": ["*"]}))[:-1] + "!",
-        "key_of_a_product": (await root.create_key(tenant, owner, grants={"*": ["read"]})).secret,
+        "key_of_a_product": (await root.create_key(tenant, grants={"*": ["read"]})).secret,
         "other_product": await root.create_token({"products/bitsy": ["*"]}),
         "read_only": (await root.create_key(gatekey, mode="READ_ONLY", new_machine_user=True)).secret,
     }
@@ -352,8 +359,7 @@ async def test_a_check_token_checks_its_product_and_does_nothing_else(root: Clie
     owner = await root.add_member(tenant, "owner", "owner")
     key = (await root.create_key(tenant, owner)).secret
     bitsy_tenant = await root.create_tenant("bitsy", fresh_id)
-    bitsy_owner = await root.add_member(bitsy_tenant, "owner", "owner")
-    bitsy_key = (await root.create_key(bitsy_tenant, bitsy_owner, grants={"*": ["read"]})).secret
+    bitsy_key = (await root.create_key(bitsy_tenant, grants={"*": ["read"]})).secret
     client = root.with_token(await root.create_token({"products/heyoo/checks": ["create"]}))
     try:
         assert await client.verdict(key, "campaigns", "read") == "ALLOWED"

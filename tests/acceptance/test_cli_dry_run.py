@@ -20,7 +20,7 @@ from gatekey.v1 import (
 )
 from google.protobuf.message import Message
 
-from tests.acceptance.test_cli import INDEPENDENT, Served, endpoint_of
+from tests.support.cli import INDEPENDENT, Served, endpoint_of
 
 # What changes nothing of the data that the API manages.
 READING = {
@@ -43,6 +43,7 @@ READING = {
     "tenants get",
     "tenants list",
     "tokens generate",
+    "tokens list",
 }
 # A story in which every command changes something.
 STORY = """
@@ -67,6 +68,8 @@ keys delete KEY
 machine-users delete probe acme bot
 members remove probe acme u_42 --force
 tokens create --name edge --grant products/probe/checks:create
+tokens rotate KEY
+tokens delete KEY
 products delete probe --force
 """.strip().splitlines()
 
@@ -126,6 +129,7 @@ def everything(gatekey: Connection) -> list[Message]:
     return state
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing(
     directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +152,10 @@ def test_a_dry_run_changes_nothing(
 
             out = run(line)
             assert not out.startswith(("Dry run", "Would"))
-            key = "".join(re.findall(r"products/probe/tenants/acme/apiKeys/\S+", out)[:1]) or key
+            key = (
+                "".join(re.findall(r"products/(?:probe/tenants/acme|gatekey/tenants/system)/apiKeys/\S+", out)[:1])
+                or key
+            )
             after = everything(gatekey)
             assert after != before, line
             before = after

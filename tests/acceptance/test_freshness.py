@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import asyncpg
 import grpc
 import pytest
-from gatekey.v1 import api_key_service_pb2, audit_service_pb2, check_service_pb2
+from gatekey.v1 import api_key_service_pb2, audit_service_pb2, check_service_pb2, types_pb2
 from gatekey.v1.api_key_service_pb2 import CreateApiKeyResponse
 from gatekey.v1.check_service_pb2 import BatchCheckRequest, CheckRequest
 from gatekey_server.domain.secrets import new_secret
@@ -175,7 +175,9 @@ async def test_a_creation_waits_for_nobody(here: Node, fresh_id: str) -> None:
     key = await make_key(here.client, fresh_id)
     request = api_key_service_pb2.CreateApiKeyRequest(
         parent=f"products/heyoo/tenants/{fresh_id}",
-        api_key=api_key_service_pb2.ApiKey(display_name="Second", owner=key.api_key.owner),
+        api_key=api_key_service_pb2.ApiKey(
+            display_name="Second", owner=key.api_key.owner, mode=types_pb2.ACCESS_MODE_ALL
+        ),
     )
     call = here.client.keys.CreateApiKey(request, timeout=10)
     await call
@@ -216,6 +218,7 @@ async def test_what_one_server_was_told_is_over_on_the_others(here: Node, there:
     assert there.metric('gatekey_cache_lookups_total{result="hit"}') > hits, "nothing was answered from memory"
 
 
+@pytest.mark.slow
 async def test_a_stopped_server_is_not_waited_for_and_answers_nothing_stale(
     here: Node, there: Node, fresh_id: str
 ) -> None:
@@ -241,6 +244,7 @@ async def test_a_stopped_server_is_not_waited_for_and_answers_nothing_stale(
         await eventually(there.client, each.secret, "KEY_REVOKED")
 
 
+@pytest.mark.slow
 async def test_a_feed_whose_connection_is_half_open(here: Node, url: str, fresh_id: str) -> None:
     key = await make_key(here.client, fresh_id)
     # Not in the test's own directory, whose name may be too long for a socket.
@@ -298,6 +302,7 @@ async def admin(cluster: EmbeddedPostgres) -> AsyncIterator["asyncpg.Connection[
     await connection.close()
 
 
+@pytest.mark.slow
 async def test_a_restored_database_is_loaded_anew_without_a_stampede(
     databases: Databases, admin: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:

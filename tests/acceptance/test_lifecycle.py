@@ -59,8 +59,7 @@ async def update_key(root: Client, name: str, *paths: str, etag: str = "", **fie
 
 async def test_f5_a_regenerated_key_is_the_same_key_with_a_new_secret(root: Client, fresh_id: str) -> None:
     tenant = await root.create_tenant("formbox", fresh_id)
-    owner = await root.add_member(tenant, "owner", "owner")
-    old = await root.create_key(tenant, owner, mode="READ_ONLY", name="Lost")
+    old = await root.create_key(tenant, mode="READ_ONLY", name="Lost")
     new = await rotate(root, old.api_key.name)
     assert new.api_key.name == old.api_key.name
     assert new.secret.startswith("fbsk_")
@@ -223,7 +222,7 @@ async def test_an_expiry_is_set_moved_and_taken_away(root: Client, fresh_id: str
     tenant, owner = await heyoo(root, fresh_id)
     request = api_key_service_pb2.CreateApiKeyRequest(
         parent=tenant,
-        api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner),
+        api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner, mode=types_pb2.ACCESS_MODE_ALL),
         ttl=Duration(seconds=3600),
     )
     created = await root.keys.CreateApiKey(request)
@@ -385,7 +384,7 @@ async def test_validate_only_tells_and_changes_nothing(
     new = await root.keys.CreateApiKey(
         api_key_service_pb2.CreateApiKeyRequest(
             parent=tenant,
-            api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner),
+            api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner, mode=types_pb2.ACCESS_MODE_ALL),
             validate_only=True,
         )
     )

@@ -11,6 +11,7 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.server import Client, problem_of, read_example
 
@@ -218,3 +219,126 @@ async def test_the_longest_life_of_keys(root: Client, fresh_id: str) -> None:
     problem = problem_of(raised.value)
     assert problem.fields == {"api_key.expire_time": "EXPIRE_TIME_TOO_FAR"}
     assert problem.message.endswith("keys of this product live at most 1 hour")
+
+
+async def test_what_would_be_stranded_is_named(root: Client, fresh_id: str) -> None:
+    spec = own_spec(fresh_id)
+    await root.apply(spec)
+    tenant = await root.create_tenant(fresh_id, "acme")
+    owner = await root.add_member(tenant, "owner", "owner")
+    await root.add_member(tenant, "m", "member")
+    grants = {"tags": ["read"], "links": ["read", "write"]}
+    key = (await root.create_key(tenant, owner, mode="RESTRICTED", grants=grants)).api_key.name
+    assert not (await get_key(root, key)).stranded
+    narrower = own_spec(fresh_id)
+    narrower.secret_keys.restricted.grantable[0].actions.remove("write")
+    del narrower.roles[1]
+    with pytest.raises(grpc.RpcError) as raised:
+        await root.apply(narrower)
+    problem = problem_of(raised.value)
+    assert (problem.reason, problem.metadata) == ("SPEC_STRANDS", {"members.member": "1", "keys": "1"})
+    assert "tenants/acme/members/m: there is no role `member`" in problem.message
+    assert f"tenants/acme/apiKeys/{key.rsplit('/', 1)[1]}: `write` on `links` cannot be given" in problem.message
+    await root.apply(narrower, force=True)
+    stranded = await get_key(root, key)
+    assert stranded.stranded == "`write` on `links` cannot be given"
+    listed = await root.keys.ListApiKeys(api_key_service_pb2.ListApiKeysRequest(parent=tenant))
+    assert list(listed.api_keys) == [stranded]
+    # What is lost already needs no force again; what is lost besides does.
+    narrower.display_name = "Shop"
+    assert (await root.apply(narrower)).spec_version == 3
+    narrower.secret_keys.restricted.grantable.pop()
+    assert await refused(root, narrower) == {"keys": "1"}
+    await root.apply(own_spec(fresh_id))
+    assert not (await get_key(root, key)).stranded
+
+
+async def test_a_tenant_is_not_left_without_an_owner_by_a_spec(root: Client, fresh_id: str) -> None:
+    spec = own_spec(fresh_id)
+    await root.apply(spec)
+    for tenant_id in ("lonely", "safe", "deleted"):
+        tenant = await root.create_tenant(fresh_id, tenant_id)
+        await root.add_member(tenant, "owner", "owner")
+        if tenant_id == "safe":
+            await root.add_member(tenant, "m", "member")
+    await root.tenants.DeleteTenant(tenant_service_pb2.DeleteTenantRequest(name=tenant))
+    spec.roles[0].owner, spec.roles[1].owner = False, True
+    with pytest.raises(grpc.RpcError) as raised:
+        await root.apply(spec)
+    problem = problem_of(raised.value)
+    assert (problem.reason, problem.metadata) == ("SPEC_STRANDS", {"tenants_without_owner": "1"})
+    assert "tenants/lonely: nobody has the role `member`" in problem.message
+    assert (await root.apply(spec, force=True)).spec_version == 2
+
+
+async def test_an_unchanged_spec_is_said_to_be(root: Client, fresh_id: str) -> None:
+    spec = own_spec(fresh_id)
+    for request, unchanged in ((spec, False), (spec, True)):
+        call = root.products.ApplyProduct(product_service_pb2.ApplyProductRequest(spec=request))
+        assert (await call).spec_version == 1
+        assert ("gatekey-unchanged" in dict(await call.trailing_metadata())) == unchanged
+
+
+async def test_an_owner_that_is_not_offered_any_more_has_no_keys(root: Client, fresh_id: str) -> None:
+    spec = own_spec(fresh_id)
+    spec.secret_keys.owners.append(product_spec_pb2.SecretKeyPolicy.OWNER_TENANT)
+    await root.apply(spec)
+    tenant = await root.create_tenant(fresh_id, "acme")
+    created = await root.create_key(tenant, tenant, mode="ALL")
+    assert await root.verdict(created.secret, "links", "read") == "ALLOWED"
+    spec.secret_keys.owners.pop()
+    assert await refused(root, spec) == {"keys": "1"}
+    await root.apply(spec, force=True)
+    assert await root.verdict(created.secret, "links", "read") == "KEY_PERMISSION_MISSING"
+    assert (await get_key(root, created.api_key.name)).stranded
+    with pytest.raises(grpc.RpcError) as raised:
+        await root.create_key(tenant, tenant, mode="ALL")
+    assert problem_of(raised.value).fields == {"api_key.owner": "OWNER_NOT_OFFERED"}
+
+
+async def test_publishable_keys_live_no_longer_than_the_spec_says(root: Client, fresh_id: str) -> None:
+    spec = own_spec(fresh_id)
+    spec.publishable_keys.max_lifetime.FromSeconds(3600)
+    await root.apply(spec)
+    tenant = await root.create_tenant(fresh_id, "acme")
+    created = (await root.create_key(tenant, kind="PUBLISHABLE")).api_key
+    assert abs(created.expire_time.seconds - created.create_time.seconds - 3600) <= 1
+    with pytest.raises(grpc.RpcError) as raised:
+        await root.create_key(
+            tenant, kind="PUBLISHABLE", expire_time=Timestamp(seconds=created.expire_time.seconds + 60)
+        )
+    assert problem_of(raised.value).fields == {"api_key.expire_time": "EXPIRE_TIME_TOO_FAR"}
+
+
+async def test_who_may_not_apply_a_spec_is_told_nothing_of_it(root: Client) -> None:
+    """The caller is judged by the product's id, before anything of the spec is read."""
+    client = root.with_token(await root.create_token({"products/heyoo/checks": ["create"]}))
+    wrong = read_example("heyoo")
+    wrong.roles[0].grants.extend([types_pb2.Grant(resource="//", actions=["?"])] * 9_000)
+    try:
+        for product, reason in (("heyoo", "PERMISSION_MISSING"), ("tally", "PRODUCT_NOT_FOUND")):
+            wrong.product = product
+            with pytest.raises(grpc.RpcError) as raised:
+                await client.apply(wrong)
+            assert problem_of(raised.value).reason == reason
+        wrong.product = "No id"
+        with pytest.raises(grpc.RpcError) as raised:
+            await client.apply(wrong)
+        assert problem_of(raised.value).fields == {"spec.product": "PRODUCT_ID_INVALID"}
+        with pytest.raises(grpc.RpcError) as raised:
+            await root.apply(wrong)
+        assert problem_of(raised.value).fields == {"spec.roles[0].grants": "TOO_MANY"}
+        del wrong.roles[0].grants[200:]
+        with pytest.raises(grpc.RpcError) as raised:
+            await root.apply(wrong)
+        problem = problem_of(raised.value)
+        assert {"PRODUCT_ID_INVALID", "RESOURCE_INVALID"} <= set(problem.fields.values())
+        assert int(problem.metadata["unlisted"]) > 300
+    finally:
+        await client.close()
+
+
+async def get_key(root: Client, name: str) -> api_key_service_pb2.ApiKey:
+    """A key as it is shown."""
+    key: api_key_service_pb2.ApiKey = await root.keys.GetApiKey(api_key_service_pb2.GetApiKeyRequest(name=name))
+    return key

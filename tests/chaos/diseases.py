@@ -4,12 +4,13 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 
+from gatekey._near import Near
+from gatekey.v1 import cache_service_pb2 as pb
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness import clock
 from gatekey_server.freshness.history import History
-from gatekey_server.freshness.lease import LEASE_S, Lease
+from gatekey_server.freshness.lease import Lease
 from gatekey_server.store import facts
 from gatekey_server.store.database import Database
 from gatekey_server.store.facts import Loaded
@@ -45,13 +46,13 @@ def _late_fill() -> None:
 
 
 def _client_clock() -> None:
-    """Count the lease from when the answer has come."""
-    renew = Lease.renew
+    """Have the near cache read its clock after the answer to `Sync`, instead of before the question."""
+    synced = Near._synced
 
-    def renew_late(lease: Lease, _: float, server: datetime | None, lasts_s: float = LEASE_S) -> None:
-        renew(lease, clock.now(), server, lasts_s)
+    def synced_late(near: Near, answer: pb.SyncResponse, _: float) -> None:
+        synced(near, answer, clock.now())
 
-    Lease.renew = renew_late  # type: ignore[method-assign]
+    Near._synced = synced_late  # type: ignore[method-assign]
 
 
 IN_SERVERS: Mapping[str, Callable[[], None]] = {"lease": _no_lease, "late-fill": _late_fill}

@@ -5,7 +5,7 @@ import sys
 import time
 from types import FrameType
 
-from gatekey.cli import main as gatekey
+from gatekey_command import main as gatekey
 from gatekey_server.freshness.lease import LEASE_S
 
 from tests.chaos import diseases

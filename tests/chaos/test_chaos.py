@@ -12,6 +12,8 @@ from tests.chaos import diseases
 from tests.chaos.history import Kind
 from tests.support.server import ROOT
 
+pytestmark = pytest.mark.drill
+
 _TIMEOUT_S = 240
 
 # Without a lease, a process that hears of nothing goes on answering.

@@ -98,7 +98,7 @@ class Group:
 
     def _reason(self, key: Key) -> str:
         is_viewer = self.roles.get(key.owner) == "viewer"
-        is_member = key.is_machine or self.roles.get(key.owner) == "member"
+        is_member = self.roles.get(key.owner) == "member"
         for reason, holds in (
             ("KEY_REVOKED", key.revoked),
             ("KEY_DISABLED", key.disabled),
@@ -238,7 +238,8 @@ class Group:
     def _create_key(self, owner: str) -> Step:
         """Create a key for a member, or with a new machine user."""
         request = api_key_service_pb2.CreateApiKeyRequest(
-            parent=self.tenant, api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner)
+            parent=self.tenant,
+            api_key=api_key_service_pb2.ApiKey(display_name="Key", owner=owner, mode=types_pb2.ACCESS_MODE_ALL),
         )
         if not owner:
             request.new_machine_user.SetInParent()

@@ -1,4 +1,4 @@
-"""The public signatures, held by the type checkers: this file is checked and never run."""
+"""The public signatures, held by the type checkers of `make types`: this file is checked and never run."""
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
@@ -12,6 +12,7 @@ from gatekey.grpc import AsyncKeyInterceptor, KeyInterceptor, Need, current_deci
 from gatekey.starlette import KeyMiddleware
 from gatekey.v1.api_key_service_pb2 import ApiKey, CreateApiKeyResponse, DeleteApiKeyResponse, RotateApiKeyResponse
 from gatekey.v1.audit_service_pb2 import AuditEvent
+from gatekey.v1.check_service_pb2 import CheckConfig
 from gatekey.v1.machine_user_service_pb2 import MachineUser
 from gatekey.v1.member_service_pb2 import ListPeopleResponse, Member, Person
 from gatekey.v1.product_service_pb2 import DeleteProductResponse, Product
@@ -74,6 +75,15 @@ def administration(client: gatekey.Client, spec: ProductSpec) -> None:
     assert_type(tenant.audit_events.list(verb="CreateApiKey"), Iterator[AuditEvent])
 
 
+def paths(client: gatekey.Client, guard: KeyGuard, app: FastAPI) -> None:
+    assert_type(gatekey.Path("links", "abc"), gatekey.Path)
+    assert_type(client.check("hey_…", gatekey.Path("links", "abc"), "read"), gatekey.Decision)
+    assert_type(client.check_config("heyoo"), CheckConfig)
+    assert_type(guard.check_routes(app), None)
+    FastAPI(lifespan=guard.lifespan)
+    gatekey.Path("links", 42)  # type: ignore[arg-type]
+
+
 def mistakes(client: gatekey.Client) -> None:
     """An `ignore` that is not needed is an error: each of these is found."""
     client.check("hey_…", "links/abc")  # type: ignore[call-arg]
@@ -100,6 +110,7 @@ async def asynchronously(client: gatekey.AsyncClient, key: str) -> None:
     assert_type(await client.tenant("heyoo", "acme").people.page(), ListPeopleResponse)
     assert_type(await client.products.get("heyoo"), Product)
     assert_type(await client.identify("hey_…"), ApiKey)
+    assert_type(await client.check_config(), CheckConfig)
 
 
 async def token() -> str:

@@ -165,16 +165,19 @@ async def test_questions_that_cannot_travel_spoil_no_others(root: Client, root_t
     async with gatekey.AsyncClient(root.address, token=root_token, timeout=10) as client:
         questions = [
             client.check(shop.reader, "campaigns/c1", "read"),
+            client.check("x" * (1 << 19), "campaigns/c1", "read"),
             client.check("x" * (1 << 20), "campaigns/c1", "read"),
             client.check("\ud800", "campaigns/c1", "read"),
             client.check(shop.reader, "campaigns//", "read"),
             client.check(shop.reader, "campaigns/c1", "read", min_revision=1 << 60),
             client.check(shop.reader, "campaigns/c1", "write"),
         ]
-        first, large, text, path, revision, last = await asyncio.gather(*questions, return_exceptions=True)
+        first, large, larger, text, path, revision, last = await asyncio.gather(*questions, return_exceptions=True)
     assert isinstance(first, gatekey.Decision)
     assert isinstance(last, gatekey.Decision)
     assert (first.allowed, last.allowed) == (True, False)
+    # What the transport does not receive comes without a reason.
+    assert isinstance(larger, gatekey.ResourceExhausted)
     problems = [large, text, path, revision]
     assert [getattr(problem, "reason", problem) for problem in problems] == [
         "REQUEST_TOO_LARGE",

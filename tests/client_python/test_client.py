@@ -245,11 +245,14 @@ async def test_the_life_of_a_key(admin: Any, root: Client, fresh_id: str) -> Non
     counts = await made(tenant.keys.delete, key.api_key.name, validate_only=True)
     assert counts.deleted.api_keys == 1
     assert (await made(tenant.keys.get, key.api_key.name)).revoke_reason == "leaked"
+    for chains in (admin.audit_chains, admin.product("heyoo").audit_chains):
+        found = {chain.parent: chain.sequence for chain in await made(chains.list)}
+        assert found[key.api_key.name.partition("/apiKeys")[0]] >= 7
     verbs = [event.verb for event in await made(tenant.audit_events.list, target=key.api_key.name)]
     assert verbs == [
         "CreateApiKey", "UpdateApiKey", "UpdateApiKey", "DisableApiKey", "EnableApiKey", "RotateApiKey", "RevokeApiKey",
     ]  # fmt: skip
-    with_machine = await made(tenant.keys.create, "Bot", new_machine_user="bot")
+    with_machine = await made(tenant.keys.create, "Bot", new_machine_user="bot", mode="ALL")
     assert with_machine.machine_user.name.endswith("/machineUsers/bot")
     assert [key.name for key in await made(tenant.keys.list, machine_user="bot")] == [with_machine.api_key.name]
     assert [person.WhichOneof("person") for person in await made(tenant.people.list)] == ["member", "machine_user"]
@@ -264,10 +267,24 @@ async def test_lists_page_by_themselves(admin: Any, shop: Shop, monkeypatch: pyt
     monkeypatch.setattr(_requests, "PAGE_SIZE", 2)
     tenant = admin.tenant(PRODUCT, shop.tenant)
     for number in range(3):
-        await made(tenant.keys.create, f"Key {number}", member="owner")
+        await made(tenant.keys.create, f"Key {number}", member="owner", mode="ALL")
     names = [key.display_name for key in await made(tenant.keys.list)]
     assert names == ["Key", "Key", "Key 0", "Key 1", "Key 2"]
     assert names == [key.display_name for key in await made(tenant.keys.list, member="owner")]
+
+
+async def test_a_key_can_belong_to_the_tenant_itself(admin: Any, root: Client, fresh_id: str) -> None:
+    name = await root.create_tenant("bitsy", fresh_id)
+    keys = admin.tenant("bitsy", fresh_id).keys
+    named = await made(keys.create, "CI", owner=name, grants={"*": ["read"]})
+    by_default = await made(keys.create, "CI", grants={"*": ["read"]})
+    assert (named.credential.header, named.credential.scheme) == ("authorization", "Bearer")
+    assert [key.owner for key in await made(keys.list, owner=name)] == [name, name]
+    for created in (named, by_default):
+        decision = await made(admin.check, created.secret, "links", "read")
+        assert (decision.allowed, decision.principal, decision.role) == (True, "", "")
+    with pytest.raises(ValueError, match="only one of owner"):
+        await made(keys.create, "CI", owner=name, member="u_1")
 
 
 async def test_an_actor_can_be_named(admin: Any, shop: Shop) -> None:
@@ -285,14 +302,14 @@ async def test_an_actor_can_be_named(admin: Any, shop: Shop) -> None:
 async def test_a_repeated_change_is_made_once(admin: Any, shop: Shop) -> None:
     keys = admin.tenant(PRODUCT, shop.tenant).keys
     id_ = str(uuid.uuid4())
-    first = await made(keys.create, "Once", member="owner", request_id=id_)
-    again = await made(keys.create, "Once", member="owner", request_id=id_)
+    first = await made(keys.create, "Once", member="owner", mode="ALL", request_id=id_)
+    again = await made(keys.create, "Once", member="owner", mode="ALL", request_id=id_)
     assert again.api_key.name == first.api_key.name
     # The caller's own id: the caller's own matter.
     assert again.secret_withheld
     assert first.secret
     await made(keys.delete, first.api_key.name)
-    tried = await made(keys.create, "Never", member="owner", validate_only=True)
+    tried = await made(keys.create, "Never", member="owner", mode="ALL", validate_only=True)
     assert tried.secret_withheld
     assert len(await made(keys.list)) == 2
 
@@ -341,6 +358,7 @@ def test_every_rpc_can_be_called() -> None:
         client.product("heyoo").tenants,
         *(vars(client.tenant("heyoo", "acme"))[name] for name in ("keys", "members", "machine_users", "people")),
         client.tenant("heyoo", "acme").audit_events,
+        client.audit_chains,
     ]
     given = {"spec": read_example("heyoo"), "role": "owner", "display_name": "CI"}
     for part in parts:

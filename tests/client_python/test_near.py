@@ -75,6 +75,7 @@ async def learn(client: Any, *keys: str) -> None:
 # ---------------------------------------------------------------- decisions
 
 
+@pytest.mark.slow
 async def test_local_decisions_are_those_of_the_server(world: World) -> None:
     """Every case of the table: what the client decides by itself, and what the server answers, in every field."""
     wrong, local, refused = {}, 0, 0
@@ -218,6 +219,7 @@ async def blind_clients(root: Client, token: str, *keys: str) -> AsyncIterator[l
             jammed.clear()
 
 
+@pytest.mark.slow
 async def test_after_a_change_everywhere_nobody_allows_what_it_forbids(
     root: Client, root_token: str, fresh_id: str
 ) -> None:
@@ -307,6 +309,8 @@ class Wire:
         work = self.near.work()
         call = next(work)
         assert isinstance(call.request, pb.ResolveRequest)
+        # By which a server that is in another history is found out.
+        assert call.request.cursor == self.near._cursor
         meanwhile()
         spec = read_example(PRODUCT)
         answer = pb.ResolveResponse(specs=[pb.ResolvedSpec(id=b"spec", spec=spec)])
@@ -504,6 +508,19 @@ async def test_a_narrow_token_resolves_only_what_it_may_check(root: Client, shop
             assert problem_of(raised.value).reason == "PERMISSION_MISSING"
 
 
+async def test_a_server_in_another_history_resolves_nothing(root: Client, shop: Shop) -> None:
+    async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
+        cursor = (await stub.Sync(pb.SyncRequest())).cursor
+        request = pb.ResolveRequest(keys=[shop.key], rules=RULES, cursor=cursor)
+        assert (await stub.Resolve(request)).results[0].HasField("key")
+        revision, stamp = cursor[:8], cursor[8:24]
+        for elsewhere in (revision + bytes(reversed(stamp)), b"\x7f" + revision[1:] + stamp):
+            request.cursor = elsewhere + cursor[24:]
+            with pytest.raises(grpc.RpcError) as raised:
+                await stub.Resolve(request)
+            assert problem_of(raised.value).reason == "REVISION_NOT_REACHED"
+
+
 async def test_changes_name_no_scopes_of_others(root: Client, shop: Shop, fresh_id: str) -> None:
     """Names of scopes are those of the facts that were resolved; all others mean nothing to whoever hears of them."""
     request = pb.ResolveRequest(keys=[shop.key], rules=RULES)
@@ -515,8 +532,8 @@ async def test_changes_name_no_scopes_of_others(root: Client, shop: Shop, fresh_
         product.ClearField("publishable_keys")
         await root.apply(product)
         other = await root.create_tenant(fresh_id, "acme")
-        owner = await root.add_member(other, "owner", "owner")
-        key = await root.create_key(other, owner, grants={"*": ["read"]})
+        await root.add_member(other, "owner", "owner")
+        key = await root.create_key(other, mode="RESTRICTED", grants={"*": ["read"]})
         async with opened("event loop", root.address, token=root.token) as admin:
             await admin.tenant(PRODUCT, shop.tenant).keys.disable(shop.name)
         answer = await stub.Sync(pb.SyncRequest(cursor=cursor))
@@ -531,6 +548,7 @@ async def test_changes_name_no_scopes_of_others(root: Client, shop: Shop, fresh_
         assert (await stub.Sync(pb.SyncRequest(cursor=cursor))).reset, "another token, with other rights"
 
 
+@pytest.mark.slow
 async def test_what_a_token_may_no_longer_check_is_forgotten(root: Client, shop: Shop) -> None:
     system = "products/gatekey/tenants/system"
     both = {f"products/{name}/checks": ["create"] for name in (PRODUCT, "bitsy")}
@@ -638,6 +656,7 @@ async def test_uses_of_keys_that_it_may_not_check_are_not_taken_down(root: Clien
 # ---------------------------------------------------------------- the life of a client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stale_s"), [("threads", 0.0), ("event loop", 30.0)])
 async def test_without_a_server_there_is_no_decision_unless_stale_ones_are_wanted(
     kind: str, root: Client, root_token: str, shop: Shop, stale_s: float
@@ -660,6 +679,7 @@ async def test_without_a_server_there_is_no_decision_unless_stale_ones_are_wante
                 await made(client.check, shop.key, *QUESTION)
 
 
+@pytest.mark.slow
 async def test_it_goes_on_when_the_server_is_back(kind: str, root: Client, root_token: str, shop: Shop) -> None:
     """With what it knew: a time without a lease alone makes nothing wrong."""
     async with (
@@ -677,6 +697,7 @@ async def test_it_goes_on_when_the_server_is_back(kind: str, root: Client, root_
         assert client._near._history.resets == resets
 
 
+@pytest.mark.slow
 async def test_it_rests_when_nobody_asks(client: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await learn(client, shop.key)
     monkeypatch.setattr(_near, "IDLE_S", 0.1)
@@ -702,6 +723,7 @@ async def test_a_closed_client_leaves_nothing_running(kind: str, root: Client, r
     assert _rests(client._keeper)
 
 
+@pytest.mark.slow
 async def test_many_threads_check_while_keys_change(root: Client, root_token: str, fresh_id: str) -> None:
     """None of them ever sees a key allowed again after it saw that it was revoked, or fails."""
     shops = [await open_shop(root, f"{fresh_id}{number}") for number in range(4)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Mutual
+from tests.clients.conftest import Mutual, Pair, failures_while_one_is_replaced
 from tests.support import conformance
 from tests.support.programs import blocks, run
 from tests.support.server import ROOT, Client, ServerProcess
@@ -15,7 +15,10 @@ from tests.support.world import World
 CLIENT = ROOT / "clients" / "go"
 README = CLIENT / "README.md"
 
-pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed: the Go client is not tested")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed: the Go client is not tested"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +29,7 @@ async def conformance_program(tmp_path_factory: pytest.TempPathFactory) -> Seque
     return [program]
 
 
+@pytest.mark.drill
 async def test_the_client_s_own_tests() -> None:
     await run("go", "vet", "./...", cwd=CLIENT)
     await run("go", "test", "./...", cwd=CLIENT)
@@ -35,6 +39,7 @@ async def test_the_code_is_formatted() -> None:
     assert await run("gofmt", "-l", CLIENT) == ""
 
 
+@pytest.mark.slow
 async def test_the_quickstart_of_a_module_that_has_installed_the_client(
     root: Client, server: ServerProcess, tmp_path: Path
 ) -> None:
@@ -51,6 +56,17 @@ async def test_the_quickstart_of_a_module_that_has_installed_the_client(
 
 async def test_the_decision_table(world: World, server: ServerProcess, conformance_program: Sequence[Path]) -> None:
     assert await conformance.differences(world, server.address, conformance_program) == {}
+
+
+async def test_paths_of_ids(conformance_program: Sequence[Path]) -> None:
+    assert await conformance.wrong_paths(conformance_program) == {}
+
+
+@pytest.mark.drill
+async def test_no_call_fails_while_one_of_two_servers_is_replaced(
+    pair: Pair, conformance_program: Sequence[Path], tmp_path: Path
+) -> None:
+    assert await failures_while_one_is_replaced(pair, conformance_program, tmp_path) == []
 
 
 async def test_mutual_tls(root: Client, mutual: Mutual, conformance_program: Sequence[Path]) -> None:

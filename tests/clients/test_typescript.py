@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Mutual
+from tests.clients.conftest import Mutual, Pair, failures_while_one_is_replaced
 from tests.support import conformance
 from tests.support.programs import blocks, run
 from tests.support.server import ROOT, Client, ServerProcess
@@ -18,10 +18,13 @@ README = CLIENT / "README.md"
 # What npm has fetched once it need not ask for again.
 SPARING = {"npm_config_prefer_offline": "true", "npm_config_audit": "false", "npm_config_fund": "false"}
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None or shutil.which("npm") is None,
-    reason="node or npm is not installed: the TypeScript client is not tested",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("node") is None or shutil.which("npm") is None,
+        reason="node or npm is not installed: the TypeScript client is not tested",
+    ),
+]
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +49,12 @@ def conformance_program(programs: Path) -> Sequence[str | Path]:
     return ["node", programs / "conformance" / "conformance.js"]
 
 
+@pytest.mark.slow
 async def test_the_client_s_own_tests(programs: Path) -> None:
     await run("node", "--test", programs / "test" / "client.test.js", cwd=CLIENT)
 
 
+@pytest.mark.slow
 async def test_the_quickstart_of_a_package_that_has_installed_the_client(
     root: Client, server: ServerProcess, programs: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +78,17 @@ async def test_the_decision_table(
     world: World, server: ServerProcess, conformance_program: Sequence[str | Path]
 ) -> None:
     assert await conformance.differences(world, server.address, conformance_program) == {}
+
+
+async def test_paths_of_ids(conformance_program: Sequence[str | Path]) -> None:
+    assert await conformance.wrong_paths(conformance_program) == {}
+
+
+@pytest.mark.drill
+async def test_no_call_fails_while_one_of_two_servers_is_replaced(
+    pair: Pair, conformance_program: Sequence[str | Path], tmp_path: Path
+) -> None:
+    assert await failures_while_one_is_replaced(pair, conformance_program, tmp_path) == []
 
 
 async def test_mutual_tls(root: Client, mutual: Mutual, conformance_program: Sequence[str | Path]) -> None:

@@ -5,13 +5,15 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
+from gatekey_server.domain.changes import NOWHERE, Change, Commit, Poll, Position
 from gatekey_server.domain.errors import Unavailable
-from gatekey_server.store import changes
-from gatekey_server.store.changes import FeedLink
+from gatekey_server.freshness.lease import SURELY_OVER_S
+from gatekey_server.store import changes, schema
+from gatekey_server.store.changes import FORK_WAIT_S, FeedLink
 from gatekey_server.store.database import Database
 from gatekey_server.store.queries import queries
 
@@ -86,7 +88,7 @@ async def follower(database: Database) -> AsyncIterator[Follower]:
     """A registered process that has seen everything so far."""
     async with FeedLink.open(database, uuid.uuid4(), 5) as link:
         follower = Follower(link)
-        await link.register(-1)
+        await link.register(NOWHERE)
         await follower.poll()
         yield follower
 
@@ -242,8 +244,9 @@ async def test_a_transaction_has_one_revision_and_takes_another_for_what_comes_a
     async with sql.transaction():
         await sql.execute("update tenant set suspend_time = now()")
         await sql.execute("update principal set role = 'x'")
-        assert await changes.take_revision(sql) == before + 1  # type: ignore[arg-type]
-        assert await changes.take_revision(sql) == before + 1  # type: ignore[arg-type]
+        for _ in range(2):
+            commit = await changes.take_position(sql)  # type: ignore[arg-type]
+            assert commit.position.revision == before + 1
         await sql.execute("update product set spec_version = 9")
     news = await follower.news()
     assert {(change.revision - before, kind) for change in news for kind in scopes([change])} == {
@@ -269,7 +272,7 @@ async def test_revisions_become_visible_in_their_order_and_without_gaps(url: str
                 )
                 await connection.execute("select pg_sleep(random() * 0.003)")
                 if turn % 2:
-                    await changes.take_revision(connection)  # type: ignore[arg-type]
+                    await changes.take_position(connection)  # type: ignore[arg-type]
         await connection.close()
 
     seen: list[int] = []
@@ -287,7 +290,7 @@ async def test_revisions_become_visible_in_their_order_and_without_gaps(url: str
 async def test_a_process_that_is_not_registered_is_told(database: Database) -> None:
     async with FeedLink.open(database, uuid.uuid4(), 5) as link:
         assert not (await link.poll(NOWHERE)).registered
-        await link.register(-1)
+        await link.register(NOWHERE)
         assert (await link.poll(NOWHERE)).registered
         (process,) = await link.processes()
         assert process.applied_revision == -1
@@ -304,12 +307,12 @@ async def test_a_process_that_came_back_is_not_taken_for_the_one_that_was_seen_b
     async with FeedLink.open(database, uid, 5) as link:
         seen = []
         for _ in range(2):
-            await link.register(-1)
+            await link.register(NOWHERE)
             await link.poll(NOWHERE)
             seen += await link.processes()
             await link.remove(seen[-1])
             assert not await link.processes()
-        await link.register(-1)
+        await link.register(NOWHERE)
         await link.poll(NOWHERE)
         for before in seen:
             await link.remove(before)
@@ -374,7 +377,7 @@ async def test_a_notification_wakes_and_silence_does_not(sql: Sql, follower: Fol
 async def test_a_lease_cannot_be_had_from_what_cannot_commit(sql: Sql, database: Database) -> None:
     """A standby, or a primary that is not one any more."""
     async with FeedLink.open(database, uuid.uuid4(), 5) as link:
-        await link.register(-1)
+        await link.register(NOWHERE)
         await link.poll(NOWHERE)
         await link._connection.execute("set default_transaction_read_only = on")
         with pytest.raises(Unavailable):
@@ -389,8 +392,60 @@ async def test_a_lease_cannot_be_had_from_what_cannot_commit(sql: Sql, database:
 
 async def test_a_link_ends_where_the_database_does_not_answer(url: str, sql: Sql, database: Database) -> None:
     async with FeedLink.open(database, uuid.uuid4(), 0.5) as link:
-        await link.register(-1)
+        await link.register(NOWHERE)
         async with sql.transaction():
             await sql.execute("lock table process")
             with pytest.raises(Unavailable):
                 await link.poll(NOWHERE)
+
+
+async def test_registration_counts_only_what_this_history_knows(
+    sql: Sql, database: Database, follower: Follower
+) -> None:
+    await sql.execute("update tenant set suspend_time = now()")
+    here = (await follower.poll()).head
+    elsewhere = Position(here.revision, uuid.uuid4())
+    for applied, acknowledged in ((here, here.revision), (elsewhere, -1), (NOWHERE, -1)):
+        uid = uuid.uuid4()
+        async with FeedLink.open(database, uid, 5) as link:
+            await link.register(applied)
+        found = {process.uid: process.applied_revision for process in await changes.processes(database)}
+        assert found[uid] == acknowledged
+
+
+# ---------------------------------------------------------------- copies
+
+
+async def test_a_copy_begins_a_history_of_its_own(url: str, databases: Databases) -> None:
+    async def position(of: str, *, change: bool) -> Commit:
+        connection = await asyncpg.connect(of)
+        async with connection.transaction():
+            if change:
+                await connection.execute("update tenant set version = version + 1")
+            commit = await changes.take_position(connection)  # type: ignore[arg-type]
+        await connection.close()
+        return commit
+
+    before = await position(url, change=True)
+    copy = await databases.create(urlsplit(url).path[1:])
+    found = await position(copy, change=False)
+    # Even what changes nothing: its position must not be one that the former history has as well.
+    assert found.position.revision > before.position.revision + 2**20
+    assert found.position.stamp != before.position.stamp
+    assert found.is_after_fork
+    assert await position(copy, change=False) == found
+    assert (await position(copy, change=True)).position.revision == found.position.revision + 1
+    # However much has happened in the former one meanwhile.
+    for _ in range(5):
+        after = await position(url, change=True)
+    assert before.position.revision < after.position.revision < found.position.revision
+    assert FORK_WAIT_S > SURELY_OVER_S
+
+
+async def test_a_new_database_is_no_copy(databases: Databases) -> None:
+    url = await databases.create("template0")
+    await schema.migrate(url)
+    connection = await asyncpg.connect(url)
+    commit = await changes.take_position(connection)  # type: ignore[arg-type]
+    await connection.close()
+    assert (commit.position.revision, commit.is_after_fork) == (0, False)

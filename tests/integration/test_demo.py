@@ -69,6 +69,7 @@ async def paste(cwd: Path, line: str, **variables: str) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "host"), [(LOCALHOST, "127.0.0.1"), (NAMED, "localhost")])
 async def test_the_demo_speaks_tls(tmp_path: Path, name: x509.GeneralName, host: str) -> None:
     async with demo(tmp_path, **tls(tmp_path, name)) as process:
@@ -82,6 +83,7 @@ async def test_the_demo_speaks_tls(tmp_path: Path, name: x509.GeneralName, host:
         assert "warning" not in "".join(process.output)
 
 
+@pytest.mark.slow
 async def test_no_demo_with_mutual_tls(tmp_path: Path) -> None:
     (tmp_path / "clients.pem").write_bytes(AUTHORITY.pem)
     AUTHORITY.issue(common_name="client").write(tmp_path, "client")
@@ -101,12 +103,14 @@ async def test_no_demo_with_mutual_tls(tmp_path: Path) -> None:
     assert "The demo keys" not in "".join(process.output)
 
 
+@pytest.mark.slow
 async def test_no_demo_with_a_certificate_for_another_host(tmp_path: Path) -> None:
     async with demo(tmp_path, **tls(tmp_path, ELSEWHERE)) as process:
         why = await printed(process, NO_DEMO)
         assert why.startswith("the certificate in GATEKEY_TLS_CERTIFICATE is not for 127.0.0.1")
 
 
+@pytest.mark.slow
 async def test_the_demo_in_a_database_of_ones_own_needs_the_root_token(databases: Databases, tmp_path: Path) -> None:
     variables = {"GATEKEY_DATABASE_URL": await databases.create(), "GATEKEY_PEPPERS": PEPPERS}
     # The first start knows the token, for it has made it.

@@ -81,6 +81,7 @@ async def test_killed_in_the_middle_of_a_hundred_creations(data_dir: Path) -> No
     assert await server.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_stopped_and_started_again_it_keeps_everything(data_dir: Path, number: signal.Signals) -> None:
     server, client = await start(data_dir)
@@ -105,6 +106,7 @@ async def test_stopped_and_started_again_it_keeps_everything(data_dir: Path, num
     assert secret not in output
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_killed_comes_back(data_dir: Path) -> None:
     server, client = await start(data_dir)
     await client.apply(read_example("heyoo"))
@@ -130,6 +132,7 @@ async def test_a_database_that_is_killed_comes_back(data_dir: Path) -> None:
     assert await server.stop() == 0
 
 
+@pytest.mark.slow
 async def test_without_its_file_the_operator_gets_a_new_root_token(data_dir: Path) -> None:
     server, client = await start(data_dir)
     first = client.token
@@ -143,6 +146,7 @@ async def test_without_its_file_the_operator_gets_a_new_root_token(data_dir: Pat
     assert await server.stop() == 0
 
 
+@pytest.mark.slow
 async def test_a_second_server_in_the_same_directory_is_refused(data_dir: Path) -> None:
     server, client = await start(data_dir)
     with pytest.raises(AssertionError, match="did not start"):
@@ -152,6 +156,7 @@ async def test_a_second_server_in_the_same_directory_is_refused(data_dir: Path) 
     assert await server.stop() == 0
 
 
+@pytest.mark.slow
 async def test_without_its_peppers_it_refuses_to_start(data_dir: Path) -> None:
     server, client = await start(data_dir)
     await client.close()

@@ -301,6 +301,7 @@ def test_a_stale_pid_does_not_stop_us_and_is_not_signalled(used_dir: Path) -> No
         bystander.wait()
 
 
+@pytest.mark.slow
 def test_an_interrupted_initdb_leaves_nothing(data_dir: Path) -> None:
     with owner(data_dir, answers=False) as killed:
         wait_until(lambda: any(data_dir.glob("postgres.init-*/base/1/*")))
@@ -328,6 +329,7 @@ def test_root_gives_the_server_no_privileges(used_dir: Path) -> None:
         assert capabilities_of(database.pid) == 0
 
 
+@pytest.mark.slow
 @as_root
 def test_root_may_have_closed_the_way_to_the_data(directory: Path) -> None:
     directory.chmod(0o700)
@@ -341,6 +343,7 @@ def test_root_may_have_closed_the_way_to_the_data(directory: Path) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 @as_root
 def test_root_may_have_closed_the_way_to_the_binaries(directory: Path) -> None:
     package = find_binaries().parents[1]
@@ -438,6 +441,7 @@ def test_binaries_on_path_are_found_behind_links(directory: Path) -> None:
     assert found.stdout.strip() == str(directory / "bin")
 
 
+@pytest.mark.slow
 def test_only_the_main_thread_may_start_it(data_dir: Path) -> None:
     errors: list[Exception] = []
 

@@ -159,6 +159,7 @@ class Load:
         ]
 
 
+@pytest.mark.slow
 async def test_a_failover_undoes_nothing_that_was_acknowledged(pair: Pair, servers: Servers) -> None:
     clients = [await servers.start(pair.primary, pair.standby) for _ in range(2)]
     keys = await make_keys(clients[0], KEYS)
@@ -187,6 +188,7 @@ async def test_a_failover_undoes_nothing_that_was_acknowledged(pair: Pair, serve
         assert await answer(client, keys[-2]) == "ALLOWED"
 
 
+@pytest.mark.slow
 async def test_a_former_primary_answers_and_acknowledges_nothing(pair: Pair, servers: Servers) -> None:
     # The second one prefers the other database, which does not count until it is promoted.
     left_behind, moving = await servers.start(pair.primary), await servers.start(pair.standby, pair.primary)

@@ -123,6 +123,7 @@ async def served(place: Place) -> AsyncIterator[tuple[ServerProcess, Client]]:
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 async def test_a_server_can_do_everything_with_the_role(served: tuple[ServerProcess, Client]) -> None:
     server, client = served
     await client.apply(read_example("heyoo"))
@@ -151,6 +152,7 @@ async def test_a_server_can_do_everything_with_the_role(served: tuple[ServerProc
     assert "usage.kept_back" not in "".join(server.output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "refusal"),
     [
@@ -224,6 +226,7 @@ async def test_what_a_later_migration_adds_is_granted_by_the_next_run(granted: P
     assert await granted.privileges("seen") == {"select"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statements", "refusal"),
     [
@@ -280,6 +283,7 @@ async def test_a_refusal_on_the_command_line(place: Place) -> None:
     assert refused.stderr == "error: nothing was granted: there is no role `nobody; drop table product`\n"
 
 
+@pytest.mark.slow
 async def test_a_role_that_may_not_migrate_is_told_so(place: Place) -> None:
     variables = {"GATEKEY_DATABASE_URL": place.url_of(place.role), "GATEKEY_PEPPERS": PEPPERS}
     refused = await run_async("migrate", **variables)

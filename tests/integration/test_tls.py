@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from gatekey.v1 import api_key_service_pb2
+from gatekey.v1 import api_key_service_pb2, tenant_service_pb2
 from gatekey_server import certificates, config
 from gatekey_server.domain.names import parse_key_id
 from gatekey_server.rpc.tls import WatchedFiles
@@ -116,6 +116,7 @@ async def test_only_tls_is_spoken_and_only_to_whom_trusts_the_certificate(
         await client.close()
 
 
+@pytest.mark.slow
 async def test_a_new_certificate_is_taken_up_and_a_broken_one_is_not(
     secured: tuple[ServerProcess, Path], root_token: str
 ) -> None:
@@ -154,6 +155,7 @@ async def _logs(server: ServerProcess, trusted: Authority, token: str, text: str
     return any(text in str(line["problems"]) for line in logged(server, "tls.reload_failed"))
 
 
+@pytest.mark.slow
 async def test_a_certificate_that_becomes_valid_later_is_taken_up_then(
     secured: tuple[ServerProcess, Path], root_token: str
 ) -> None:
@@ -196,6 +198,7 @@ class Mutual:
     """Its resource name."""
     secret: str
     doomed_token: str
+    second: str
 
     def client(self, *names: x509.GeneralName, token: str | None = None) -> Client:
         """A client with a certificate of these names."""
@@ -217,10 +220,10 @@ async def mutual(root: Client, database_url: str, tmp_path_factory: pytest.TempP
             SYSTEM,
             name="API",
             mode="RESTRICTED",
-            grants={"products/heyoo/checks": ["create"]},
+            grants={"products/heyoo/checks": ["create"], **more},
             new_machine_user=True,
         )
-        for _ in range(3)
+        for more in ({}, {"products/heyoo/tenants": ["create"]}, {})
     ]
     first, second, third = (created.api_key.name for created in tokens)
     server = await ServerProcess.start(
@@ -233,7 +236,7 @@ async def mutual(root: Client, database_url: str, tmp_path_factory: pytest.TempP
             "GATEKEY_TLS_CALLERS": f"api.example={first} {SPIFFE}={first},other.example={second},gone.example={third}",
         }
     )
-    yield Mutual(server, directory, first, tokens[0].secret, third)
+    yield Mutual(server, directory, first, tokens[0].secret, third, second)
     assert await server.stop() == 0
     assert "Traceback" not in "".join(server.output)
 
@@ -251,6 +254,29 @@ async def test_without_a_certificate_nobody_connects(mutual: Mutual, root_token:
     client = mutual.present(certificate, root_token)
     refusal = await problem(client)
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "")
+    await client.close()
+
+
+async def test_a_certificate_stands_for_its_key_until_the_commit(
+    mutual: Mutual, root: Client, fresh_id: str, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """A rotation changes nothing for it, also while a mutation is under way; disabling the key does."""
+    client, name = mutual.present(CLIENTS.issue(dns("other.example"))), mutual.second
+    rotate = api_key_service_pb2.RotateApiKeyRequest(name=name)
+    disable = api_key_service_pb2.DisableApiKeyRequest(name=name)
+    for index, (change, wanted, reason) in enumerate(
+        [(root.keys.RotateApiKey, rotate, ""), (root.keys.DisableApiKey, disable, "TOKEN_INVALID")]
+    ):
+        request = tenant_service_pb2.CreateTenantRequest(parent="products/heyoo", tenant_id=f"{fresh_id}-{index}")
+        async with sql.transaction():
+            await sql.execute("select from product where product_id = 'heyoo' for update")
+            call = asyncio.ensure_future(client.tenants.CreateTenant(request, timeout=10))
+            while not await sql.fetchval("select exists (select from pg_locks where not granted)"):
+                await asyncio.sleep(0.005)
+            await change(wanted)
+        (result,) = await asyncio.gather(call, return_exceptions=True)
+        assert (problem_of(result).reason if isinstance(result, grpc.RpcError) else "") == reason
+    await root.keys.EnableApiKey(api_key_service_pb2.EnableApiKeyRequest(name=name))
     await client.close()
 
 
@@ -559,7 +585,6 @@ def test_files_that_would_not_work_are_refused(files: Files, spoil: Callable[[Fi
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ("", "there is no caller"),
         (" , ", "there is no caller"),
         ("api.example", "entry 1 is not NAME=TOKEN"),
         (f"a.example={TOKEN},api.example:gk_x", "entry 2 is not NAME=TOKEN"),

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from gatekey.v1 import api_key_service_pb2
+from gatekey.v1 import api_key_service_pb2, machine_user_service_pb2, member_service_pb2, types_pb2
 from gatekey_server.domain.secrets import new_secret
 from gatekey_server.store import schema
 
 from tests.support.databases import Databases
 from tests.support.server import PEPPERS, ROOT, Client, ServerProcess, environment, read_example
+
+pytestmark = pytest.mark.drill
 
 MIGRATIONS = "server/gatekey_server/store/migrations/versions"
 
@@ -65,6 +67,8 @@ async def test_the_previous_release_serves_on_while_its_database_is_migrated(
     spec = read_example("heyoo")
     for role in spec.roles:
         role.ClearField("administration")
+    # The previous release demands one.
+    spec.secret_keys.default_mode = types_pb2.ACCESS_MODE_ALL
     await client.apply(spec)
     tenant = await client.create_tenant("heyoo", "acme")
     owner = await client.add_member(tenant, "owner", "owner")
@@ -107,6 +111,19 @@ async def test_the_previous_release_serves_on_while_its_database_is_migrated(
     created = await newer.create_key(tenant, owner, mode="READ_ONLY")
     assert await client.verdict(created.secret, "tags", "read") == "ALLOWED"
     assert await client.verdict(created.secret, "tags", "write") == "KEY_PERMISSION_MISSING"
+    # What the new one removes, the old one allows nothing any more, whatever it remembers of it.
+    member = await newer.add_member(tenant, "leaving", "owner")
+    going = [await newer.create_key(tenant, member), await newer.create_key(tenant, new_machine_user=True)]
+    for key in going:
+        assert await client.verdict(key.secret, "tags", "read") == "ALLOWED"
+    await newer.members.RemoveMember(member_service_pb2.RemoveMemberRequest(name=member))
+    await newer.machine_users.DeleteMachineUser(
+        machine_user_service_pb2.DeleteMachineUserRequest(name=going[1].machine_user.name)
+    )
+    for key in going:
+        assert await newer.verdict(key.secret, "tags", "read") == "KEY_UNKNOWN"
+        assert await client.verdict(key.secret, "tags", "read") in {"KEY_UNKNOWN", "OWNER_PERMISSION_MISSING"}
+    assert await client.add_member(tenant, "leaving", "owner") == member
     await newer.keys.RevokeApiKey(api_key_service_pb2.RevokeApiKeyRequest(name=created.api_key.name))
     assert await client.verdict(created.secret, "tags", "read") == "KEY_REVOKED"
     await client.close()

@@ -13,6 +13,7 @@ import asyncpg
 import grpc
 import pytest
 from gatekey.v1 import api_key_service_pb2, audit_service_pb2, machine_user_service_pb2, tenant_service_pb2
+from gatekey_server.domain.names import parse_key_id
 from gatekey_server.domain.secrets import new_secret
 
 from tests.support.databases import Databases
@@ -69,6 +70,7 @@ async def eventually(condition: object, timeout_s: float = 20) -> None:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_the_first_use_is_written_at_once_and_later_ones_in_batches(service: Service, fresh_id: str) -> None:
     client = service.client
     tenant = await client.create_tenant("heyoo", fresh_id)
@@ -134,6 +136,7 @@ async def test_a_deleted_tenant_is_purged_when_its_time_is_over(service: Service
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["revoke_time", "expire_time"])
 async def test_ended_keys_are_purged_with_what_lives_only_by_them(service: Service, fresh_id: str, column: str) -> None:
     client = service.client
@@ -163,6 +166,35 @@ async def test_ended_keys_are_purged_with_what_lives_only_by_them(service: Servi
     assert still.name == kept.api_key.name
 
 
+@pytest.mark.slow
+async def test_past_secrets_are_forgotten_when_their_time_is_over(service: Service, fresh_id: str) -> None:
+    client = service.client
+    tenant = await client.create_tenant("heyoo", fresh_id)
+    owner = await client.add_member(tenant, "owner", "owner")
+    forgotten, kept = [await client.create_key(tenant, owner) for _ in range(2)]
+    for created in (forgotten, kept):
+        await client.keys.DeleteApiKey(api_key_service_pb2.DeleteApiKeyRequest(name=created.api_key.name))
+    await service.sql.execute(
+        "update past_secret set end_time = now() - case key_uid when $1 then interval '25 hours' else '23 hours' end",
+        parse_key_id(forgotten.api_key.name.rpartition("/")[2]),
+    )
+
+    async def identified(secret: str) -> str:
+        request = api_key_service_pb2.IdentifySecretRequest(secret=secret)
+        try:
+            return str((await client.keys.IdentifySecret(request)).name)
+        except grpc.RpcError as error:
+            assert problem_of(error).reason == "SECRET_NOT_FOUND"  # noqa: PT017 - the only error that may be
+            return ""
+
+    async def gone() -> bool:
+        return not await identified(forgotten.secret)
+
+    await eventually(gone)
+    assert await identified(kept.secret) == kept.api_key.name
+
+
+@pytest.mark.slow
 async def test_a_large_tenant_is_deleted_in_short_transactions(service: Service, fresh_id: str) -> None:
     client, sql = service.client, service.sql
     tenant = await client.create_tenant("heyoo", fresh_id)
@@ -212,6 +244,7 @@ async def timed_check(client: Client, secret: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
+@pytest.mark.slow
 async def test_old_request_ids_are_forgotten(service: Service, fresh_id: str) -> None:
     request_id = uuid.uuid4()
     await service.client.tenants.CreateTenant(
@@ -227,6 +260,7 @@ async def test_old_request_ids_are_forgotten(service: Service, fresh_id: str) ->
     await eventually(forgotten)
 
 
+@pytest.mark.slow
 async def test_a_use_is_written_down_while_its_key_is_deleted(service: Service) -> None:
     tenant = await service.client.create_tenant("heyoo", "acme")
     owner = await service.client.add_member(tenant, "owner", "owner")

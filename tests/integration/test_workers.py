@@ -107,6 +107,7 @@ async def test_a_revocation_is_over_in_every_worker_when_it_returns(variables: d
     assert await server.stop() == 0
 
 
+@pytest.mark.slow
 async def test_a_dead_worker_is_replaced(supervisor: ServerProcess, variables: dict[str, str]) -> None:
     before = children(supervisor.process.pid)
     assert len(before) == WORKERS
@@ -123,6 +124,7 @@ async def test_a_dead_worker_is_replaced(supervisor: ServerProcess, variables: d
         await client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_all_end_with_the_supervisor(supervisor: ServerProcess, number: signal.Signals) -> None:
     workers = children(supervisor.process.pid)
@@ -131,18 +133,21 @@ async def test_all_end_with_the_supervisor(supervisor: ServerProcess, number: si
     assert "worker_died" not in "".join(supervisor.output)
 
 
+@pytest.mark.slow
 async def test_no_worker_outlives_a_killed_supervisor(supervisor: ServerProcess) -> None:
     workers = children(supervisor.process.pid)
     supervisor.process.kill()
     await gone(workers)
 
 
+@pytest.mark.slow
 async def test_a_second_supervisor_is_refused_the_port(supervisor: ServerProcess, variables: dict[str, str]) -> None:
     for workers in ("1", "2"):
         with pytest.raises(AssertionError, match="cannot listen on"):
             await ServerProcess.start({**variables, "GATEKEY_WORKERS": workers, "GATEKEY_LISTEN": supervisor.address})
 
 
+@pytest.mark.slow
 async def test_workers_that_cannot_start_end_the_supervisor(variables: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -152,6 +157,7 @@ async def test_workers_that_cannot_start_end_the_supervisor(variables: dict[str,
             await ServerProcess.start({**variables, "GATEKEY_WORKERS": "2", "GATEKEY_METRICS_LISTEN": metrics})
 
 
+@pytest.mark.slow
 async def test_workers_on_an_embedded_database(tmp_path: Path) -> None:
     server = await ServerProcess.start(
         {"GATEKEY_ROOT_TOKEN": (token := new_secret("gk_")), "GATEKEY_DATA_DIR": str(tmp_path / "data")},

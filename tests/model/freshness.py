@@ -17,7 +17,10 @@ What each step is in the code:
 - a load is *sent*, *read*, and *arrives*: `freshness/loads.py` and `freshness/facts.py:FactSource._load`;
 - a check is answered *from memory*: `FactSource.recall` and `freshness/history.py:History.holds`. It starts and is
   answered in one step: had it started before, it would be promised less, and all is looked at at once;
-- a *failover* loses the newest commits, and what was said after them in the rows of `process`.
+- a *failover* loses the newest commits, and what was said after them in the rows of `process`;
+- a *restore* does the same within a lease, on the same server, as when a dump is restored and renamed into place. What
+  follows gets the same numbers, unless the copy is noticed: `take_position` and `take_revision` in `0005_positions.py`;
+- a check with `min_revision` is answered from memory as soon as a mutation is committed.
 
 All checks are about one fact. Sets are tuples of bits in an integer: bit i stands for mutation i.
 """
@@ -54,6 +57,11 @@ class Guard(enum.Enum):
     NO_OLD_LOAD_JOINED = "a check joins a load that was sent before it"
     STAMPS = "a history is known by its numbers alone"
     ACKNOWLEDGED_IN_THIS_HISTORY = "a poll acknowledges a revision that the database does not know"
+    OWN_POSITION = "a mutation waits for its own process by the number of its revision alone"
+    LOADED_IN_THIS_HISTORY = "what was loaded counts by the number of its revision alone"
+    COPY_NOTICED_BY_ALL = "a mutation that changes nothing does not notice that it is the first in a copy"
+    COPY_BEYOND_ORIGINAL = "the numbers in a copy go on from those of the dump"
+    COPY_WAITS_A_LEASE = "mutations in a copy wait only for the processes that the dump knows"
     NOTHING_NEWER_SURVIVES_A_LAPSE = "what was loaded and not yet applied counts as right after a time without a lease"
 
     # Not of the protocol, but what it rests on.
@@ -72,6 +80,14 @@ class Kind(enum.Enum):
     REPEATS = "finds everything as it should be, or is a repetition by `request_id`"
 
 
+class Restores(enum.Enum):
+    """What happens when a dump is restored."""
+
+    NEVER = "none is"
+    UNNOTICED = "nothing tells the copy from the original; the dump knows all processes"
+    NOTICED = "the copy is noticed; processes may have registered after the dump"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What is explored."""
@@ -87,17 +103,13 @@ class Scenario:
     runner: int | None = None
     """Which process runs the mutations; None: one that answers no checks."""
     fails_over: bool = False
+    restores: Restores = Restores.NEVER
     leaves: bool = False
 
     @cached_property
     def changing(self) -> int:
         """The mutations that change the fact."""
         return sum(1 << i for i, kind in enumerate(self.mutations) if kind is Kind.CHANGES)
-
-    @cached_property
-    def numbered(self) -> int:
-        """The mutations that take a revision."""
-        return sum(1 << i for i, kind in enumerate(self.mutations) if kind is not Kind.REPEATS)
 
     def without(self, guard: Guard) -> "Scenario":
         return replace(self, guards=self.guards - {guard})
@@ -129,9 +141,15 @@ class Stage:
 class Mutation(NamedTuple):
     stage: int = Stage.IDLE
     revision: int = 0
+    stamp: int = -1
+    """The mutation that took its revision: itself, unless it has changed nothing."""
+    is_after_restore: bool = False
+    """Processes may have leases that nobody here knows."""
     waited: int = 0
     promise: int = 0
     """What was committed when it was: a check that starts after its return must know of it."""
+    forbids: int = 0
+    """What a restore had undone when it was: such a check must know nothing of it."""
 
 
 class Fact(NamedTuple):
@@ -175,6 +193,8 @@ class Process(NamedTuple):
 class Row(NamedTuple):
     acknowledged: int
     polls: int = 0
+    since: int = 0
+    """The revision at which it registered; only where a dump may not know it."""
 
 
 class Sighting(NamedTuple):
@@ -192,6 +212,10 @@ class State(NamedTuple):
     """An old reading of the rows; only without `READ_AFTER_COMMIT`."""
     former: Fact | None = None
     """What a former primary answers; only without `FORMER_PRIMARY_IS_FENCED`."""
+    is_copy: bool = False
+    """It was restored from a dump, and nobody has noticed."""
+    noticed_for: int = -1
+    """How long ago somebody did; -1: never."""
 
 
 class Step(NamedTuple):
@@ -226,6 +250,8 @@ def steps(scenario: Scenario, state: State) -> Iterator[Step]:
         yield Step("the table of processes is read", state._replace(reading=state.rows))
     if scenario.fails_over:
         yield from _failovers(scenario, state)
+    if scenario.restores is not Restores.NEVER:
+        yield from _restores(scenario, state)
 
 
 # ---------------------------------------------------------------- time
@@ -246,6 +272,7 @@ def _after_a_tick(state: State, lease: int) -> State:
         sightings=tuple(
             tuple(s and s._replace(age=min(s.age + 1, lease)) for s in of_one) for of_one in state.sightings
         ),
+        noticed_for=state.noticed_for if state.noticed_for < 0 else min(state.noticed_for + 1, lease),
     )
 
 
@@ -265,11 +292,15 @@ def _last_change(scenario: Scenario, state: State, changes: int) -> int:
     return max((state.mutations[i].revision for i in _bits(changes & scenario.changing)), default=0)
 
 
-def _head(state: State, scenario: Scenario) -> Position:
+def _numbered(state: State) -> int:
+    """The mutations that have taken a revision."""
+    return sum(1 << i for i, m in enumerate(state.mutations) if m.stamp == i)
+
+
+def _head(state: State) -> Position:
     newest = BEGINNING
-    for i in _bits(_committed(state)):
-        if scenario.mutations[i] is not Kind.REPEATS:
-            newest = max(newest, Position(state.mutations[i].revision, i))
+    for i in _bits(_committed(state) & _numbered(state)):
+        newest = max(newest, Position(state.mutations[i].revision, i))
     return newest
 
 
@@ -277,7 +308,7 @@ def _is_known(scenario: Scenario, state: State, position: Position) -> bool:
     if position == BEGINNING:
         return True
     if Guard.STAMPS not in scenario.guards:
-        return 0 <= position.revision <= _head(state, scenario).revision
+        return 0 <= position.revision <= _head(state).revision
     return position != NOWHERE and bool(_committed(state) >> position.stamp & 1)
 
 
@@ -302,22 +333,35 @@ def _mutation_steps(scenario: Scenario, state: State, i: int) -> Iterator[Step]:
         # Which of two that are alike comes first is all the same.
         return
     match mutation.stage:
-        case Stage.IDLE if scenario.mutations[i] is Kind.REPEATS:
-            revision = _head(state, scenario).revision
-            promise = _committed(state)
-            if promise:
-                done = Mutation(Stage.COMMITTED, revision, promise=promise)
-                yield Step(f"{name} finds everything done at revision {revision}", become(done))
+        case Stage.IDLE if scenario.mutations[i] is Kind.REPEATS and not _notices(scenario, state):
+            head, promise = _head(state), _committed(state)
+            forbids = _undone(scenario, state)
+            if promise or forbids:
+                is_after_restore = _is_after_restore(scenario, state)
+                done = Mutation(Stage.COMMITTED, *head, is_after_restore, promise=promise, forbids=forbids)
+                yield Step(f"{name} finds everything done at revision {head.revision}", become(done))
+        case Stage.IDLE if state.is_copy:
+            # What changes something always notices.
+            beyond = Guard.COPY_BEYOND_ORIGINAL in scenario.guards and scenario.restores is Restores.NOTICED
+            last = max(m.revision for m in state.mutations) if beyond else _head(state).revision
+            if scenario.restores is Restores.NOTICED:
+                state = state._replace(noticed_for=0)
+            state = state._replace(is_copy=False)
+            yield Step(
+                f"{name} commits revision {last + 1}, the first in a copy",
+                become(_commit(scenario, state, i, last + 1)),
+            )
         case Stage.IDLE:
             in_progress = [m.revision for m in state.mutations if m.stage == Stage.TAKEN]
-            revision = max([_head(state, scenario).revision, *in_progress]) + 1
+            revision = max([_head(state).revision, *in_progress]) + 1
             if Guard.LOCK_TO_COMMIT in scenario.guards:
                 # The next one takes its own after this commit, and nobody sees anything in between.
-                yield Step(f"{name} commits revision {revision}", become(_commit(state, i, revision)))
+                yield Step(f"{name} commits revision {revision}", become(_commit(scenario, state, i, revision)))
             else:
                 yield Step(f"{name} takes revision {revision}", become(Mutation(Stage.TAKEN, revision)))
         case Stage.TAKEN:
-            yield Step(f"{name} commits revision {mutation.revision}", become(_commit(state, i, mutation.revision)))
+            committed = _commit(scenario, state, i, mutation.revision)
+            yield Step(f"{name} commits revision {mutation.revision}", become(committed))
         case Stage.COMMITTED:
             why = _may_return(scenario, state, i)
             if why:
@@ -327,8 +371,26 @@ def _mutation_steps(scenario: Scenario, state: State, i: int) -> Iterator[Step]:
             return
 
 
-def _commit(state: State, i: int, revision: int) -> Mutation:
-    return Mutation(Stage.COMMITTED, revision, promise=_committed(state) | 1 << i)
+def _commit(scenario: Scenario, state: State, i: int, revision: int) -> Mutation:
+    is_after_restore = _is_after_restore(scenario, state)
+    promise, forbids = _committed(state) | 1 << i, _undone(scenario, state)
+    return Mutation(Stage.COMMITTED, revision, i, is_after_restore, promise=promise, forbids=forbids)
+
+
+def _undone(scenario: Scenario, state: State) -> int:
+    """What a restore has undone; after a failover, nobody says what counts."""
+    if scenario.restores is Restores.NEVER:
+        return 0
+    return sum(1 << i for i, m in enumerate(state.mutations) if m.stage == Stage.LOST) & scenario.changing
+
+
+def _notices(scenario: Scenario, state: State) -> bool:
+    """Whether even a mutation that changes nothing notices that it is the first in a copy."""
+    return state.is_copy and scenario.restores is Restores.NOTICED and Guard.COPY_NOTICED_BY_ALL in scenario.guards
+
+
+def _is_after_restore(scenario: Scenario, state: State) -> bool:
+    return Guard.COPY_WAITS_A_LEASE in scenario.guards and 0 <= state.noticed_for < scenario.lease
 
 
 def _may_return(scenario: Scenario, state: State, i: int) -> str:
@@ -339,14 +401,27 @@ def _may_return(scenario: Scenario, state: State, i: int) -> str:
         return "it has waited for as long as a lease"
     if Guard.FALLBACK_AFTER_LEASE not in scenario.guards:
         return "it has waited for long enough"
+    if mutation.is_after_restore:
+        return ""
     runner = scenario.runner
     waits_for_itself = runner is not None and Guard.OWN_FEED in scenario.guards
-    if waits_for_itself and state.processes[runner or 0].applied.revision < mutation.revision:
+    if waits_for_itself and not _has_applied(scenario, state.processes[runner or 0], mutation):
         return ""
     readings = [state.rows] if state.reading is None else [state.rows, state.reading]
     if any(_all_have_acknowledged(rows, mutation.revision, runner) for rows in readings):
         return "all have acknowledged it" if any(state.rows) else "there is nobody to wait for"
     return ""
+
+
+def _has_applied(scenario: Scenario, process: Process, mutation: Mutation) -> bool:
+    """`ChangeLog.includes`."""
+    if Guard.OWN_POSITION not in scenario.guards:
+        return process.applied.revision >= mutation.revision
+    return process.applied != NOWHERE and _includes(process.changes, Position(mutation.revision, mutation.stamp))
+
+
+def _includes(changes: int, position: Position) -> bool:
+    return position.stamp < 0 or bool(changes >> position.stamp & 1)
 
 
 def _all_have_acknowledged(rows: tuple[Row | None, ...], revision: int, runner: int | None) -> bool:
@@ -374,16 +449,16 @@ def _feed_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
         elif poll.answer.is_registered or Guard.NO_LEASE_WITHOUT_ROW not in scenario.guards:
             yield _taken_up(scenario, state, p, poll, poll.answer)
         else:
-            yield Step(f"{name} hears that it is not registered, and registers", _registered(state, p))
+            yield Step(f"{name} hears that it is not registered, and registers", _registered(scenario, state, p))
 
 
 def _answered(scenario: Scenario, state: State, p: int, poll: Poll) -> Step:
     """The statement `changes_poll`."""
     process, row = state.processes[p], state.rows[p]
-    head, is_known = _head(state, scenario), _is_known(scenario, state, process.applied)
+    head, is_known = _head(state), _is_known(scenario, state, process.applied)
     is_continuous = is_known and head.revision >= process.applied.revision
     changes = _since(state, process.applied.revision) if is_continuous else _committed(state)
-    answer = Answer(head, changes & scenario.numbered, is_continuous, row is not None)
+    answer = Answer(head, changes & _numbered(state), is_continuous, row is not None)
     answered = _with_process(state, p, process._replace(poll=poll._replace(answer=answer)))
     if row is not None:
         acknowledged = process.applied.revision
@@ -391,7 +466,7 @@ def _answered(scenario: Scenario, state: State, p: int, poll: Poll) -> Step:
             acknowledged = head.revision
         elif Guard.ACKNOWLEDGED_IN_THIS_HISTORY in scenario.guards and not is_known:
             acknowledged = NOWHERE.revision
-        answered = _with_row(answered, p, Row(acknowledged, row.polls))
+        answered = _with_row(answered, p, row._replace(acknowledged=acknowledged))
         answered = _noticed(scenario, answered, p)
     return Step(f"the database answers P{p}'s poll, at revision {head.revision}", answered)
 
@@ -414,18 +489,26 @@ def _applied(scenario: Scenario, state: State, process: Process, answer: Answer)
         load = load and load._replace(is_kept=False)
         if fact is not None and fact.verified.revision > process.applied.revision:
             fact = None
-    if not answer.is_continuous:
+    is_continuous = answer.is_continuous
+    if is_continuous and fact is not None and Guard.LOADED_IN_THIS_HISTORY in scenario.guards:
+        # `History.keeps`: what was loaded before it was applied.
+        is_ahead = process.applied.revision < fact.verified.revision <= answer.head.revision
+        is_continuous = not is_ahead or _includes(changes, fact.verified)
+    if not is_continuous:
         changes, fact, load = answer.changes, None, load and load._replace(is_kept=False)
+        changes |= process.changes if answer.is_continuous else 0
     elif fact is not None and fact.verified.revision < _last_change(scenario, state, changes):
         # It will never be used again.
         fact = None
     return process._replace(applied=answer.head, changes=changes, fact=fact, load=load)
 
 
-def _registered(state: State, p: int) -> State:
+def _registered(scenario: Scenario, state: State, p: int) -> State:
     process = state.processes[p]
     state = _with_process(state, p, process._replace(poll=None, lease=0))
-    return _with_row(state, p, Row(process.applied.revision))
+    counts = _is_known(scenario, state, process.applied)
+    since = _head(state).revision if scenario.restores is Restores.NOTICED else 0
+    return _with_row(state, p, Row((process.applied if counts else NOWHERE).revision, since=since))
 
 
 def _left(scenario: Scenario, state: State, p: int) -> State:
@@ -474,7 +557,7 @@ def _load_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
         sent = process._replace(load=Load(missing=missing))
         yield Step(f"a check asks {name}, which sends a load", _with_process(state, p, sent))
     elif load.found is None:
-        now = Fact(_committed(state) & scenario.changing, _head(state, scenario))
+        now = Fact(_committed(state) & scenario.changing, _head(state))
         for who, found in ("the database", now), ("a former primary", state.former):
             if found is not None:
                 read = process._replace(load=load._replace(found=found, missing=load.missing & ~found.content))
@@ -494,6 +577,10 @@ def _kept(scenario: Scenario, process: Process, load: Load, found: Fact) -> Proc
     """`FactCache.put`."""
     if not load.is_kept:
         return process
+    if Guard.LOADED_IN_THIS_HISTORY in scenario.guards and process.applied != NOWHERE:
+        is_ahead = found.verified.revision > process.applied.revision
+        if not is_ahead and not _includes(process.changes, found.verified):
+            return process
     if Guard.REVISION_OF_SNAPSHOT not in scenario.guards:
         found = found._replace(verified=process.applied)
     before = process.fact
@@ -509,9 +596,22 @@ def _memory_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
         return
     is_older = fact.verified.revision < process.applied.revision
     after = process._replace(fact=fact._replace(verified=process.applied)) if is_older else process
-    is_stale = bool(_promised(scenario, state) & ~fact.content)
+    is_stale = bool(_promised(scenario, state) & ~fact.content or _forbidden(state) & fact.content)
     how = ", unchanged since it was loaded" if is_older else ""
     yield Step(f"a check asks P{p}, which answers from memory{how}", _with_process(state, p, after), is_stale)
+    if scenario.restores is Restores.NOTICED:
+        yield from _min_revision_steps(scenario, state, p, after, is_older=is_older)
+
+
+def _min_revision_steps(scenario: Scenario, state: State, p: int, after: Process, *, is_older: bool) -> Iterator[Step]:
+    """Whoever has heard of a commit asks with its revision; `FactSource.look_up` compares numbers."""
+    known = after.applied if is_older else after.fact and after.fact.verified
+    for i in _bits(_committed(state)):
+        mutation = state.mutations[i]
+        if known is not None and after.fact is not None and known.revision >= mutation.revision > 0:
+            content = after.fact.content
+            is_stale = bool(mutation.promise & _committed(state) & scenario.changing & ~content)
+            yield Step(f"a check asks P{p} with M{i}'s revision", _with_process(state, p, after), is_stale)
 
 
 def _holds(scenario: Scenario, state: State, process: Process, fact: Fact) -> bool:
@@ -519,6 +619,15 @@ def _holds(scenario: Scenario, state: State, process: Process, fact: Fact) -> bo
     return fact.verified.revision >= max(process.applied.revision, 0) or (
         _last_change(scenario, state, process.changes) <= fact.verified.revision
     )
+
+
+def _forbidden(state: State) -> int:
+    """What a check that starts now must know nothing of."""
+    forbidden = 0
+    for mutation in state.mutations:
+        if mutation.stage == Stage.RETURNED:
+            forbidden |= mutation.forbids
+    return forbidden
 
 
 def _promised(scenario: Scenario, state: State) -> int:
@@ -536,14 +645,11 @@ def _promised(scenario: Scenario, state: State) -> int:
 def _failovers(scenario: Scenario, state: State) -> Iterator[Step]:
     if Guard.FAILOVER_TAKES_A_LEASE in scenario.guards and any(_may_hold_a_lease(scenario, p) for p in state.processes):
         return
-    head = _head(state, scenario)
+    head = _head(state)
     is_fenced = Guard.FORMER_PRIMARY_IS_FENCED in scenario.guards
     former = None if is_fenced else Fact(_committed(state) & scenario.changing, head)
     for revision in range(head.revision + (not is_fenced)):
-        mutations = tuple(
-            Mutation(Stage.LOST, m.revision) if m.revision > revision and m.stage != Stage.IDLE else m
-            for m in state.mutations
-        )
+        mutations = _lost_after(state, revision)
         kept = tuple(row and row._replace(acknowledged=min(row.acknowledged, revision)) for row in state.rows)
         for rows in {kept, (None,) * len(kept)}:
             registrations = "" if any(rows) or not any(kept) else ", and the registrations"
@@ -551,6 +657,29 @@ def _failovers(scenario: Scenario, state: State) -> Iterator[Step]:
                 f"a failover loses what came after revision {revision}{registrations}",
                 state._replace(mutations=mutations, rows=rows, former=former),
             )
+
+
+def _lost_after(state: State, revision: int) -> tuple[Mutation, ...]:
+    return tuple(
+        Mutation(Stage.LOST, m.revision) if m.revision > revision and m.stage != Stage.IDLE else m
+        for m in state.mutations
+    )
+
+
+def _restores(scenario: Scenario, state: State) -> Iterator[Step]:
+    """Whatever leases there are go on."""
+    for revision in sorted({0, *(m.revision for m in state.mutations if m.stage in (Stage.COMMITTED, Stage.RETURNED))}):
+        if revision >= _head(state).revision:
+            continue
+        restored = state._replace(
+            mutations=_lost_after(state, revision), is_copy=scenario.restores is Restores.NOTICED, noticed_for=-1
+        )
+        kept = tuple(row and row._replace(acknowledged=min(row.acknowledged, revision)) for row in state.rows)
+        yield Step(f"a dump of revision {revision} is restored", restored._replace(rows=kept))
+        known = tuple(row if row and row.since < revision else None for row in kept)
+        if known != kept and scenario.restores is Restores.NOTICED:
+            what = f"a dump of revision {revision} is restored, which does not know all processes"
+            yield Step(what, restored._replace(rows=known))
 
 
 def _may_hold_a_lease(scenario: Scenario, process: Process) -> bool:

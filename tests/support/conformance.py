@@ -9,6 +9,7 @@ import grpc
 from gatekey.v1 import check_service_pb2
 from gatekey.v1.types_pb2 import KeyKind
 
+from tests.support.paths import PATHS
 from tests.support.programs import run
 from tests.support.server import Client
 from tests.support.table import Case
@@ -64,6 +65,22 @@ async def differences(world: World, address: str, program: Sequence[str | Path])
         for case, right, (alone, together) in zip(cases, expected, answers, strict=True)
         if not right == alone == together
     }
+
+
+async def wrong_paths(program: Sequence[str | Path]) -> dict[tuple[str, ...], str | None]:
+    """The ids of which a program makes another path than is right, and that path."""
+    given = {"address": "", "tls": None, "cases": [], "paths": list(PATHS)}
+    made = json.loads(await run(*program, stdin=json.dumps(given)))["paths"]
+    return {ids: path for (ids, right), path in zip(PATHS.items(), made, strict=True) if path != right}
+
+
+async def load(
+    program: Sequence[str | Path], addresses: Sequence[str], token: str, until: Path
+) -> tuple[int, list[str]]:
+    """Let a program call several servers until a file is there; how many calls succeeded, and how the others failed."""
+    given = {"load": {"addresses": addresses, "token": token, "until": str(until)}, "cases": [], "paths": []}
+    told = json.loads(await run(*program, stdin=json.dumps({"address": "", "tls": None, **given})))
+    return told["done"], told["failures"] or []
 
 
 async def callers_over_tls(

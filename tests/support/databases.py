@@ -25,14 +25,17 @@ class Databases:
         """Make a database; answers its URL."""
         name = f"test_{next(self._numbers)}"
         await self._execute(f"create database {name} template {template}")
+        if template == TEMPLATE:
+            # Not a copy that begins a history of its own, whose mutations would wait.
+            await self._execute("update revision set home = current_database() || '/' || tableoid", name)
         return self.url(name)
 
     def url(self, name: str) -> str:
         """The URL of a database of the cluster."""
         return self._cluster.dsn(name)
 
-    async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(self._cluster.dsn("postgres"))
+    async def _execute(self, statement: str, database: str = "postgres") -> None:
+        connection = await asyncpg.connect(self._cluster.dsn(database))
         try:
             await connection.execute(statement)
         finally:

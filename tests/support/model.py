@@ -23,7 +23,7 @@ from gatekey.v1 import (
 )
 from gatekey.v1.api_key_service_pb2 import ApiKey
 from gatekey.v1.check_service_pb2 import CheckResponse
-from gatekey.v1.product_spec_pb2 import MachineUserPolicy, ProductSpec
+from gatekey.v1.product_spec_pb2 import MachineUserPolicy, ProductSpec, SecretKeyPolicy
 from gatekey.v1.types_pb2 import DeletionCounts, Grant
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -142,6 +142,11 @@ class Tenant(Thing):
         members = len(self.people) - machines
         return DeletionCounts(tenants=1, members=members, machine_users=machines, api_keys=len(self.keys))
 
+    def refuse_another_key(self) -> None:
+        """Keys that cannot work any more do not count; disabled ones do."""
+        living = sum(not key.revoked and not over(key.expires) for key in self.keys.values())
+        refuse("LIMIT_REACHED", 0 < self.spec.limits.api_keys <= living)
+
     def shown(self) -> Any:
         # A deletion hides a suspension, and does not end it.
         state = "DELETED" if self.deleted else "SUSPENDED" if self.suspended else "ACTIVE"
@@ -192,7 +197,7 @@ class Secret:
 
 @dataclass(eq=False)
 class Key(Thing):
-    """A key of a person; or a publishable one, that has no owner and no mode."""
+    """A key of a person, or of the tenant itself; or a publishable one, that has no mode."""
 
     tenant: Tenant
     owner: Person | None
@@ -208,12 +213,17 @@ class Key(Thing):
     revoke_reason: str = ""
 
     @property
+    def publishable(self) -> bool:
+        """Whether anyone may see it."""
+        return not self.mode
+
+    @property
     def gives(self) -> Permissions:
         """What the key gives by itself. What the spec no longer offers, no key has."""
         spec = self.tenant.spec
-        if not self.owner:
+        if self.publishable:
             return pairs(spec.publishable_keys.grants)
-        if self.mode not in spec.secret_keys.modes:
+        if self.mode not in spec.secret_keys.modes or not _may_own(spec, self.owner):
             return frozenset()
         if self.mode == types_pb2.ACCESS_MODE_ALL:
             return EVERYTHING
@@ -227,18 +237,32 @@ class Key(Thing):
         states = {"REVOKED": self.revoked, "DISABLED": self.disabled, "EXPIRED": over(self.expires), "ACTIVE": True}
         return next(state for state, holds in states.items() if holds)
 
+    def losses(self, spec: ProductSpec) -> set[tuple[str, str]]:
+        """What it was given and a spec does not give; all of it where the spec does not let there be such a key."""
+        policy = spec.secret_keys
+        fits = self.mode in policy.modes and _may_own(spec, self.owner)
+        if not (spec.HasField("publishable_keys") if self.publishable else fits):
+            return {("everything", "")}
+        grantable = pairs(policy.restricted.grantable)
+        single = [Grant(resource=grant.resource, actions=[action]) for grant in self.grants for action in grant.actions]
+        return {
+            (each.resource, each.actions[0])
+            for each in single
+            if not known(spec, [each]) or not pairs([each]) <= grantable
+        }
+
     def is_stranded_by(self, spec: ProductSpec) -> bool:
-        """Whether another spec would not let the key be what it is; one that is revoked is nothing any more."""
-        grantable = pairs(spec.secret_keys.restricted.grantable)
-        fits = self.mode in spec.secret_keys.modes and known(spec, self.grants) and pairs(self.grants) <= grantable
-        return not self.revoked and not (fits if self.owner else spec.HasField("publishable_keys"))
+        """Whether another spec would take from it what it has; one that is revoked is nothing any more."""
+        had = self.losses(self.tenant.spec)
+        return not self.revoked and ("everything", "") not in had and bool(self.losses(spec) - had)
 
     def shown(self) -> Any:
         return ApiKey(
             name=self.name,
             display_name=self.display_name,
-            kind=types_pb2.KEY_KIND_SECRET if self.owner else types_pb2.KEY_KIND_PUBLISHABLE,
-            owner=self.owner.name if self.owner else "",
+            kind=types_pb2.KEY_KIND_PUBLISHABLE if self.publishable else types_pb2.KEY_KIND_SECRET,
+            owner=self.owner.name if self.owner else "" if self.publishable else self.tenant.name,
+            stranded="stranded" if self.losses(self.tenant.spec) else "",
             mode=self.mode,
             grants=self.grants,
             state=ApiKey.State.Value(f"STATE_{self.state}"),
@@ -304,7 +328,7 @@ class Model:
             principal=owner.name if owner else "",
             role=owner.role if owner else "",
             api_key=key.name,
-            kind=types_pb2.KEY_KIND_SECRET if owner else types_pb2.KEY_KIND_PUBLISHABLE,
+            kind=types_pb2.KEY_KIND_PUBLISHABLE if key.publishable else types_pb2.KEY_KIND_SECRET,
             expire_time=A_TIME if key.expires or secret.expires else None,
         )
 
@@ -408,15 +432,18 @@ class Model:
         """For a person, for a machine user that is created with it, or for the tenant."""
         tenant, new, user = self._living(request.parent), request.api_key, None
         publishable = new.kind == types_pb2.KEY_KIND_PUBLISHABLE
+        of_tenant = new.owner == tenant.name
+        refuse("OWNER_NOT_OFFERED", of_tenant and not _may_own(tenant.spec, None))
         mode = _mode(tenant.spec, publishable, new.mode, new.grants)
         expires = _expiry(tenant.spec, publishable, new, time.time())
         if request.HasField("ttl"):
             expires = time.time() + request.ttl.ToMilliseconds() / 1000
-        refuse("LIMIT_REACHED", 0 < tenant.spec.limits.api_keys <= len(tenant.keys))
+        tenant.refuse_another_key()
         if request.HasField("new_machine_user"):
             wanted = request.new_machine_user
             user = self._new_machine_user(tenant, wanted.machine_user_id, wanted.display_name or new.display_name)
-        owner = None if publishable else user or self._person(new, new.owner)
+        owner = None if publishable or of_tenant else user or self._person(new, new.owner)
+        refuse("MACHINE_USER_HAS_KEY", owner and owner.machine and _are_bound(tenant) and owner.keys)
         _stay_within_owner(owner, mode, new.grants)
         secrets = [Secret(self.made["secret"])]
         key = Key(self.made["api_key"], tenant, owner, new.display_name, mode, [*new.grants], expires, secrets)
@@ -436,9 +463,11 @@ class Model:
             mode = new.mode if "mode" in fields else mode
             kept = grants if mode == types_pb2.ACCESS_MODE_RESTRICTED else []
             grants = [*new.grants] if "grants" in fields else kept
-            mode = _mode(key.tenant.spec, not key.owner, mode, grants)
+            mode = _mode(key.tenant.spec, key.publishable, mode, grants)
         if "expire_time" in fields:
-            expires = _expiry(key.tenant.spec, not key.owner, new, key.created)
+            expires = _expiry(key.tenant.spec, key.publishable, new, key.created)
+            if over(key.expires):
+                key.tenant.refuse_another_key()
         _stay_within_owner(key.owner, mode, grants)
         name = new.display_name if "display_name" in fields else key.display_name
         return {"": key.change(display_name=name, mode=mode, grants=grants, expires=expires)}
@@ -461,7 +490,7 @@ class Model:
         key, grace_s = self._key(request), request.grace.ToMilliseconds() / 1000
         refuse(f"API_KEY_{key.state}", key.state in ("REVOKED", "EXPIRED"))
         _stay_within_owner(key.owner, key.mode, key.grants)
-        refuse("PUBLISHABLE_KEYS_NOT_OFFERED", not key.owner and not key.tenant.spec.HasField("publishable_keys"))
+        refuse("PUBLISHABLE_KEYS_NOT_OFFERED", key.publishable and not key.tenant.spec.HasField("publishable_keys"))
         last = [Secret(key.secrets[0].text, time.time() + grace_s)] if grace_s else []
         return {"api_key": key.change(secrets=[Secret(self.made["secret"]), *last])}
 
@@ -516,8 +545,10 @@ def _stranded(product: Product, spec: ProductSpec) -> dict[str, str]:
         if not tenant.deleted:
             people = tenant.people.values()
             roles = {each.role for each in spec.roles}
-            counts.update(f"members.{each.role}" for each in people if not each.machine and each.role not in roles)
-            counts.update("machine_users" for each in people if each.machine and not spec.HasField("machine_users"))
+            gone = {each.role for each in product.spec.roles} - roles
+            had_machines = product.spec.HasField("machine_users") and not spec.HasField("machine_users")
+            counts.update(f"members.{each.role}" for each in people if not each.machine and each.role in gone)
+            counts.update("machine_users" for each in people if each.machine and had_machines)
             counts.update("keys" for key in tenant.keys.values() if key.is_stranded_by(spec))
     return {what: str(count) for what, count in counts.items()}
 
@@ -528,6 +559,12 @@ def _is_last_owner(member: Person) -> bool:
 
 def _are_bound(tenant: Tenant) -> bool:
     return tenant.spec.machine_users.lifetime == MachineUserPolicy.LIFETIME_BOUND_TO_KEYS
+
+
+def _may_own(spec: ProductSpec, owner: Person | None) -> bool:
+    """Whether keys can belong to a person, or to the tenant itself."""
+    kind = "TENANT" if owner is None else "MACHINE_USER" if owner.machine else "MEMBER"
+    return SecretKeyPolicy.Owner.Value(f"OWNER_{kind}") in spec.secret_keys.owners
 
 
 def _mode(spec: ProductSpec, publishable: bool, mode: Any, grants: Iterable[Grant]) -> Any:
@@ -555,7 +592,8 @@ def _stay_within_owner(owner: Person | None, mode: Any, grants: Iterable[Grant])
 
 def _expiry(spec: ProductSpec, publishable: bool, new: Any, created: float) -> float | None:
     """When a key ends: when it is asked to, and at the latest when the spec says."""
-    longest = 0 if publishable else spec.secret_keys.max_lifetime.ToSeconds()
+    policy = spec.publishable_keys if publishable else spec.secret_keys
+    longest = policy.max_lifetime.ToSeconds()
     if not new.HasField("expire_time"):
         return created + longest if longest else None
     wanted = new.expire_time.ToMilliseconds() / 1000

@@ -33,9 +33,11 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 PRODUCTS = tuple(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
-GATEKEY = (sys.executable, "-c", "from gatekey.cli import main; main()")
+GATEKEY = (sys.executable, "-c", "from gatekey_command import main; main()")
 
 PEPPERS = "1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+_MODES = {"bitsy": "RESTRICTED", "formbox": "ALL", "heyoo": "ALL"}
 
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 30
@@ -50,9 +52,7 @@ def read_example(product: str) -> product_spec_pb2.ProductSpec:
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without its own Gatekey variables, and with the given ones."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEKEY_")}
-    transport = os.environ.get("GATEKEY_TEST_TRANSPORT")
-    chosen = {"GATEKEY_TRANSPORT": transport} if transport else {}
-    return {**inherited, **chosen, "PYTHONUNBUFFERED": "1", **variables}
+    return {**inherited, "PYTHONUNBUFFERED": "1", **variables}
 
 
 class ServerProcess:
@@ -233,13 +233,15 @@ class Client:
         owner: str = "",
         *,
         name: str = "Key",
-        mode: str = "UNSPECIFIED",
+        mode: str | None = None,
         kind: str = "UNSPECIFIED",
         grants: Mapping[str, list[str]] | None = None,
         new_machine_user: bool = False,
         **fields: Any,
     ) -> api_key_service_pb2.CreateApiKeyResponse:
-        """Create a key."""
+        """Create a key; where no mode is given, the default that tests have for products that have none."""
+        if mode is None:
+            mode = "UNSPECIFIED" if kind == "PUBLISHABLE" else _MODES.get(tenant.split("/")[1], "UNSPECIFIED")
         request = api_key_service_pb2.CreateApiKeyRequest(
             parent=tenant,
             api_key=api_key_service_pb2.ApiKey(

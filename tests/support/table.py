@@ -110,14 +110,15 @@ class Key(_Strict):
     role: str | None = None
     role_later: str | None = None
     machine: bool = False
+    tenant: bool = False
     mode: Literal["ALL", "READ_ONLY", "RESTRICTED"] | None = None
     grants: dict[str, list[str]] = {}
 
     @model_validator(mode="after")
     def _one_owner(self) -> Self:
-        owners = [self.role is not None, self.machine, self.kind == "PUBLISHABLE"]
+        owners = [self.role is not None, self.machine, self.tenant, self.kind == "PUBLISHABLE"]
         if sum(owners) != 1:
-            raise ValueError("a key has a role, or belongs to a machine user, or is publishable")
+            raise ValueError("a key has a role, or belongs to a machine user or to the tenant, or is publishable")
         if self.role_later and not self.role:
             raise ValueError("`role_later` needs `role`")
         return self

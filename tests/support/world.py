@@ -85,7 +85,7 @@ class World:
             "tenant": holding.tenant(OWN_TENANT),
             "api_key": holding.api_key.name,
             "kind": holding.api_key.kind,
-            "principal": holding.api_key.owner,
+            "principal": "" if key.tenant else holding.api_key.owner,
             "role": _role(key),
             "expires": any("expire" in state for state in case.holder.state),
         }
@@ -144,7 +144,8 @@ async def _make(root: Client, product: str, prefix: str, holder: Holder) -> Hold
         fields["expire_time"] = datetime.now(UTC) + timedelta(hours=1)
     # No key can be given more than its owner has; what the owner's role leaves of it is the table's matter.
     strongest = next(role.role for role in TABLE.spec(key.spec).roles if role.owner)
-    owner = await root.add_member(tenant, OWNER, strongest) if key.role else ""
+    member = await root.add_member(tenant, OWNER, strongest) if key.role else ""
+    owner = tenant if key.tenant else member
     created = await root.create_key(
         tenant,
         owner,
@@ -154,9 +155,9 @@ async def _make(root: Client, product: str, prefix: str, holder: Holder) -> Hold
         new_machine_user=key.machine,
         **fields,
     )
-    if owner:
+    if member:
         demotion = member_service_pb2.UpdateMemberRequest(
-            member=member_service_pb2.Member(name=owner, role=key.role),
+            member=member_service_pb2.Member(name=member, role=key.role),
             update_mask=FieldMask(paths=["role"]),
             force=True,
         )

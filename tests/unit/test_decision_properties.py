@@ -203,6 +203,7 @@ def role_gives(fact: Fact, path: str, action: str) -> bool:
 # ---------------------------------------------------------------- decisions
 
 
+@pytest.mark.slow
 @many
 @given(st.data())
 def test_allowed_is_exactly_declared_and_key_and_role(data: st.DataObject) -> None:
@@ -219,6 +220,7 @@ def test_allowed_is_exactly_declared_and_key_and_role(data: st.DataObject) -> No
             assert reason is (Reason.OWNER_PERMISSION_MISSING if key else Reason.KEY_PERMISSION_MISSING)
 
 
+@pytest.mark.slow
 @many
 @given(st.data())
 def test_more_grants_never_deny(data: st.DataObject) -> None:
@@ -259,6 +261,7 @@ def test_other_tenant_is_never_allowed(data: st.DataObject | None, other: str) -
     assert decide(fact, replace(request, tenant=other), NOW).reason is Reason.TENANT_MISMATCH
 
 
+@pytest.mark.slow
 @some
 @given(product_specs(), product_specs(), st.data())
 def test_other_product_is_never_allowed(ours: ProductSpec, theirs: ProductSpec, data: st.DataObject) -> None:
@@ -281,6 +284,7 @@ FAULTS: list[tuple[dict[str, Any], Reason]] = [
 ]
 
 
+@pytest.mark.slow
 @many
 @given(st.data(), st.sets(st.integers(0, len(FAULTS) - 1), min_size=1))
 def test_fault_is_never_allowed(data: st.DataObject, chosen: set[int]) -> None:
@@ -362,6 +366,7 @@ def sets_of_grants(draw: st.DrawFn) -> tuple[list[Grant], list[Grant]]:
     return wide, narrow
 
 
+@pytest.mark.slow
 @many
 @given(sets_of_grants(), st.lists(paths, min_size=1, max_size=8), st.data())
 def test_contains_is_sound(sets: tuple[list[Grant], list[Grant]], asked: list[g.Path], data: st.DataObject) -> None:

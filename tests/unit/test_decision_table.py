@@ -54,7 +54,12 @@ def test_table_is_whole() -> None:
     used = [TABLE.keys[case.key] for case in TABLE.cases]
     assert {key.spec for key in used} >= set(PRODUCTS)
     assert {_mode(case.key) for case in TABLE.cases} == {*AccessMode, None}
-    assert {(key.kind, key.machine) for key in used} == {("SECRET", False), ("SECRET", True), ("PUBLISHABLE", False)}
+    assert {(key.kind, key.machine, key.tenant) for key in used} == {
+        ("SECRET", False, False),
+        ("SECRET", True, False),
+        ("SECRET", False, True),
+        ("PUBLISHABLE", False, False),
+    }
     assert {state for case in TABLE.cases for state in case.holder.state} == set(State)
 
 
@@ -74,6 +79,7 @@ def test_specs_are_valid(name: str) -> None:
         {"keys": {"k": {"spec": "tally", "role": "admin", "rol": "admin"}}},
         {"keys": {"k": {"spec": "tally"}}},
         {"keys": {"k": {"spec": "tally", "role": "admin", "machine": True}}},
+        {"keys": {"k": {"spec": "tally", "role": "admin", "tenant": True}}},
         {"keys": {"k": {"spec": "tally", "role": "admin"}, "unused": {"spec": "tally", "role": "admin"}}},
         {"keys": {"other": {"spec": "tally", "role": "admin"}}},
         {"specs": {"unused": {"replaces": "tally"}}},
@@ -138,7 +144,7 @@ def _mode(name: str) -> AccessMode | None:
 
 def _owner(name: str) -> Owner | None:
     key = TABLE.keys[name]
-    if key.kind == "PUBLISHABLE":
+    if key.kind == "PUBLISHABLE" or key.tenant:
         return None
     kind = PrincipalKind.MACHINE_USER if key.machine else PrincipalKind.MEMBER
     return Owner(kind, "somebody", key.role_now)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gatekey.v1 import product_spec_pb2
-from gatekey_server import config
+from gatekey_server import config, variables
 from gatekey_server.domain import errors, specs
 from gatekey_server.domain.decisions import Reason
 from gatekey_server.rpc.errors import status_code
@@ -115,10 +115,10 @@ def test_every_rpc_is_among_the_methods() -> None:
 
 
 def test_every_variable_is_documented_with_its_default() -> None:
-    documented = {row[0]: row[1] for row in rows("configuration.md") if row[0].startswith(config.PREFIX)}
+    documented = {row[0]: row[1] for row in rows("configuration.md") if row[0].startswith(variables.PREFIX)}
     for name, field in config.Settings.model_fields.items():
         default = "none" if field.default is None else _text(field.default)
-        assert documented.pop(f"{config.PREFIX}{name.upper()}") == default
+        assert documented.pop(f"{variables.PREFIX}{name.upper()}") == default
     assert documented.keys() == config._CLIENT_VARIABLES
 
 
@@ -184,3 +184,20 @@ def _unindented(code: str) -> str:
 def test_links_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
     assert all((document.parent / target).exists() for target in targets), targets
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    assert all(page.read_text().startswith(f"# {int(page.name[:4])}. ") for page in pages)
+
+
+def test_what_holds_a_bound_is_a_test_that_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "security-model.md").read_text())
+    assert len(named) > 30
+    missing = [each for each in named if not _is_test(*each)]
+    assert missing == []
+
+
+def _is_test(path: str, name: str) -> bool:
+    return (ROOT / path).exists() and (not name or f"def {name}(" in (ROOT / path).read_text())

@@ -143,10 +143,10 @@ def test_a_history_that_is_not_continued_drops_everything(policy: Policy) -> Non
 
 def test_what_was_loaded_and_not_applied_is_dropped_after_a_lapse_of_the_lease() -> None:
     history = started(10)
-    history.newest_loaded = 10
+    assert history.keeps(10, STAMP)
     history.lapse()
     assert (history.lapses, history.resets) == (1, 1), "all that is known was applied"
-    history.newest_loaded = 11
+    assert history.keeps(11, STAMP)
     history.lapse()
     assert (history.lapses, history.resets) == (2, 2)
     assert history.apply(poll(12, [])), "the history goes on"
@@ -154,8 +154,28 @@ def test_what_was_loaded_and_not_applied_is_dropped_after_a_lapse_of_the_lease()
     assert history.resets == 2
 
 
+def test_what_was_loaded_from_another_history_is_dropped_with_its_number(policy: Policy) -> None:
+    other = uuid.UUID(int=2)
+    history = started(10)
+    assert not history.keeps(10, other), "another history is at the same number"
+    assert history.includes(Position(10, STAMP))
+    assert not history.includes(Position(10, other))
+    assert not history.includes(Position(9, STAMP)), "nothing is known of what was before"
+    # A load that is ahead of what was applied counts until the number is applied, and then only with its stamp.
+    assert history.keeps(12, other)
+    assert not history.keeps(12, STAMP), "two histories cannot both be right"
+    entry = Entry(digest(1), fact(policy, 1), 12, 0)
+    assert history.apply(poll(11, [(11, ("q", None, None, None, None))]))
+    assert history.holds(entry)
+    assert not history.apply(Poll(Position(12, STAMP), True, [Change(12, "q", None, None, None, None, STAMP)], SERVER))
+    assert history.resets == 2
+    # Where only the number is known, it is believed.
+    assert history.keeps(13, None)
+    assert history.apply(poll(13, []))
+
+
 def test_a_lapse_before_the_first_poll_drops_nothing() -> None:
     history = History()
-    history.newest_loaded = 10
+    assert history.keeps(10, STAMP)
     history.lapse()
     assert history.resets == 0

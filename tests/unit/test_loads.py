@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 import pytest
 from gatekey_server.domain.errors import Overloaded, Unavailable
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness.loads import MAX_BATCH, MAX_IN_FLIGHT, MAX_WAITING, PATIENCE_S, Loader
+from gatekey_server.freshness.loads import (
+    MAX_BATCH,
+    MAX_FEW,
+    MAX_IN_FLIGHT,
+    MAX_LARGE_IN_FLIGHT,
+    MAX_LARGE_WAITING,
+    MAX_WAITING,
+    PATIENCE_S,
+    Loader,
+)
 from gatekey_server.store.facts import Loaded
 
 from tests.unit.test_cache import digest
@@ -141,13 +150,38 @@ async def test_what_cannot_be_answered_soon_is_refused_at_once() -> None:
     source = Source()
     loader = Loader(source)
     callers = []
-    for batch in range(MAX_IN_FLIGHT + MAX_WAITING + 1):
-        digests = [digest(batch * MAX_BATCH + number) for number in range(MAX_BATCH)]
-        callers.append(loader.begin(digests))
+    for batch in range(MAX_IN_FLIGHT + MAX_WAITING):
+        callers += [loader.begin([digest(batch * MAX_BATCH + number)]) for number in range(MAX_BATCH)]
+        await settle()
+    callers.append(loader.begin([digest(0)]))
+    large = [digest(number) for number in range(MAX_BATCH)]
+    for _ in range(MAX_LARGE_IN_FLIGHT + MAX_LARGE_WAITING + 1):
+        callers.append(loader.begin(large))
         await settle()
     assert not any(caller.done() for caller in callers)
-    with pytest.raises(Overloaded):
-        await loader.begin([digest(0)])
+    for digests in ([digest(0)], large):
+        with pytest.raises(Overloaded):
+            await loader.begin(digests)
     source.go.set()
     await asyncio.gather(*callers)
     await loader.begin([digest(0)])
+    await loader.begin(large)
+
+
+async def test_who_wants_few_secrets_does_not_wait_for_who_wants_many() -> None:
+    source = Source()
+    loader = Loader(source)
+    many = [
+        loader.begin([digest(call * 1000 + number) for number in range(MAX_FEW + 1 + call)])
+        for call in range(2 * MAX_BATCH // MAX_FEW)
+    ]
+    await settle()
+    few = loader.begin([digest(number) for number in range(MAX_FEW)])
+    await settle()
+    # One large query at a time, however many there are and however long it takes.
+    await asyncio.sleep(10 * PATIENCE_S)
+    assert [len(digests) > MAX_FEW for digests in source.asked] == [True, False]
+    source.go.set()
+    assert (await few).revision == 2
+    await asyncio.gather(*many)
+    assert len(source.asked) > 3

@@ -77,6 +77,13 @@ def test_only_so_much_is_kept_and_never_a_part_of_a_revision(monkeypatch: pytest
         assert len(log._stamps) <= 12
 
 
+def test_only_so_much_is_told_at_once() -> None:
+    log, many = started(0), module.MAX_TOLD_CHANGES + 1
+    log.add(poll(many, list(range(1, many + 1))), is_continuous=True)
+    assert told(log, position(0)) is None
+    assert told(log, position(1)) == list(range(2, many + 1))
+
+
 def test_names_of_scopes_are_the_same_for_all_servers_and_different_for_all_scopes() -> None:
     key, uid = uuid.UUID(int=1), uuid.UUID(int=7)
     names, others = ScopeNames(key), ScopeNames(uuid.UUID(int=2))

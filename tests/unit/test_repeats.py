@@ -55,14 +55,14 @@ CHECKS = st.builds(
 @given(st.lists(CHECKS, max_size=5))
 def test_a_batch_is_split_as_it_was_put_together(checks: list[pb.CheckRequest]) -> None:
     data = pb.BatchCheckRequest(checks=checks).SerializeToString()
-    parts = batches.split(data)
+    parts = batches.split(data, 1000)
     assert parts is not None
     assert [pb.CheckRequest.FromString(part) for part in parts] == checks
 
 
 @given(st.binary(max_size=30))
 def test_what_is_split_is_what_protobuf_would_read(data: bytes) -> None:
-    parts = batches.split(data)
+    parts = batches.split(data, 1000)
     if parts is None:
         return
     try:

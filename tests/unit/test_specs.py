@@ -178,7 +178,16 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"secret_keys.modes": [ALL, ALL, RESTRICTED]}, ["secret_keys.modes DUPLICATE"]),
     ({"secret_keys.modes": [ALL, RESTRICTED, 7]}, ["secret_keys.modes[2] ENUM_UNKNOWN"]),
     ({"secret_keys.modes": [ALL, RESTRICTED, 0]}, ["secret_keys.modes[2] ENUM_UNKNOWN"]),
-    ({"secret_keys.default_mode": ABSENT}, ["secret_keys.default_mode DEFAULT_MODE_INVALID"]),
+    ({"secret_keys.owners": ["OWNER_MEMBER", "OWNER_MEMBER"]}, ["secret_keys.owners DUPLICATE"]),
+    ({"secret_keys.owners": ["OWNER_MEMBER", 7]}, ["secret_keys.owners[1] ENUM_UNKNOWN"]),
+    ({"secret_keys.owners": [0]}, ["secret_keys.owners[0] ENUM_UNKNOWN"]),
+    ({"secret_keys.default_owner": "OWNER_TENANT"}, ["secret_keys.default_owner DEFAULT_OWNER_INVALID"]),
+    (
+        {"secret_keys.owners": ["OWNER_TENANT"], "secret_keys.default_owner": "OWNER_MEMBER"},
+        ["secret_keys.default_owner DEFAULT_OWNER_INVALID"],
+    ),
+    ({"secret_keys.default_owner": "OWNER_MACHINE_USER"}, ["secret_keys.default_owner DEFAULT_OWNER_INVALID"]),
+    ({"secret_keys.default_owner": 7}, ["secret_keys.default_owner ENUM_UNKNOWN"]),
     ({"secret_keys.default_mode": 7}, ["secret_keys.default_mode ENUM_UNKNOWN"]),
     (
         {"secret_keys.modes": [READ_ONLY, RESTRICTED]},
@@ -201,7 +210,12 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"publishable_keys.prefix": "shop_"}, ["publishable_keys.prefix PREFIX_DUPLICATE"]),
     ({"publishable_keys.grants": []}, ["publishable_keys.grants TOO_FEW"]),
     ({"publishable_keys.grants[0].actions[0]": "track"}, ["publishable_keys.grants[0].actions[0] ACTION_UNKNOWN"]),
+    ({"publishable_keys.max_lifetime": "59s"}, ["publishable_keys.max_lifetime LIFETIME_INVALID"]),
     # Machine users
+    (
+        {"machine_users.administration": [{"resource": "keys", "actions": ["create"]}]},
+        ["machine_users.administration[0].resource RESOURCE_UNKNOWN"],
+    ),
     ({"machine_users.role": "robot"}, ["machine_users.role ROLE_UNKNOWN"]),
     ({"machine_users.role": ""}, ["machine_users.role ROLE_UNKNOWN"]),
     ({"machine_users.lifetime": ABSENT}, ["machine_users.lifetime LIFETIME_REQUIRED"]),
@@ -276,6 +290,12 @@ STILL_VALID: list[dict[str, Any]] = [
     {"secret_keys.modes": [ALL], "secret_keys.restricted": ABSENT, "read_actions": ABSENT},
     {GRANTABLE: [{"resource": "*", "actions": ["*"]}], "secret_keys.restricted.scope": "SCOPE_ACTIONS"},
     {"publishable_keys": ABSENT, "machine_users": ABSENT},
+    {"publishable_keys.max_lifetime": "60s"},
+    {"secret_keys.default_mode": ABSENT},
+    {"secret_keys.owners": ["OWNER_TENANT"], "secret_keys.default_owner": "OWNER_TENANT"},
+    {"secret_keys.owners": ["OWNER_TENANT", "OWNER_MEMBER", "OWNER_MACHINE_USER"]},
+    {"secret_keys.default_owner": "OWNER_MEMBER", "secret_keys.own_keys_only": True, "actor_required": True},
+    {"machine_users.administration": [{"resource": "apiKeys", "actions": ["create"]}]},
     {"credential": {"header": "api-key"}},
 ]
 
@@ -459,6 +479,36 @@ def test_strands_key(
 ) -> None:
     """A spec strands the keys whose kind, mode or grants it does not offer."""
     assert specs.strands_key(read(spec_with(changes)), kind, mode, grants) == expected
+
+
+def test_keys_are_looked_at_only_where_they_may_lose_something() -> None:
+    """Among the specs and the keys above: no key loses by a change for which nobody looks at the keys."""
+    all_specs = [read(spec_with(row[0])) for row in STRANDED_OR_NOT]
+    looked, lost = 0, 0
+    for before in all_specs:
+        for after in all_specs:
+            may = specs.may_take_from_keys(before, after)
+            looked += may
+            for _, kind, mode, grants, _ in STRANDED_OR_NOT:
+                had, has = (set(specs.KeyOffer(spec).losses(kind, None, mode, grants)) for spec in (before, after))
+                if any(loss.permission is None for loss in had):
+                    continue
+                if {loss.permission for loss in has} - {loss.permission for loss in had}:
+                    lost += 1
+                    assert may
+    assert 0 < looked < len(all_specs) ** 2
+    assert lost
+
+
+def test_nobody_looks_at_the_keys_for_other_changes() -> None:
+    before = read(spec_with({}))
+    for changes in (
+        {"roles[1].grants": [{"resource": "links", "actions": ["read"]}]},
+        {"limits": {"apiKeys": 7}},
+        {"display_name": "Other", "secret_keys.prefix": "other_", "secret_keys.max_lifetime": "60s"},
+    ):
+        assert not specs.may_take_from_keys(before, read(spec_with(changes)))
+    assert specs.may_take_from_keys(before, read(spec_with({"secret_keys.modes": [ALL, RESTRICTED]})))
 
 
 def test_prefixes_by_kind() -> None:

@@ -38,6 +38,8 @@ const (
 	ApiKey_STATE_REVOKED ApiKey_State = 3
 	// Its time is over.
 	ApiKey_STATE_EXPIRED ApiKey_State = 4
+	// It is gone, and known by a secret that it had. Only from `IdentifySecret`.
+	ApiKey_STATE_DELETED ApiKey_State = 5
 )
 
 // Enum value maps for ApiKey_State.
@@ -48,6 +50,7 @@ var (
 		2: "STATE_DISABLED",
 		3: "STATE_REVOKED",
 		4: "STATE_EXPIRED",
+		5: "STATE_DELETED",
 	}
 	ApiKey_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
@@ -55,6 +58,7 @@ var (
 		"STATE_DISABLED":    2,
 		"STATE_REVOKED":     3,
 		"STATE_EXPIRED":     4,
+		"STATE_DELETED":     5,
 	}
 )
 
@@ -85,7 +89,7 @@ func (ApiKey_State) EnumDescriptor() ([]byte, []int) {
 	return file_gatekey_v1_api_key_service_proto_rawDescGZIP(), []int{0, 0}
 }
 
-// A named credential of a principal or, when publishable, of the tenant.
+// A named credential of a principal or of the tenant.
 type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `products/{product}/tenants/{tenant}/apiKeys/{api_key}`; the id is made by the service.
@@ -94,8 +98,8 @@ type ApiKey struct {
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// What kind of key it is. Set on creation.
 	Kind KeyKind `protobuf:"varint,3,opt,name=kind,proto3,enum=gatekey.v1.KeyKind" json:"kind,omitempty"`
-	// The resource name of its owner, a member or a machine user. Empty for publishable keys.
-	// Set on creation.
+	// The resource name of its owner: a member, a machine user, or the tenant itself. Empty for
+	// publishable keys. Set on creation; empty then: the product's default.
 	Owner string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
 	// How much of its owner's permissions it takes.
 	Mode AccessMode `protobuf:"varint,5,opt,name=mode,proto3,enum=gatekey.v1.AccessMode" json:"mode,omitempty"`
@@ -121,7 +125,18 @@ type ApiKey struct {
 	// Changes with every change of the key itself; not with its use.
 	Etag string `protobuf:"bytes,15,opt,name=etag,proto3" json:"etag,omitempty"`
 	// When a check of it was last allowed; absent if never. May lag behind by some seconds.
-	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// Why the product's spec, as it is now, gives the key less than it was given, in a sentence for
+	// people; empty: it does not. Only in answers.
+	Stranded string `protobuf:"bytes,17,opt,name=stranded,proto3" json:"stranded,omitempty"`
+	// Who made it. Absent for keys that were made before this was kept, and for root tokens.
+	Creator *ApiKey_Creator `protobuf:"bytes,18,opt,name=creator,proto3" json:"creator,omitempty"`
+	// Only from `IdentifySecret`, where the secret that was presented is not one that works for as long as its
+	// key: that secret, and as `expire_time` when it stops or stopped working, if its key does or did not before.
+	Identified *ApiKey_Secret `protobuf:"bytes,19,opt,name=identified,proto3" json:"identified,omitempty"`
+	// Only of service tokens: changes below a tenant that it makes must name an actor in `gatekey-actor`, as where
+	// a product's spec demands it. Set on creation, and never changed: whoever holds the token cannot take it off.
+	ActorRequired bool `protobuf:"varint,20,opt,name=actor_required,json=actorRequired,proto3" json:"actor_required,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -268,13 +283,41 @@ func (x *ApiKey) GetLastUseTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ApiKey) GetStranded() string {
+	if x != nil {
+		return x.Stranded
+	}
+	return ""
+}
+
+func (x *ApiKey) GetCreator() *ApiKey_Creator {
+	if x != nil {
+		return x.Creator
+	}
+	return nil
+}
+
+func (x *ApiKey) GetIdentified() *ApiKey_Secret {
+	if x != nil {
+		return x.Identified
+	}
+	return nil
+}
+
+func (x *ApiKey) GetActorRequired() bool {
+	if x != nil {
+		return x.ActorRequired
+	}
+	return false
+}
+
 // A request to `ApiKeyService.CreateApiKey`.
 type CreateApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `products/{product}/tenants/{tenant}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants` and
-	// `expire_time`. Fields that the service sets are ignored.
+	// Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants`,
+	// `expire_time`, and for a service token `actor_required`. Fields that the service sets are ignored.
 	ApiKey *ApiKey `protobuf:"bytes,2,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
 	// Create this machine user with the key and make it the owner; then `api_key.owner` is empty.
 	NewMachineUser *CreateApiKeyRequest_NewMachineUser `protobuf:"bytes,3,opt,name=new_machine_user,json=newMachineUser,proto3" json:"new_machine_user,omitempty"`
@@ -373,8 +416,10 @@ type CreateApiKeyResponse struct {
 	// The call was a repetition, or only validated: `secret` is empty because it was shown before, or
 	// never made.
 	SecretWithheld bool `protobuf:"varint,4,opt,name=secret_withheld,json=secretWithheld,proto3" json:"secret_withheld,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Where the holder presents the secret.
+	Credential    *CredentialHeader `protobuf:"bytes,5,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateApiKeyResponse) Reset() {
@@ -435,6 +480,13 @@ func (x *CreateApiKeyResponse) GetSecretWithheld() bool {
 	return false
 }
 
+func (x *CreateApiKeyResponse) GetCredential() *CredentialHeader {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
 // A request to `ApiKeyService.GetApiKey`.
 type GetApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -490,7 +542,7 @@ type ListApiKeysRequest struct {
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Only the keys of this member or machine user, by resource name.
+	// Only the keys of this member, this machine user, or the tenant itself, by resource name.
 	Owner         string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1128,8 +1180,10 @@ type RotateApiKeyResponse struct {
 	// The call was a repetition, or only validated: `secret` is empty because it was shown before, or
 	// never made.
 	SecretWithheld bool `protobuf:"varint,3,opt,name=secret_withheld,json=secretWithheld,proto3" json:"secret_withheld,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Where the holder presents the secret.
+	Credential    *CredentialHeader `protobuf:"bytes,4,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RotateApiKeyResponse) Reset() {
@@ -1183,6 +1237,13 @@ func (x *RotateApiKeyResponse) GetSecretWithheld() bool {
 	return false
 }
 
+func (x *RotateApiKeyResponse) GetCredential() *CredentialHeader {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
 // A request to `ApiKeyService.IdentifySecret`.
 type IdentifySecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1229,6 +1290,70 @@ func (x *IdentifySecretRequest) GetSecret() string {
 	return ""
 }
 
+// Who made a key, as it was then. Set by the service.
+type ApiKey_Creator struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource name of the member or machine user on whose behalf; empty if none was named.
+	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// The resource name of the service token.
+	Caller string `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
+	// The display name that the service token had.
+	CallerDisplayName string `protobuf:"bytes,3,opt,name=caller_display_name,json=callerDisplayName,proto3" json:"caller_display_name,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ApiKey_Creator) Reset() {
+	*x = ApiKey_Creator{}
+	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKey_Creator) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKey_Creator) ProtoMessage() {}
+
+func (x *ApiKey_Creator) ProtoReflect() protoreflect.Message {
+	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKey_Creator.ProtoReflect.Descriptor instead.
+func (*ApiKey_Creator) Descriptor() ([]byte, []int) {
+	return file_gatekey_v1_api_key_service_proto_rawDescGZIP(), []int{0, 1}
+}
+
+func (x *ApiKey_Creator) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ApiKey_Creator) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *ApiKey_Creator) GetCallerDisplayName() string {
+	if x != nil {
+		return x.CallerDisplayName
+	}
+	return ""
+}
+
 // What can be told of a secret without telling it.
 type ApiKey_Secret struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1244,7 +1369,7 @@ type ApiKey_Secret struct {
 
 func (x *ApiKey_Secret) Reset() {
 	*x = ApiKey_Secret{}
-	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[16]
+	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1381,7 @@ func (x *ApiKey_Secret) String() string {
 func (*ApiKey_Secret) ProtoMessage() {}
 
 func (x *ApiKey_Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[16]
+	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1394,7 @@ func (x *ApiKey_Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey_Secret.ProtoReflect.Descriptor instead.
 func (*ApiKey_Secret) Descriptor() ([]byte, []int) {
-	return file_gatekey_v1_api_key_service_proto_rawDescGZIP(), []int{0, 1}
+	return file_gatekey_v1_api_key_service_proto_rawDescGZIP(), []int{0, 2}
 }
 
 func (x *ApiKey_Secret) GetHint() string {
@@ -1306,7 +1431,7 @@ type CreateApiKeyRequest_NewMachineUser struct {
 
 func (x *CreateApiKeyRequest_NewMachineUser) Reset() {
 	*x = CreateApiKeyRequest_NewMachineUser{}
-	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[17]
+	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1443,7 @@ func (x *CreateApiKeyRequest_NewMachineUser) String() string {
 func (*CreateApiKeyRequest_NewMachineUser) ProtoMessage() {}
 
 func (x *CreateApiKeyRequest_NewMachineUser) ProtoReflect() protoreflect.Message {
-	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[17]
+	mi := &file_gatekey_v1_api_key_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1478,8 @@ var File_gatekey_v1_api_key_service_proto protoreflect.FileDescriptor
 const file_gatekey_v1_api_key_service_proto_rawDesc = "" +
 	"\n" +
 	" gatekey/v1/api_key_service.proto\x12\n" +
-	"gatekey.v1\x1a%gatekey/v1/machine_user_service.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\b\n" +
+	"gatekey.v1\x1a%gatekey/v1/machine_user_service.proto\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\n" +
+	"\n" +
 	"\x06ApiKey\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12'\n" +
@@ -1374,22 +1500,33 @@ const file_gatekey_v1_api_key_service_proto_rawDesc = "" +
 	"revokeTime\x12#\n" +
 	"\rrevoke_reason\x18\x0e \x01(\tR\frevokeReason\x12\x12\n" +
 	"\x04etag\x18\x0f \x01(\tR\x04etag\x12>\n" +
-	"\rlast_use_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x1a9\n" +
+	"\rlast_use_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x1a\n" +
+	"\bstranded\x18\x11 \x01(\tR\bstranded\x124\n" +
+	"\acreator\x18\x12 \x01(\v2\x1a.gatekey.v1.ApiKey.CreatorR\acreator\x129\n" +
+	"\n" +
+	"identified\x18\x13 \x01(\v2\x19.gatekey.v1.ApiKey.SecretR\n" +
+	"identified\x12%\n" +
+	"\x0eactor_required\x18\x14 \x01(\bR\ractorRequired\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a\x96\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1ag\n" +
+	"\aCreator\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06caller\x18\x02 \x01(\tR\x06caller\x12.\n" +
+	"\x13caller_display_name\x18\x03 \x01(\tR\x11callerDisplayName\x1a\x96\x01\n" +
 	"\x06Secret\x12\x12\n" +
 	"\x04hint\x18\x01 \x01(\tR\x04hint\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"j\n" +
+	"expireTime\"}\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x12\n" +
 	"\x0eSTATE_DISABLED\x10\x02\x12\x11\n" +
 	"\rSTATE_REVOKED\x10\x03\x12\x11\n" +
-	"\rSTATE_EXPIRED\x10\x04\"\x82\x03\n" +
+	"\rSTATE_EXPIRED\x10\x04\x12\x11\n" +
+	"\rSTATE_DELETED\x10\x05\"\x82\x03\n" +
 	"\x13CreateApiKeyRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12+\n" +
 	"\aapi_key\x18\x02 \x01(\v2\x12.gatekey.v1.ApiKeyR\x06apiKey\x12X\n" +
@@ -1400,12 +1537,15 @@ const file_gatekey_v1_api_key_service_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\x1a[\n" +
 	"\x0eNewMachineUser\x12&\n" +
 	"\x0fmachine_user_id\x18\x01 \x01(\tR\rmachineUserId\x12!\n" +
-	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\"\xc0\x01\n" +
+	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\"\xfe\x01\n" +
 	"\x14CreateApiKeyResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.gatekey.v1.ApiKeyR\x06apiKey\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x12:\n" +
 	"\fmachine_user\x18\x03 \x01(\v2\x17.gatekey.v1.MachineUserR\vmachineUser\x12'\n" +
-	"\x0fsecret_withheld\x18\x04 \x01(\bR\x0esecretWithheld\"&\n" +
+	"\x0fsecret_withheld\x18\x04 \x01(\bR\x0esecretWithheld\x12<\n" +
+	"\n" +
+	"credential\x18\x05 \x01(\v2\x1c.gatekey.v1.CredentialHeaderR\n" +
+	"credential\"&\n" +
 	"\x10GetApiKeyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"~\n" +
 	"\x12ListApiKeysRequest\x12\x16\n" +
@@ -1457,11 +1597,14 @@ const file_gatekey_v1_api_key_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12/\n" +
-	"\x05grace\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\x84\x01\n" +
+	"\x05grace\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\xc2\x01\n" +
 	"\x14RotateApiKeyResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.gatekey.v1.ApiKeyR\x06apiKey\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x12'\n" +
-	"\x0fsecret_withheld\x18\x03 \x01(\bR\x0esecretWithheld\"/\n" +
+	"\x0fsecret_withheld\x18\x03 \x01(\bR\x0esecretWithheld\x12<\n" +
+	"\n" +
+	"credential\x18\x04 \x01(\v2\x1c.gatekey.v1.CredentialHeaderR\n" +
+	"credential\"/\n" +
 	"\x15IdentifySecretRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\tR\x06secret2\xf6\x05\n" +
 	"\rApiKeyService\x12Q\n" +
@@ -1492,7 +1635,7 @@ func file_gatekey_v1_api_key_service_proto_rawDescGZIP() []byte {
 }
 
 var file_gatekey_v1_api_key_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gatekey_v1_api_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_gatekey_v1_api_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_gatekey_v1_api_key_service_proto_goTypes = []any{
 	(ApiKey_State)(0),                          // 0: gatekey.v1.ApiKey.State
 	(*ApiKey)(nil),                             // 1: gatekey.v1.ApiKey
@@ -1511,66 +1654,72 @@ var file_gatekey_v1_api_key_service_proto_goTypes = []any{
 	(*RotateApiKeyResponse)(nil),               // 14: gatekey.v1.RotateApiKeyResponse
 	(*IdentifySecretRequest)(nil),              // 15: gatekey.v1.IdentifySecretRequest
 	nil,                                        // 16: gatekey.v1.ApiKey.LabelsEntry
-	(*ApiKey_Secret)(nil),                      // 17: gatekey.v1.ApiKey.Secret
-	(*CreateApiKeyRequest_NewMachineUser)(nil), // 18: gatekey.v1.CreateApiKeyRequest.NewMachineUser
-	(KeyKind)(0),                               // 19: gatekey.v1.KeyKind
-	(AccessMode)(0),                            // 20: gatekey.v1.AccessMode
-	(*Grant)(nil),                              // 21: gatekey.v1.Grant
-	(*timestamppb.Timestamp)(nil),              // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),                // 23: google.protobuf.Duration
-	(*MachineUser)(nil),                        // 24: gatekey.v1.MachineUser
-	(*DeletionCounts)(nil),                     // 25: gatekey.v1.DeletionCounts
-	(*fieldmaskpb.FieldMask)(nil),              // 26: google.protobuf.FieldMask
+	(*ApiKey_Creator)(nil),                     // 17: gatekey.v1.ApiKey.Creator
+	(*ApiKey_Secret)(nil),                      // 18: gatekey.v1.ApiKey.Secret
+	(*CreateApiKeyRequest_NewMachineUser)(nil), // 19: gatekey.v1.CreateApiKeyRequest.NewMachineUser
+	(KeyKind)(0),                               // 20: gatekey.v1.KeyKind
+	(AccessMode)(0),                            // 21: gatekey.v1.AccessMode
+	(*Grant)(nil),                              // 22: gatekey.v1.Grant
+	(*timestamppb.Timestamp)(nil),              // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),                // 24: google.protobuf.Duration
+	(*MachineUser)(nil),                        // 25: gatekey.v1.MachineUser
+	(*CredentialHeader)(nil),                   // 26: gatekey.v1.CredentialHeader
+	(*DeletionCounts)(nil),                     // 27: gatekey.v1.DeletionCounts
+	(*fieldmaskpb.FieldMask)(nil),              // 28: google.protobuf.FieldMask
 }
 var file_gatekey_v1_api_key_service_proto_depIdxs = []int32{
-	19, // 0: gatekey.v1.ApiKey.kind:type_name -> gatekey.v1.KeyKind
-	20, // 1: gatekey.v1.ApiKey.mode:type_name -> gatekey.v1.AccessMode
-	21, // 2: gatekey.v1.ApiKey.grants:type_name -> gatekey.v1.Grant
+	20, // 0: gatekey.v1.ApiKey.kind:type_name -> gatekey.v1.KeyKind
+	21, // 1: gatekey.v1.ApiKey.mode:type_name -> gatekey.v1.AccessMode
+	22, // 2: gatekey.v1.ApiKey.grants:type_name -> gatekey.v1.Grant
 	0,  // 3: gatekey.v1.ApiKey.state:type_name -> gatekey.v1.ApiKey.State
-	22, // 4: gatekey.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	22, // 5: gatekey.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	17, // 6: gatekey.v1.ApiKey.secrets:type_name -> gatekey.v1.ApiKey.Secret
+	23, // 4: gatekey.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 5: gatekey.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	18, // 6: gatekey.v1.ApiKey.secrets:type_name -> gatekey.v1.ApiKey.Secret
 	16, // 7: gatekey.v1.ApiKey.labels:type_name -> gatekey.v1.ApiKey.LabelsEntry
-	22, // 8: gatekey.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
-	22, // 9: gatekey.v1.ApiKey.last_use_time:type_name -> google.protobuf.Timestamp
-	1,  // 10: gatekey.v1.CreateApiKeyRequest.api_key:type_name -> gatekey.v1.ApiKey
-	18, // 11: gatekey.v1.CreateApiKeyRequest.new_machine_user:type_name -> gatekey.v1.CreateApiKeyRequest.NewMachineUser
-	23, // 12: gatekey.v1.CreateApiKeyRequest.ttl:type_name -> google.protobuf.Duration
-	1,  // 13: gatekey.v1.CreateApiKeyResponse.api_key:type_name -> gatekey.v1.ApiKey
-	24, // 14: gatekey.v1.CreateApiKeyResponse.machine_user:type_name -> gatekey.v1.MachineUser
-	1,  // 15: gatekey.v1.ListApiKeysResponse.api_keys:type_name -> gatekey.v1.ApiKey
-	25, // 16: gatekey.v1.DeleteApiKeyResponse.deleted:type_name -> gatekey.v1.DeletionCounts
-	1,  // 17: gatekey.v1.UpdateApiKeyRequest.api_key:type_name -> gatekey.v1.ApiKey
-	26, // 18: gatekey.v1.UpdateApiKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	23, // 19: gatekey.v1.RotateApiKeyRequest.grace:type_name -> google.protobuf.Duration
-	1,  // 20: gatekey.v1.RotateApiKeyResponse.api_key:type_name -> gatekey.v1.ApiKey
-	22, // 21: gatekey.v1.ApiKey.Secret.create_time:type_name -> google.protobuf.Timestamp
-	22, // 22: gatekey.v1.ApiKey.Secret.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 23: gatekey.v1.ApiKeyService.CreateApiKey:input_type -> gatekey.v1.CreateApiKeyRequest
-	4,  // 24: gatekey.v1.ApiKeyService.GetApiKey:input_type -> gatekey.v1.GetApiKeyRequest
-	5,  // 25: gatekey.v1.ApiKeyService.ListApiKeys:input_type -> gatekey.v1.ListApiKeysRequest
-	9,  // 26: gatekey.v1.ApiKeyService.UpdateApiKey:input_type -> gatekey.v1.UpdateApiKeyRequest
-	10, // 27: gatekey.v1.ApiKeyService.DisableApiKey:input_type -> gatekey.v1.DisableApiKeyRequest
-	11, // 28: gatekey.v1.ApiKeyService.EnableApiKey:input_type -> gatekey.v1.EnableApiKeyRequest
-	12, // 29: gatekey.v1.ApiKeyService.RevokeApiKey:input_type -> gatekey.v1.RevokeApiKeyRequest
-	13, // 30: gatekey.v1.ApiKeyService.RotateApiKey:input_type -> gatekey.v1.RotateApiKeyRequest
-	15, // 31: gatekey.v1.ApiKeyService.IdentifySecret:input_type -> gatekey.v1.IdentifySecretRequest
-	7,  // 32: gatekey.v1.ApiKeyService.DeleteApiKey:input_type -> gatekey.v1.DeleteApiKeyRequest
-	3,  // 33: gatekey.v1.ApiKeyService.CreateApiKey:output_type -> gatekey.v1.CreateApiKeyResponse
-	1,  // 34: gatekey.v1.ApiKeyService.GetApiKey:output_type -> gatekey.v1.ApiKey
-	6,  // 35: gatekey.v1.ApiKeyService.ListApiKeys:output_type -> gatekey.v1.ListApiKeysResponse
-	1,  // 36: gatekey.v1.ApiKeyService.UpdateApiKey:output_type -> gatekey.v1.ApiKey
-	1,  // 37: gatekey.v1.ApiKeyService.DisableApiKey:output_type -> gatekey.v1.ApiKey
-	1,  // 38: gatekey.v1.ApiKeyService.EnableApiKey:output_type -> gatekey.v1.ApiKey
-	1,  // 39: gatekey.v1.ApiKeyService.RevokeApiKey:output_type -> gatekey.v1.ApiKey
-	14, // 40: gatekey.v1.ApiKeyService.RotateApiKey:output_type -> gatekey.v1.RotateApiKeyResponse
-	1,  // 41: gatekey.v1.ApiKeyService.IdentifySecret:output_type -> gatekey.v1.ApiKey
-	8,  // 42: gatekey.v1.ApiKeyService.DeleteApiKey:output_type -> gatekey.v1.DeleteApiKeyResponse
-	33, // [33:43] is the sub-list for method output_type
-	23, // [23:33] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	23, // 8: gatekey.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
+	23, // 9: gatekey.v1.ApiKey.last_use_time:type_name -> google.protobuf.Timestamp
+	17, // 10: gatekey.v1.ApiKey.creator:type_name -> gatekey.v1.ApiKey.Creator
+	18, // 11: gatekey.v1.ApiKey.identified:type_name -> gatekey.v1.ApiKey.Secret
+	1,  // 12: gatekey.v1.CreateApiKeyRequest.api_key:type_name -> gatekey.v1.ApiKey
+	19, // 13: gatekey.v1.CreateApiKeyRequest.new_machine_user:type_name -> gatekey.v1.CreateApiKeyRequest.NewMachineUser
+	24, // 14: gatekey.v1.CreateApiKeyRequest.ttl:type_name -> google.protobuf.Duration
+	1,  // 15: gatekey.v1.CreateApiKeyResponse.api_key:type_name -> gatekey.v1.ApiKey
+	25, // 16: gatekey.v1.CreateApiKeyResponse.machine_user:type_name -> gatekey.v1.MachineUser
+	26, // 17: gatekey.v1.CreateApiKeyResponse.credential:type_name -> gatekey.v1.CredentialHeader
+	1,  // 18: gatekey.v1.ListApiKeysResponse.api_keys:type_name -> gatekey.v1.ApiKey
+	27, // 19: gatekey.v1.DeleteApiKeyResponse.deleted:type_name -> gatekey.v1.DeletionCounts
+	1,  // 20: gatekey.v1.UpdateApiKeyRequest.api_key:type_name -> gatekey.v1.ApiKey
+	28, // 21: gatekey.v1.UpdateApiKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	24, // 22: gatekey.v1.RotateApiKeyRequest.grace:type_name -> google.protobuf.Duration
+	1,  // 23: gatekey.v1.RotateApiKeyResponse.api_key:type_name -> gatekey.v1.ApiKey
+	26, // 24: gatekey.v1.RotateApiKeyResponse.credential:type_name -> gatekey.v1.CredentialHeader
+	23, // 25: gatekey.v1.ApiKey.Secret.create_time:type_name -> google.protobuf.Timestamp
+	23, // 26: gatekey.v1.ApiKey.Secret.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 27: gatekey.v1.ApiKeyService.CreateApiKey:input_type -> gatekey.v1.CreateApiKeyRequest
+	4,  // 28: gatekey.v1.ApiKeyService.GetApiKey:input_type -> gatekey.v1.GetApiKeyRequest
+	5,  // 29: gatekey.v1.ApiKeyService.ListApiKeys:input_type -> gatekey.v1.ListApiKeysRequest
+	9,  // 30: gatekey.v1.ApiKeyService.UpdateApiKey:input_type -> gatekey.v1.UpdateApiKeyRequest
+	10, // 31: gatekey.v1.ApiKeyService.DisableApiKey:input_type -> gatekey.v1.DisableApiKeyRequest
+	11, // 32: gatekey.v1.ApiKeyService.EnableApiKey:input_type -> gatekey.v1.EnableApiKeyRequest
+	12, // 33: gatekey.v1.ApiKeyService.RevokeApiKey:input_type -> gatekey.v1.RevokeApiKeyRequest
+	13, // 34: gatekey.v1.ApiKeyService.RotateApiKey:input_type -> gatekey.v1.RotateApiKeyRequest
+	15, // 35: gatekey.v1.ApiKeyService.IdentifySecret:input_type -> gatekey.v1.IdentifySecretRequest
+	7,  // 36: gatekey.v1.ApiKeyService.DeleteApiKey:input_type -> gatekey.v1.DeleteApiKeyRequest
+	3,  // 37: gatekey.v1.ApiKeyService.CreateApiKey:output_type -> gatekey.v1.CreateApiKeyResponse
+	1,  // 38: gatekey.v1.ApiKeyService.GetApiKey:output_type -> gatekey.v1.ApiKey
+	6,  // 39: gatekey.v1.ApiKeyService.ListApiKeys:output_type -> gatekey.v1.ListApiKeysResponse
+	1,  // 40: gatekey.v1.ApiKeyService.UpdateApiKey:output_type -> gatekey.v1.ApiKey
+	1,  // 41: gatekey.v1.ApiKeyService.DisableApiKey:output_type -> gatekey.v1.ApiKey
+	1,  // 42: gatekey.v1.ApiKeyService.EnableApiKey:output_type -> gatekey.v1.ApiKey
+	1,  // 43: gatekey.v1.ApiKeyService.RevokeApiKey:output_type -> gatekey.v1.ApiKey
+	14, // 44: gatekey.v1.ApiKeyService.RotateApiKey:output_type -> gatekey.v1.RotateApiKeyResponse
+	1,  // 45: gatekey.v1.ApiKeyService.IdentifySecret:output_type -> gatekey.v1.ApiKey
+	8,  // 46: gatekey.v1.ApiKeyService.DeleteApiKey:output_type -> gatekey.v1.DeleteApiKeyResponse
+	37, // [37:47] is the sub-list for method output_type
+	27, // [27:37] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_gatekey_v1_api_key_service_proto_init() }
@@ -1579,6 +1728,7 @@ func file_gatekey_v1_api_key_service_proto_init() {
 		return
 	}
 	file_gatekey_v1_machine_user_service_proto_init()
+	file_gatekey_v1_product_spec_proto_init()
 	file_gatekey_v1_types_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1586,7 +1736,7 @@ func file_gatekey_v1_api_key_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatekey_v1_api_key_service_proto_rawDesc), len(file_gatekey_v1_api_key_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

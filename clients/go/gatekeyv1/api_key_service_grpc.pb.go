@@ -37,8 +37,8 @@ const (
 //
 // Manages API keys.
 type ApiKeyServiceClient interface {
-	// Creates a key for a member, for a machine user, or with a new machine user; a publishable key
-	// belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+	// Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
+	// publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
 	//
 	// Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
 	// `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -77,13 +77,15 @@ type ApiKeyServiceClient interface {
 	//
 	// Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	RotateApiKey(ctx context.Context, in *RotateApiKeyRequest, opts ...grpc.CallOption) (*RotateApiKeyResponse, error)
-	// Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
-	// caller may not identify is answered like an unknown one.
+	// Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
+	// what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
+	// known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
+	// are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
 	//
 	// Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	IdentifySecret(ctx context.Context, in *IdentifySecretRequest, opts ...grpc.CallOption) (*ApiKey, error)
 	// Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
-	// the last key of one deletes it, in the same transaction.
+	// the key of one deletes it, in the same transaction.
 	//
 	// Needs `delete` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	DeleteApiKey(ctx context.Context, in *DeleteApiKeyRequest, opts ...grpc.CallOption) (*DeleteApiKeyResponse, error)
@@ -203,8 +205,8 @@ func (c *apiKeyServiceClient) DeleteApiKey(ctx context.Context, in *DeleteApiKey
 //
 // Manages API keys.
 type ApiKeyServiceServer interface {
-	// Creates a key for a member, for a machine user, or with a new machine user; a publishable key
-	// belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+	// Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
+	// publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
 	//
 	// Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
 	// `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -243,13 +245,15 @@ type ApiKeyServiceServer interface {
 	//
 	// Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	RotateApiKey(context.Context, *RotateApiKeyRequest) (*RotateApiKeyResponse, error)
-	// Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
-	// caller may not identify is answered like an unknown one.
+	// Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
+	// what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
+	// known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
+	// are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
 	//
 	// Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	IdentifySecret(context.Context, *IdentifySecretRequest) (*ApiKey, error)
 	// Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
-	// the last key of one deletes it, in the same transaction.
+	// the key of one deletes it, in the same transaction.
 	//
 	// Needs `delete` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	DeleteApiKey(context.Context, *DeleteApiKeyRequest) (*DeleteApiKeyResponse, error)

@@ -55,9 +55,12 @@ type AuditEvent struct {
 	Revision *int64 `protobuf:"varint,12,opt,name=revision,proto3,oneof" json:"revision,omitempty"`
 	// How long the call waited until no process could answer from older facts. Written within seconds
 	// of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
-	ReceiptWait   *durationpb.Duration `protobuf:"bytes,13,opt,name=receipt_wait,json=receiptWait,proto3" json:"receipt_wait,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ReceiptWait *durationpb.Duration `protobuf:"bytes,13,opt,name=receipt_wait,json=receiptWait,proto3" json:"receipt_wait,omitempty"`
+	// The display name that the service token had. Empty for what the service did by itself, and in events
+	// that were written before this was kept.
+	CallerDisplayName string `protobuf:"bytes,14,opt,name=caller_display_name,json=callerDisplayName,proto3" json:"caller_display_name,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *AuditEvent) Reset() {
@@ -179,6 +182,13 @@ func (x *AuditEvent) GetReceiptWait() *durationpb.Duration {
 		return x.ReceiptWait
 	}
 	return nil
+}
+
+func (x *AuditEvent) GetCallerDisplayName() string {
+	if x != nil {
+		return x.CallerDisplayName
+	}
+	return ""
 }
 
 // A request to `AuditService.ListAuditEvents`.
@@ -345,12 +355,186 @@ func (x *ListAuditEventsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// The events of a product itself, or of one tenant.
+type AuditChain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `products/{product}` or `products/{product}/tenants/{tenant}`, as in `AuditEvent.parent`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The number of its newest event, and so of its events.
+	Sequence      int64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditChain) Reset() {
+	*x = AuditChain{}
+	mi := &file_gatekey_v1_audit_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditChain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditChain) ProtoMessage() {}
+
+func (x *AuditChain) ProtoReflect() protoreflect.Message {
+	mi := &file_gatekey_v1_audit_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditChain.ProtoReflect.Descriptor instead.
+func (*AuditChain) Descriptor() ([]byte, []int) {
+	return file_gatekey_v1_audit_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AuditChain) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *AuditChain) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+// A request to `AuditService.ListAuditChains`.
+type ListAuditChainsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `products/{product}`; empty: all products.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the previous page of the same query; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditChainsRequest) Reset() {
+	*x = ListAuditChainsRequest{}
+	mi := &file_gatekey_v1_audit_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditChainsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditChainsRequest) ProtoMessage() {}
+
+func (x *ListAuditChainsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatekey_v1_audit_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditChainsRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditChainsRequest) Descriptor() ([]byte, []int) {
+	return file_gatekey_v1_audit_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListAuditChainsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListAuditChainsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuditChainsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// An answer of `AuditService.ListAuditChains`.
+type ListAuditChainsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One page.
+	AuditChains []*AuditChain `protobuf:"bytes,1,rep,name=audit_chains,json=auditChains,proto3" json:"audit_chains,omitempty"`
+	// For the next page; empty when this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditChainsResponse) Reset() {
+	*x = ListAuditChainsResponse{}
+	mi := &file_gatekey_v1_audit_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditChainsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditChainsResponse) ProtoMessage() {}
+
+func (x *ListAuditChainsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatekey_v1_audit_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditChainsResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditChainsResponse) Descriptor() ([]byte, []int) {
+	return file_gatekey_v1_audit_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListAuditChainsResponse) GetAuditChains() []*AuditChain {
+	if x != nil {
+		return x.AuditChains
+	}
+	return nil
+}
+
+func (x *ListAuditChainsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_gatekey_v1_audit_service_proto protoreflect.FileDescriptor
 
 const file_gatekey_v1_audit_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1egatekey/v1/audit_service.proto\x12\n" +
-	"gatekey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x03\n" +
+	"gatekey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x04\n" +
 	"\n" +
 	"AuditEvent\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1a\n" +
@@ -368,7 +552,8 @@ const file_gatekey_v1_audit_service_proto_rawDesc = "" +
 	" \x01(\v2\x17.google.protobuf.StructR\x05after\x12\x12\n" +
 	"\x04hash\x18\v \x01(\fR\x04hash\x12\x1f\n" +
 	"\brevision\x18\f \x01(\x03H\x00R\brevision\x88\x01\x01\x12<\n" +
-	"\freceipt_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\vreceiptWaitB\v\n" +
+	"\freceipt_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\vreceiptWait\x12.\n" +
+	"\x13caller_display_name\x18\x0e \x01(\tR\x11callerDisplayNameB\v\n" +
 	"\t_revision\"\xa0\x02\n" +
 	"\x16ListAuditEventsRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
@@ -383,9 +568,22 @@ const file_gatekey_v1_audit_service_proto_rawDesc = "" +
 	"\x04verb\x18\b \x01(\tR\x04verb\"|\n" +
 	"\x17ListAuditEventsResponse\x129\n" +
 	"\faudit_events\x18\x01 \x03(\v2\x16.gatekey.v1.AuditEventR\vauditEvents\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2j\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"@\n" +
+	"\n" +
+	"AuditChain\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x03R\bsequence\"l\n" +
+	"\x16ListAuditChainsRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"|\n" +
+	"\x17ListAuditChainsResponse\x129\n" +
+	"\faudit_chains\x18\x01 \x03(\v2\x16.gatekey.v1.AuditChainR\vauditChains\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xc6\x01\n" +
 	"\fAuditService\x12Z\n" +
-	"\x0fListAuditEvents\x12\".gatekey.v1.ListAuditEventsRequest\x1a#.gatekey.v1.ListAuditEventsResponseB\x8f\x01\n" +
+	"\x0fListAuditEvents\x12\".gatekey.v1.ListAuditEventsRequest\x1a#.gatekey.v1.ListAuditEventsResponse\x12Z\n" +
+	"\x0fListAuditChains\x12\".gatekey.v1.ListAuditChainsRequest\x1a#.gatekey.v1.ListAuditChainsResponseB\x8f\x01\n" +
 	"\x0ecom.gatekey.v1B\x11AuditServiceProtoP\x01Z!gatekey.example/gatekey/gatekeyv1\xa2\x02\x03GXX\xaa\x02\n" +
 	"Gatekey.V1\xca\x02\n" +
 	"Gatekey\\V1\xe2\x02\x16Gatekey\\V1\\GPBMetadata\xea\x02\vGatekey::V1b\x06proto3"
@@ -402,30 +600,36 @@ func file_gatekey_v1_audit_service_proto_rawDescGZIP() []byte {
 	return file_gatekey_v1_audit_service_proto_rawDescData
 }
 
-var file_gatekey_v1_audit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_gatekey_v1_audit_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_gatekey_v1_audit_service_proto_goTypes = []any{
 	(*AuditEvent)(nil),              // 0: gatekey.v1.AuditEvent
 	(*ListAuditEventsRequest)(nil),  // 1: gatekey.v1.ListAuditEventsRequest
 	(*ListAuditEventsResponse)(nil), // 2: gatekey.v1.ListAuditEventsResponse
-	(*timestamppb.Timestamp)(nil),   // 3: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),         // 4: google.protobuf.Struct
-	(*durationpb.Duration)(nil),     // 5: google.protobuf.Duration
+	(*AuditChain)(nil),              // 3: gatekey.v1.AuditChain
+	(*ListAuditChainsRequest)(nil),  // 4: gatekey.v1.ListAuditChainsRequest
+	(*ListAuditChainsResponse)(nil), // 5: gatekey.v1.ListAuditChainsResponse
+	(*timestamppb.Timestamp)(nil),   // 6: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),         // 7: google.protobuf.Struct
+	(*durationpb.Duration)(nil),     // 8: google.protobuf.Duration
 }
 var file_gatekey_v1_audit_service_proto_depIdxs = []int32{
-	3, // 0: gatekey.v1.AuditEvent.event_time:type_name -> google.protobuf.Timestamp
-	4, // 1: gatekey.v1.AuditEvent.before:type_name -> google.protobuf.Struct
-	4, // 2: gatekey.v1.AuditEvent.after:type_name -> google.protobuf.Struct
-	5, // 3: gatekey.v1.AuditEvent.receipt_wait:type_name -> google.protobuf.Duration
-	3, // 4: gatekey.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	3, // 5: gatekey.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	0, // 6: gatekey.v1.ListAuditEventsResponse.audit_events:type_name -> gatekey.v1.AuditEvent
-	1, // 7: gatekey.v1.AuditService.ListAuditEvents:input_type -> gatekey.v1.ListAuditEventsRequest
-	2, // 8: gatekey.v1.AuditService.ListAuditEvents:output_type -> gatekey.v1.ListAuditEventsResponse
-	8, // [8:9] is the sub-list for method output_type
-	7, // [7:8] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	6,  // 0: gatekey.v1.AuditEvent.event_time:type_name -> google.protobuf.Timestamp
+	7,  // 1: gatekey.v1.AuditEvent.before:type_name -> google.protobuf.Struct
+	7,  // 2: gatekey.v1.AuditEvent.after:type_name -> google.protobuf.Struct
+	8,  // 3: gatekey.v1.AuditEvent.receipt_wait:type_name -> google.protobuf.Duration
+	6,  // 4: gatekey.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 5: gatekey.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	0,  // 6: gatekey.v1.ListAuditEventsResponse.audit_events:type_name -> gatekey.v1.AuditEvent
+	3,  // 7: gatekey.v1.ListAuditChainsResponse.audit_chains:type_name -> gatekey.v1.AuditChain
+	1,  // 8: gatekey.v1.AuditService.ListAuditEvents:input_type -> gatekey.v1.ListAuditEventsRequest
+	4,  // 9: gatekey.v1.AuditService.ListAuditChains:input_type -> gatekey.v1.ListAuditChainsRequest
+	2,  // 10: gatekey.v1.AuditService.ListAuditEvents:output_type -> gatekey.v1.ListAuditEventsResponse
+	5,  // 11: gatekey.v1.AuditService.ListAuditChains:output_type -> gatekey.v1.ListAuditChainsResponse
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_gatekey_v1_audit_service_proto_init() }
@@ -440,7 +644,7 @@ func file_gatekey_v1_audit_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatekey_v1_audit_service_proto_rawDesc), len(file_gatekey_v1_audit_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

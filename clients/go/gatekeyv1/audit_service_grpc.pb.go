@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AuditService_ListAuditEvents_FullMethodName = "/gatekey.v1.AuditService/ListAuditEvents"
+	AuditService_ListAuditChains_FullMethodName = "/gatekey.v1.AuditService/ListAuditChains"
 )
 
 // AuditServiceClient is the client API for AuditService service.
@@ -33,6 +34,11 @@ type AuditServiceClient interface {
 	// Needs `list` on `products/{product}/auditEvents` or
 	// `products/{product}/tenants/{tenant}/auditEvents`.
 	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
+	// Lists the chains of events, also those of products and tenants that are gone. In the order of the products'
+	// ids: first a product's own chain, then those of its tenants.
+	//
+	// Needs `list` on `products/{product}/auditEvents`; for all products, `list` on `products`.
+	ListAuditChains(ctx context.Context, in *ListAuditChainsRequest, opts ...grpc.CallOption) (*ListAuditChainsResponse, error)
 }
 
 type auditServiceClient struct {
@@ -53,6 +59,16 @@ func (c *auditServiceClient) ListAuditEvents(ctx context.Context, in *ListAuditE
 	return out, nil
 }
 
+func (c *auditServiceClient) ListAuditChains(ctx context.Context, in *ListAuditChainsRequest, opts ...grpc.CallOption) (*ListAuditChainsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditChainsResponse)
+	err := c.cc.Invoke(ctx, AuditService_ListAuditChains_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuditServiceServer is the server API for AuditService service.
 // All implementations must embed UnimplementedAuditServiceServer
 // for forward compatibility.
@@ -64,6 +80,11 @@ type AuditServiceServer interface {
 	// Needs `list` on `products/{product}/auditEvents` or
 	// `products/{product}/tenants/{tenant}/auditEvents`.
 	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
+	// Lists the chains of events, also those of products and tenants that are gone. In the order of the products'
+	// ids: first a product's own chain, then those of its tenants.
+	//
+	// Needs `list` on `products/{product}/auditEvents`; for all products, `list` on `products`.
+	ListAuditChains(context.Context, *ListAuditChainsRequest) (*ListAuditChainsResponse, error)
 	mustEmbedUnimplementedAuditServiceServer()
 }
 
@@ -76,6 +97,9 @@ type UnimplementedAuditServiceServer struct{}
 
 func (UnimplementedAuditServiceServer) ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAuditEvents not implemented")
+}
+func (UnimplementedAuditServiceServer) ListAuditChains(context.Context, *ListAuditChainsRequest) (*ListAuditChainsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuditChains not implemented")
 }
 func (UnimplementedAuditServiceServer) mustEmbedUnimplementedAuditServiceServer() {}
 func (UnimplementedAuditServiceServer) testEmbeddedByValue()                      {}
@@ -116,6 +140,24 @@ func _AuditService_ListAuditEvents_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuditService_ListAuditChains_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditChainsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).ListAuditChains(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_ListAuditChains_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).ListAuditChains(ctx, req.(*ListAuditChainsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AuditService_ServiceDesc is the grpc.ServiceDesc for AuditService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -126,6 +168,10 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListAuditEvents",
 			Handler:    _AuditService_ListAuditEvents_Handler,
+		},
+		{
+			MethodName: "ListAuditChains",
+			Handler:    _AuditService_ListAuditChains_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

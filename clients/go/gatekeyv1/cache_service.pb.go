@@ -32,7 +32,11 @@ type ResolveRequest struct {
 	// (`FAILED_PRECONDITION`, `RULES_UNKNOWN`).
 	Rules int32 `protobuf:"varint,2,opt,name=rules,proto3" json:"rules,omitempty"`
 	// The ids of the specs that the caller has. At most 256.
-	KnownSpecs    [][]byte `protobuf:"bytes,3,rep,name=known_specs,json=knownSpecs,proto3" json:"known_specs,omitempty"`
+	KnownSpecs [][]byte `protobuf:"bytes,3,rep,name=known_specs,json=knownSpecs,proto3" json:"known_specs,omitempty"`
+	// The last `cursor` of `Sync`: what the secrets stand for is then told as of it, or later in the same
+	// history. Answered `UNAVAILABLE` (`REVISION_NOT_REACHED`) by a server that has not applied it, also
+	// where it has gone further in another history, as before the restore of a backup.
+	Cursor        []byte `protobuf:"bytes,4,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -88,10 +92,18 @@ func (x *ResolveRequest) GetKnownSpecs() [][]byte {
 	return nil
 }
 
+func (x *ResolveRequest) GetCursor() []byte {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
 // What the secrets stand for.
 type ResolveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the keys.
+	// In the order of the keys. An answer ends before it has more than 1 MiB, unless the first key alone has
+	// more: the `key` of what did not fit is empty. Ask for it again.
 	Results []*ResolveResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	// The specs that the results refer to, without those that the caller has.
 	Specs []*ResolvedSpec `protobuf:"bytes,2,rep,name=specs,proto3" json:"specs,omitempty"`
@@ -161,7 +173,9 @@ type ResolveResult struct {
 	// It is as of this revision.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Where there is no such secret: the scopes in which a change may mean that there is one.
-	SecretScopes  [][]byte `protobuf:"bytes,3,rep,name=secret_scopes,json=secretScopes,proto3" json:"secret_scopes,omitempty"`
+	SecretScopes [][]byte `protobuf:"bytes,3,rep,name=secret_scopes,json=secretScopes,proto3" json:"secret_scopes,omitempty"`
+	// What is stored about the secret cannot be read: the caller is to ask the server, and not to decide.
+	Unreadable    bool `protobuf:"varint,4,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +231,13 @@ func (x *ResolveResult) GetSecretScopes() [][]byte {
 	return nil
 }
 
+func (x *ResolveResult) GetUnreadable() bool {
+	if x != nil {
+		return x.Unreadable
+	}
+	return false
+}
+
 // A key, as far as decisions depend on it, or tell of it.
 type ResolvedKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -242,7 +263,7 @@ type ResolvedKey struct {
 	Disabled bool `protobuf:"varint,10,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	// When the presented secret stops working; absent if never.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// The key's owner; absent for publishable keys.
+	// The principal that owns the key; absent for keys of the tenant itself.
 	Owner *ResolvedOwner `protobuf:"bytes,12,opt,name=owner,proto3" json:"owner,omitempty"`
 	// The scope of the key.
 	KeyScope []byte `protobuf:"bytes,13,opt,name=key_scope,json=keyScope,proto3" json:"key_scope,omitempty"`
@@ -914,20 +935,24 @@ var File_gatekey_v1_cache_service_proto protoreflect.FileDescriptor
 const file_gatekey_v1_cache_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1egatekey/v1/cache_service.proto\x12\n" +
-	"gatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n" +
+	"gatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n" +
 	"\x0eResolveRequest\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x14\n" +
 	"\x05rules\x18\x02 \x01(\x05R\x05rules\x12\x1f\n" +
 	"\vknown_specs\x18\x03 \x03(\fR\n" +
-	"knownSpecs\"\xa6\x01\n" +
+	"knownSpecs\x12\x16\n" +
+	"\x06cursor\x18\x04 \x01(\fR\x06cursor\"\xa6\x01\n" +
 	"\x0fResolveResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.gatekey.v1.ResolveResultR\aresults\x12.\n" +
 	"\x05specs\x18\x02 \x03(\v2\x18.gatekey.v1.ResolvedSpecR\x05specs\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"{\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x9b\x01\n" +
 	"\rResolveResult\x12)\n" +
 	"\x03key\x18\x01 \x01(\v2\x17.gatekey.v1.ResolvedKeyR\x03key\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12#\n" +
-	"\rsecret_scopes\x18\x03 \x03(\fR\fsecretScopes\"\x88\x04\n" +
+	"\rsecret_scopes\x18\x03 \x03(\fR\fsecretScopes\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x04 \x01(\bR\n" +
+	"unreadable\"\x88\x04\n" +
 	"\vResolvedKey\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12)\n" +

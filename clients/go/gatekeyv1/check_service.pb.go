@@ -112,7 +112,7 @@ func (x CheckResponse_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CheckResponse_Reason.Descriptor instead.
 func (CheckResponse_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_gatekey_v1_check_service_proto_rawDescGZIP(), []int{5, 0}
+	return file_gatekey_v1_check_service_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // A question to `CheckService.Check`.
@@ -467,6 +467,136 @@ func (x *CheckError) GetField() string {
 	return ""
 }
 
+// A request to `CheckService.GetCheckConfig`.
+type GetCheckConfigRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `products/{product}/checkConfig`, or `products/-/checkConfig` for the only product that
+	// the token may check.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckConfigRequest) Reset() {
+	*x = GetCheckConfigRequest{}
+	mi := &file_gatekey_v1_check_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckConfigRequest) ProtoMessage() {}
+
+func (x *GetCheckConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatekey_v1_check_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckConfigRequest.ProtoReflect.Descriptor instead.
+func (*GetCheckConfigRequest) Descriptor() ([]byte, []int) {
+	return file_gatekey_v1_check_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetCheckConfigRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// What a service that checks the keys of a product needs to know of its spec.
+type CheckConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `products/{product}/checkConfig`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where the holder of a key presents it to the product's API.
+	Credential *CredentialHeader `protobuf:"bytes,2,opt,name=credential,proto3" json:"credential,omitempty"`
+	// The resources that can be checked, and the actions on each. Everything else is denied with
+	// `REASON_RESOURCE_UNKNOWN` or `REASON_ACTION_UNKNOWN`.
+	Collections []*Collection `protobuf:"bytes,3,rep,name=collections,proto3" json:"collections,omitempty"`
+	// What the product calls a tenant, for messages.
+	TenantNoun string `protobuf:"bytes,4,opt,name=tenant_noun,json=tenantNoun,proto3" json:"tenant_noun,omitempty"`
+	// The version of the spec that this is from.
+	SpecVersion   int64 `protobuf:"varint,5,opt,name=spec_version,json=specVersion,proto3" json:"spec_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckConfig) Reset() {
+	*x = CheckConfig{}
+	mi := &file_gatekey_v1_check_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckConfig) ProtoMessage() {}
+
+func (x *CheckConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_gatekey_v1_check_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckConfig.ProtoReflect.Descriptor instead.
+func (*CheckConfig) Descriptor() ([]byte, []int) {
+	return file_gatekey_v1_check_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CheckConfig) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckConfig) GetCredential() *CredentialHeader {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *CheckConfig) GetCollections() []*Collection {
+	if x != nil {
+		return x.Collections
+	}
+	return nil
+}
+
+func (x *CheckConfig) GetTenantNoun() string {
+	if x != nil {
+		return x.TenantNoun
+	}
+	return ""
+}
+
+func (x *CheckConfig) GetSpecVersion() int64 {
+	if x != nil {
+		return x.SpecVersion
+	}
+	return 0
+}
+
 // The decision, and whom it is about.
 type CheckResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -483,9 +613,10 @@ type CheckResponse struct {
 	Product string `protobuf:"bytes,5,opt,name=product,proto3" json:"product,omitempty"`
 	// The id of the key's tenant.
 	Tenant string `protobuf:"bytes,6,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// The resource name of the key's owner, a member or a machine user. Empty for publishable keys.
+	// The resource name of the key's owner, a member or a machine user. Empty for keys of the tenant
+	// itself, publishable ones among them.
 	Principal string `protobuf:"bytes,7,opt,name=principal,proto3" json:"principal,omitempty"`
-	// The owner's role, as it is now. Empty for publishable keys.
+	// The owner's role, as it is now. Empty where there is no `principal`.
 	Role string `protobuf:"bytes,8,opt,name=role,proto3" json:"role,omitempty"`
 	// The resource name of the key.
 	ApiKey string `protobuf:"bytes,9,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
@@ -501,7 +632,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_gatekey_v1_check_service_proto_msgTypes[5]
+	mi := &file_gatekey_v1_check_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +644,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gatekey_v1_check_service_proto_msgTypes[5]
+	mi := &file_gatekey_v1_check_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +657,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_gatekey_v1_check_service_proto_rawDescGZIP(), []int{5}
+	return file_gatekey_v1_check_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CheckResponse) GetAllowed() bool {
@@ -618,7 +749,7 @@ var File_gatekey_v1_check_service_proto protoreflect.FileDescriptor
 const file_gatekey_v1_check_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1egatekey/v1/check_service.proto\x12\n" +
-	"gatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x01\n" +
+	"gatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x01\n" +
 	"\fCheckRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x16\n" +
@@ -642,7 +773,18 @@ const file_gatekey_v1_check_service_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
-	"\x05field\x18\x04 \x01(\tR\x05field\"\xb1\x06\n" +
+	"\x05field\x18\x04 \x01(\tR\x05field\"+\n" +
+	"\x15GetCheckConfigRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xdd\x01\n" +
+	"\vCheckConfig\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
+	"\n" +
+	"credential\x18\x02 \x01(\v2\x1c.gatekey.v1.CredentialHeaderR\n" +
+	"credential\x128\n" +
+	"\vcollections\x18\x03 \x03(\v2\x16.gatekey.v1.CollectionR\vcollections\x12\x1f\n" +
+	"\vtenant_noun\x18\x04 \x01(\tR\n" +
+	"tenantNoun\x12!\n" +
+	"\fspec_version\x18\x05 \x01(\x03R\vspecVersion\"\xb1\x06\n" +
 	"\rCheckResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x128\n" +
 	"\x06reason\x18\x02 \x01(\x0e2 .gatekey.v1.CheckResponse.ReasonR\x06reason\x12\x18\n" +
@@ -672,11 +814,12 @@ const file_gatekey_v1_check_service_proto_rawDesc = "" +
 	"\x15REASON_ACTION_UNKNOWN\x10\n" +
 	"\x12!\n" +
 	"\x1dREASON_KEY_PERMISSION_MISSING\x10\v\x12#\n" +
-	"\x1fREASON_OWNER_PERMISSION_MISSING\x10\f2\x99\x01\n" +
+	"\x1fREASON_OWNER_PERMISSION_MISSING\x10\f2\xe7\x01\n" +
 	"\fCheckService\x12<\n" +
 	"\x05Check\x12\x18.gatekey.v1.CheckRequest\x1a\x19.gatekey.v1.CheckResponse\x12K\n" +
 	"\n" +
-	"BatchCheck\x12\x1d.gatekey.v1.BatchCheckRequest\x1a\x1e.gatekey.v1.BatchCheckResponseB\x8f\x01\n" +
+	"BatchCheck\x12\x1d.gatekey.v1.BatchCheckRequest\x1a\x1e.gatekey.v1.BatchCheckResponse\x12L\n" +
+	"\x0eGetCheckConfig\x12!.gatekey.v1.GetCheckConfigRequest\x1a\x17.gatekey.v1.CheckConfigB\x8f\x01\n" +
 	"\x0ecom.gatekey.v1B\x11CheckServiceProtoP\x01Z!gatekey.example/gatekey/gatekeyv1\xa2\x02\x03GXX\xaa\x02\n" +
 	"Gatekey.V1\xca\x02\n" +
 	"Gatekey\\V1\xe2\x02\x16Gatekey\\V1\\GPBMetadata\xea\x02\vGatekey::V1b\x06proto3"
@@ -694,7 +837,7 @@ func file_gatekey_v1_check_service_proto_rawDescGZIP() []byte {
 }
 
 var file_gatekey_v1_check_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gatekey_v1_check_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_gatekey_v1_check_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_gatekey_v1_check_service_proto_goTypes = []any{
 	(CheckResponse_Reason)(0),     // 0: gatekey.v1.CheckResponse.Reason
 	(*CheckRequest)(nil),          // 1: gatekey.v1.CheckRequest
@@ -702,29 +845,37 @@ var file_gatekey_v1_check_service_proto_goTypes = []any{
 	(*BatchCheckResponse)(nil),    // 3: gatekey.v1.BatchCheckResponse
 	(*BatchCheckResult)(nil),      // 4: gatekey.v1.BatchCheckResult
 	(*CheckError)(nil),            // 5: gatekey.v1.CheckError
-	(*CheckResponse)(nil),         // 6: gatekey.v1.CheckResponse
-	(*Permission)(nil),            // 7: gatekey.v1.Permission
-	(KeyKind)(0),                  // 8: gatekey.v1.KeyKind
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*GetCheckConfigRequest)(nil), // 6: gatekey.v1.GetCheckConfigRequest
+	(*CheckConfig)(nil),           // 7: gatekey.v1.CheckConfig
+	(*CheckResponse)(nil),         // 8: gatekey.v1.CheckResponse
+	(*CredentialHeader)(nil),      // 9: gatekey.v1.CredentialHeader
+	(*Collection)(nil),            // 10: gatekey.v1.Collection
+	(*Permission)(nil),            // 11: gatekey.v1.Permission
+	(KeyKind)(0),                  // 12: gatekey.v1.KeyKind
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_gatekey_v1_check_service_proto_depIdxs = []int32{
 	1,  // 0: gatekey.v1.BatchCheckRequest.checks:type_name -> gatekey.v1.CheckRequest
 	4,  // 1: gatekey.v1.BatchCheckResponse.results:type_name -> gatekey.v1.BatchCheckResult
-	6,  // 2: gatekey.v1.BatchCheckResult.response:type_name -> gatekey.v1.CheckResponse
+	8,  // 2: gatekey.v1.BatchCheckResult.response:type_name -> gatekey.v1.CheckResponse
 	5,  // 3: gatekey.v1.BatchCheckResult.error:type_name -> gatekey.v1.CheckError
-	0,  // 4: gatekey.v1.CheckResponse.reason:type_name -> gatekey.v1.CheckResponse.Reason
-	7,  // 5: gatekey.v1.CheckResponse.missing_permissions:type_name -> gatekey.v1.Permission
-	8,  // 6: gatekey.v1.CheckResponse.kind:type_name -> gatekey.v1.KeyKind
-	9,  // 7: gatekey.v1.CheckResponse.expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 8: gatekey.v1.CheckService.Check:input_type -> gatekey.v1.CheckRequest
-	2,  // 9: gatekey.v1.CheckService.BatchCheck:input_type -> gatekey.v1.BatchCheckRequest
-	6,  // 10: gatekey.v1.CheckService.Check:output_type -> gatekey.v1.CheckResponse
-	3,  // 11: gatekey.v1.CheckService.BatchCheck:output_type -> gatekey.v1.BatchCheckResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	9,  // 4: gatekey.v1.CheckConfig.credential:type_name -> gatekey.v1.CredentialHeader
+	10, // 5: gatekey.v1.CheckConfig.collections:type_name -> gatekey.v1.Collection
+	0,  // 6: gatekey.v1.CheckResponse.reason:type_name -> gatekey.v1.CheckResponse.Reason
+	11, // 7: gatekey.v1.CheckResponse.missing_permissions:type_name -> gatekey.v1.Permission
+	12, // 8: gatekey.v1.CheckResponse.kind:type_name -> gatekey.v1.KeyKind
+	13, // 9: gatekey.v1.CheckResponse.expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 10: gatekey.v1.CheckService.Check:input_type -> gatekey.v1.CheckRequest
+	2,  // 11: gatekey.v1.CheckService.BatchCheck:input_type -> gatekey.v1.BatchCheckRequest
+	6,  // 12: gatekey.v1.CheckService.GetCheckConfig:input_type -> gatekey.v1.GetCheckConfigRequest
+	8,  // 13: gatekey.v1.CheckService.Check:output_type -> gatekey.v1.CheckResponse
+	3,  // 14: gatekey.v1.CheckService.BatchCheck:output_type -> gatekey.v1.BatchCheckResponse
+	7,  // 15: gatekey.v1.CheckService.GetCheckConfig:output_type -> gatekey.v1.CheckConfig
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_gatekey_v1_check_service_proto_init() }
@@ -732,6 +883,7 @@ func file_gatekey_v1_check_service_proto_init() {
 	if File_gatekey_v1_check_service_proto != nil {
 		return
 	}
+	file_gatekey_v1_product_spec_proto_init()
 	file_gatekey_v1_types_proto_init()
 	file_gatekey_v1_check_service_proto_msgTypes[0].OneofWrappers = []any{}
 	file_gatekey_v1_check_service_proto_msgTypes[3].OneofWrappers = []any{
@@ -744,7 +896,7 @@ func file_gatekey_v1_check_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatekey_v1_check_service_proto_rawDesc), len(file_gatekey_v1_check_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CheckService_Check_FullMethodName      = "/gatekey.v1.CheckService/Check"
-	CheckService_BatchCheck_FullMethodName = "/gatekey.v1.CheckService/BatchCheck"
+	CheckService_Check_FullMethodName          = "/gatekey.v1.CheckService/Check"
+	CheckService_BatchCheck_FullMethodName     = "/gatekey.v1.CheckService/BatchCheck"
+	CheckService_GetCheckConfig_FullMethodName = "/gatekey.v1.CheckService/GetCheckConfig"
 )
 
 // CheckServiceClient is the client API for CheckService service.
@@ -40,6 +41,12 @@ type CheckServiceClient interface {
 	// as a whole fails only where nothing can be decided: without a valid token, or with a list of
 	// checks that is empty or too long.
 	BatchCheck(ctx context.Context, in *BatchCheckRequest, opts ...grpc.CallOption) (*BatchCheckResponse, error)
+	// Returns what a service that checks the keys of a product needs to know of it: where holders
+	// present their keys, and which resources and actions there are. A service calls it when it starts:
+	// it then also learns whether its token may check this product.
+	//
+	// Needs `create` on `products/{product}/checks`.
+	GetCheckConfig(ctx context.Context, in *GetCheckConfigRequest, opts ...grpc.CallOption) (*CheckConfig, error)
 }
 
 type checkServiceClient struct {
@@ -70,6 +77,16 @@ func (c *checkServiceClient) BatchCheck(ctx context.Context, in *BatchCheckReque
 	return out, nil
 }
 
+func (c *checkServiceClient) GetCheckConfig(ctx context.Context, in *GetCheckConfigRequest, opts ...grpc.CallOption) (*CheckConfig, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckConfig)
+	err := c.cc.Invoke(ctx, CheckService_GetCheckConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CheckServiceServer is the server API for CheckService service.
 // All implementations must embed UnimplementedCheckServiceServer
 // for forward compatibility.
@@ -87,6 +104,12 @@ type CheckServiceServer interface {
 	// as a whole fails only where nothing can be decided: without a valid token, or with a list of
 	// checks that is empty or too long.
 	BatchCheck(context.Context, *BatchCheckRequest) (*BatchCheckResponse, error)
+	// Returns what a service that checks the keys of a product needs to know of it: where holders
+	// present their keys, and which resources and actions there are. A service calls it when it starts:
+	// it then also learns whether its token may check this product.
+	//
+	// Needs `create` on `products/{product}/checks`.
+	GetCheckConfig(context.Context, *GetCheckConfigRequest) (*CheckConfig, error)
 	mustEmbedUnimplementedCheckServiceServer()
 }
 
@@ -102,6 +125,9 @@ func (UnimplementedCheckServiceServer) Check(context.Context, *CheckRequest) (*C
 }
 func (UnimplementedCheckServiceServer) BatchCheck(context.Context, *BatchCheckRequest) (*BatchCheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BatchCheck not implemented")
+}
+func (UnimplementedCheckServiceServer) GetCheckConfig(context.Context, *GetCheckConfigRequest) (*CheckConfig, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCheckConfig not implemented")
 }
 func (UnimplementedCheckServiceServer) mustEmbedUnimplementedCheckServiceServer() {}
 func (UnimplementedCheckServiceServer) testEmbeddedByValue()                      {}
@@ -160,6 +186,24 @@ func _CheckService_BatchCheck_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CheckService_GetCheckConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCheckConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CheckServiceServer).GetCheckConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CheckService_GetCheckConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CheckServiceServer).GetCheckConfig(ctx, req.(*GetCheckConfigRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CheckService_ServiceDesc is the grpc.ServiceDesc for CheckService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -174,6 +218,10 @@ var CheckService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "BatchCheck",
 			Handler:    _CheckService_BatchCheck_Handler,
+		},
+		{
+			MethodName: "GetCheckConfig",
+			Handler:    _CheckService_GetCheckConfig_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

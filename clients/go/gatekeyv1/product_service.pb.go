@@ -358,9 +358,9 @@ type DeleteProductRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `products/{product}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Delete all tenants of the product with it, at once and for good. Every key of the product stops
-	// working before the first row is removed; rows are removed in batches, and a call that was cut
-	// short can be repeated.
+	// Delete all tenants of the product with it, at once and for good. No key of the product works any
+	// more. Rows are removed in batches, of a large product after the answer: until then the id of the
+	// product is taken (`PRODUCT_BEING_PURGED`).
 	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`

@@ -34,10 +34,11 @@ const (
 type ProductServiceClient interface {
 	// Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
 	// valid: the error lists every problem with its path in the spec. Applying the spec that is
-	// already in force changes nothing.
+	// already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
 	//
-	// A replacement that would leave members without a role, machine users without a policy, or keys
-	// without their mode, kind or grants is refused with the counts (`SPEC_STRANDS`), unless forced.
+	// A replacement that would leave members without a role, machine users without a policy, tenants
+	// without an owner, or keys without their owner, mode, kind or grants is refused with the counts and
+	// the first of them (`SPEC_STRANDS`), unless forced. What an earlier spec stranded does not count.
 	//
 	// Needs `apply` on `products/{product}`.
 	ApplyProduct(ctx context.Context, in *ApplyProductRequest, opts ...grpc.CallOption) (*Product, error)
@@ -108,10 +109,11 @@ func (c *productServiceClient) DeleteProduct(ctx context.Context, in *DeleteProd
 type ProductServiceServer interface {
 	// Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
 	// valid: the error lists every problem with its path in the spec. Applying the spec that is
-	// already in force changes nothing.
+	// already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
 	//
-	// A replacement that would leave members without a role, machine users without a policy, or keys
-	// without their mode, kind or grants is refused with the counts (`SPEC_STRANDS`), unless forced.
+	// A replacement that would leave members without a role, machine users without a policy, tenants
+	// without an owner, or keys without their owner, mode, kind or grants is refused with the counts and
+	// the first of them (`SPEC_STRANDS`), unless forced. What an earlier spec stranded does not count.
 	//
 	// Needs `apply` on `products/{product}`.
 	ApplyProduct(context.Context, *ApplyProductRequest) (*Product, error)

@@ -22,6 +22,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Whom a key can belong to.
+type SecretKeyPolicy_Owner int32
+
+const (
+	// Never valid in `owners`.
+	SecretKeyPolicy_OWNER_UNSPECIFIED SecretKeyPolicy_Owner = 0
+	// A member: the key is cut by the member's role, and goes with the member.
+	SecretKeyPolicy_OWNER_MEMBER SecretKeyPolicy_Owner = 1
+	// A machine user.
+	SecretKeyPolicy_OWNER_MACHINE_USER SecretKeyPolicy_Owner = 2
+	// The tenant itself: no role cuts the key, and it lives as long as the tenant.
+	SecretKeyPolicy_OWNER_TENANT SecretKeyPolicy_Owner = 3
+)
+
+// Enum value maps for SecretKeyPolicy_Owner.
+var (
+	SecretKeyPolicy_Owner_name = map[int32]string{
+		0: "OWNER_UNSPECIFIED",
+		1: "OWNER_MEMBER",
+		2: "OWNER_MACHINE_USER",
+		3: "OWNER_TENANT",
+	}
+	SecretKeyPolicy_Owner_value = map[string]int32{
+		"OWNER_UNSPECIFIED":  0,
+		"OWNER_MEMBER":       1,
+		"OWNER_MACHINE_USER": 2,
+		"OWNER_TENANT":       3,
+	}
+)
+
+func (x SecretKeyPolicy_Owner) Enum() *SecretKeyPolicy_Owner {
+	p := new(SecretKeyPolicy_Owner)
+	*p = x
+	return p
+}
+
+func (x SecretKeyPolicy_Owner) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SecretKeyPolicy_Owner) Descriptor() protoreflect.EnumDescriptor {
+	return file_gatekey_v1_product_spec_proto_enumTypes[0].Descriptor()
+}
+
+func (SecretKeyPolicy_Owner) Type() protoreflect.EnumType {
+	return &file_gatekey_v1_product_spec_proto_enumTypes[0]
+}
+
+func (x SecretKeyPolicy_Owner) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SecretKeyPolicy_Owner.Descriptor instead.
+func (SecretKeyPolicy_Owner) EnumDescriptor() ([]byte, []int) {
+	return file_gatekey_v1_product_spec_proto_rawDescGZIP(), []int{4, 0}
+}
+
 // What a choice of grants is about.
 type RestrictedPolicy_Scope int32
 
@@ -59,11 +116,11 @@ func (x RestrictedPolicy_Scope) String() string {
 }
 
 func (RestrictedPolicy_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_gatekey_v1_product_spec_proto_enumTypes[0].Descriptor()
+	return file_gatekey_v1_product_spec_proto_enumTypes[1].Descriptor()
 }
 
 func (RestrictedPolicy_Scope) Type() protoreflect.EnumType {
-	return &file_gatekey_v1_product_spec_proto_enumTypes[0]
+	return &file_gatekey_v1_product_spec_proto_enumTypes[1]
 }
 
 func (x RestrictedPolicy_Scope) Number() protoreflect.EnumNumber {
@@ -81,7 +138,8 @@ type MachineUserPolicy_Lifetime int32
 const (
 	// Never valid.
 	MachineUserPolicy_LIFETIME_UNSPECIFIED MachineUserPolicy_Lifetime = 0
-	// As long as its keys: deleting its last key deletes it, in the same transaction.
+	// As long as its one key: they are created together, and deleting the key deletes the machine
+	// user, in the same transaction.
 	MachineUserPolicy_LIFETIME_BOUND_TO_KEYS MachineUserPolicy_Lifetime = 1
 	// Until it is deleted, with or without keys.
 	MachineUserPolicy_LIFETIME_INDEPENDENT MachineUserPolicy_Lifetime = 2
@@ -112,11 +170,11 @@ func (x MachineUserPolicy_Lifetime) String() string {
 }
 
 func (MachineUserPolicy_Lifetime) Descriptor() protoreflect.EnumDescriptor {
-	return file_gatekey_v1_product_spec_proto_enumTypes[1].Descriptor()
+	return file_gatekey_v1_product_spec_proto_enumTypes[2].Descriptor()
 }
 
 func (MachineUserPolicy_Lifetime) Type() protoreflect.EnumType {
-	return &file_gatekey_v1_product_spec_proto_enumTypes[1]
+	return &file_gatekey_v1_product_spec_proto_enumTypes[2]
 }
 
 func (x MachineUserPolicy_Lifetime) Number() protoreflect.EnumNumber {
@@ -148,7 +206,7 @@ type ProductSpec struct {
 	ReadActions []string `protobuf:"bytes,5,rep,name=read_actions,json=readActions,proto3" json:"read_actions,omitempty"`
 	// Required. The roles that members can have. At most 64.
 	Roles []*Role `protobuf:"bytes,6,rep,name=roles,proto3" json:"roles,omitempty"`
-	// Required. The keys that principals own.
+	// Required. The keys that stay on servers.
 	SecretKeys *SecretKeyPolicy `protobuf:"bytes,7,opt,name=secret_keys,json=secretKeys,proto3" json:"secret_keys,omitempty"`
 	// The keys that belong to a tenant and may be published. Absent: the product has none.
 	PublishableKeys *PublishableKeyPolicy `protobuf:"bytes,8,opt,name=publishable_keys,json=publishableKeys,proto3" json:"publishable_keys,omitempty"`
@@ -157,7 +215,11 @@ type ProductSpec struct {
 	// Required. Where the holder of a key presents it to the product's API.
 	Credential *CredentialHeader `protobuf:"bytes,10,opt,name=credential,proto3" json:"credential,omitempty"`
 	// How much a tenant can hold. Absent: no limits but the service's own.
-	Limits        *TenantLimits `protobuf:"bytes,11,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits *TenantLimits `protobuf:"bytes,11,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Whether everything in a tenant that has a member is changed on behalf of an actor
+	// (`gatekey-actor`): without one, a mutation is refused (`ACTOR_REQUIRED`). Suspending and resuming
+	// a tenant need none.
+	ActorRequired bool `protobuf:"varint,12,opt,name=actor_required,json=actorRequired,proto3" json:"actor_required,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +331,13 @@ func (x *ProductSpec) GetLimits() *TenantLimits {
 	return nil
 }
 
+func (x *ProductSpec) GetActorRequired() bool {
+	if x != nil {
+		return x.ActorRequired
+	}
+	return false
+}
+
 // How much a tenant can hold. 0: no limit.
 type TenantLimits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -276,7 +345,7 @@ type TenantLimits struct {
 	Members int32 `protobuf:"varint,1,opt,name=members,proto3" json:"members,omitempty"`
 	// Machine users; at most 1000000.
 	MachineUsers int32 `protobuf:"varint,2,opt,name=machine_users,json=machineUsers,proto3" json:"machine_users,omitempty"`
-	// API keys, whatever their state; at most 1000000.
+	// API keys that are neither revoked nor expired; at most 1000000.
 	ApiKeys       int32 `protobuf:"varint,3,opt,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -494,13 +563,22 @@ type SecretKeyPolicy struct {
 	// Required. The access modes that a key can have. A key whose mode is no longer offered has no
 	// permissions.
 	Modes []AccessMode `protobuf:"varint,2,rep,packed,name=modes,proto3,enum=gatekey.v1.AccessMode" json:"modes,omitempty"`
-	// Required. The mode of a key for which none is chosen; one of `modes`.
+	// The mode of a key for which none is chosen; one of `modes`. Absent: a mode has to be chosen.
 	DefaultMode AccessMode `protobuf:"varint,3,opt,name=default_mode,json=defaultMode,proto3,enum=gatekey.v1.AccessMode" json:"default_mode,omitempty"`
 	// How far the grants of a `ACCESS_MODE_RESTRICTED` key may be chosen. Present exactly when that
 	// mode is offered.
 	Restricted *RestrictedPolicy `protobuf:"bytes,4,opt,name=restricted,proto3" json:"restricted,omitempty"`
 	// The longest life of a key. Absent: keys need not expire. At least a minute.
-	MaxLifetime   *durationpb.Duration `protobuf:"bytes,5,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	MaxLifetime *durationpb.Duration `protobuf:"bytes,5,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	// Whom keys can belong to. Empty: members and machine users. A key whose kind of owner is no longer
+	// offered has no permissions.
+	Owners []SecretKeyPolicy_Owner `protobuf:"varint,6,rep,packed,name=owners,proto3,enum=gatekey.v1.SecretKeyPolicy_Owner" json:"owners,omitempty"`
+	// The owner of a key for which none is named: `OWNER_TENANT` for the tenant, `OWNER_MEMBER` for the
+	// actor; one of `owners`. Absent: an owner has to be named.
+	DefaultOwner SecretKeyPolicy_Owner `protobuf:"varint,7,opt,name=default_owner,json=defaultOwner,proto3,enum=gatekey.v1.SecretKeyPolicy_Owner" json:"default_owner,omitempty"`
+	// Whether, with an actor, a member's key is made and gets a new secret on behalf of that member
+	// only, so that nobody makes a key for another person. Others can still take it away.
+	OwnKeysOnly   bool `protobuf:"varint,8,opt,name=own_keys_only,json=ownKeysOnly,proto3" json:"own_keys_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -570,6 +648,27 @@ func (x *SecretKeyPolicy) GetMaxLifetime() *durationpb.Duration {
 	return nil
 }
 
+func (x *SecretKeyPolicy) GetOwners() []SecretKeyPolicy_Owner {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *SecretKeyPolicy) GetDefaultOwner() SecretKeyPolicy_Owner {
+	if x != nil {
+		return x.DefaultOwner
+	}
+	return SecretKeyPolicy_OWNER_UNSPECIFIED
+}
+
+func (x *SecretKeyPolicy) GetOwnKeysOnly() bool {
+	if x != nil {
+		return x.OwnKeysOnly
+	}
+	return false
+}
+
 // How far the grants of a restricted key may be chosen.
 type RestrictedPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -632,7 +731,9 @@ type PublishableKeyPolicy struct {
 	// Required. As `SecretKeyPolicy.prefix`.
 	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	// Required. Exactly what every publishable key may do. It cannot be chosen for one key.
-	Grants        []*Grant `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
+	Grants []*Grant `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
+	// The longest life of a key. Absent: keys need not expire. At least a minute.
+	MaxLifetime   *durationpb.Duration `protobuf:"bytes,3,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -681,15 +782,25 @@ func (x *PublishableKeyPolicy) GetGrants() []*Grant {
 	return nil
 }
 
+func (x *PublishableKeyPolicy) GetMaxLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxLifetime
+	}
+	return nil
+}
+
 // What machine users are in a product.
 type MachineUserPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The role of every machine user, as it is now; one of the spec's roles.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
 	// Required. How long a machine user lives.
-	Lifetime      MachineUserPolicy_Lifetime `protobuf:"varint,2,opt,name=lifetime,proto3,enum=gatekey.v1.MachineUserPolicy_Lifetime" json:"lifetime,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Lifetime MachineUserPolicy_Lifetime `protobuf:"varint,2,opt,name=lifetime,proto3,enum=gatekey.v1.MachineUserPolicy_Lifetime" json:"lifetime,omitempty"`
+	// What a machine user may administer when a mutation names it as its actor: as
+	// `Role.administration`, which does not count for machine users. None: nothing.
+	Administration []*Grant `protobuf:"bytes,3,rep,name=administration,proto3" json:"administration,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *MachineUserPolicy) Reset() {
@@ -734,6 +845,13 @@ func (x *MachineUserPolicy) GetLifetime() MachineUserPolicy_Lifetime {
 		return x.Lifetime
 	}
 	return MachineUserPolicy_LIFETIME_UNSPECIFIED
+}
+
+func (x *MachineUserPolicy) GetAdministration() []*Grant {
+	if x != nil {
+		return x.Administration
+	}
+	return nil
 }
 
 // Where the holder of a key presents it.
@@ -796,7 +914,7 @@ var File_gatekey_v1_product_spec_proto protoreflect.FileDescriptor
 const file_gatekey_v1_product_spec_proto_rawDesc = "" +
 	"\n" +
 	"\x1dgatekey/v1/product_spec.proto\x12\n" +
-	"gatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xaf\x04\n" +
+	"gatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd6\x04\n" +
 	"\vProductSpec\x12\x18\n" +
 	"\aproduct\x18\x01 \x01(\tR\aproduct\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x1f\n" +
@@ -813,7 +931,8 @@ const file_gatekey_v1_product_spec_proto_rawDesc = "" +
 	"credential\x18\n" +
 	" \x01(\v2\x1c.gatekey.v1.CredentialHeaderR\n" +
 	"credential\x120\n" +
-	"\x06limits\x18\v \x01(\v2\x18.gatekey.v1.TenantLimitsR\x06limits\"h\n" +
+	"\x06limits\x18\v \x01(\v2\x18.gatekey.v1.TenantLimitsR\x06limits\x12%\n" +
+	"\x0eactor_required\x18\f \x01(\bR\ractorRequired\"h\n" +
 	"\fTenantLimits\x12\x18\n" +
 	"\amembers\x18\x01 \x01(\x05R\amembers\x12#\n" +
 	"\rmachine_users\x18\x02 \x01(\x05R\fmachineUsers\x12\x19\n" +
@@ -828,7 +947,7 @@ const file_gatekey_v1_product_spec_proto_rawDesc = "" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12)\n" +
 	"\x06grants\x18\x03 \x03(\v2\x11.gatekey.v1.GrantR\x06grants\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\bR\x05owner\x129\n" +
-	"\x0eadministration\x18\x05 \x03(\v2\x11.gatekey.v1.GrantR\x0eadministration\"\x8e\x02\n" +
+	"\x0eadministration\x18\x05 \x03(\v2\x11.gatekey.v1.GrantR\x0eadministration\"\x91\x04\n" +
 	"\x0fSecretKeyPolicy\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12,\n" +
 	"\x05modes\x18\x02 \x03(\x0e2\x16.gatekey.v1.AccessModeR\x05modes\x129\n" +
@@ -836,20 +955,30 @@ const file_gatekey_v1_product_spec_proto_rawDesc = "" +
 	"\n" +
 	"restricted\x18\x04 \x01(\v2\x1c.gatekey.v1.RestrictedPolicyR\n" +
 	"restricted\x12<\n" +
-	"\fmax_lifetime\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\"\xc5\x01\n" +
+	"\fmax_lifetime\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\x129\n" +
+	"\x06owners\x18\x06 \x03(\x0e2!.gatekey.v1.SecretKeyPolicy.OwnerR\x06owners\x12F\n" +
+	"\rdefault_owner\x18\a \x01(\x0e2!.gatekey.v1.SecretKeyPolicy.OwnerR\fdefaultOwner\x12\"\n" +
+	"\rown_keys_only\x18\b \x01(\bR\vownKeysOnly\"Z\n" +
+	"\x05Owner\x12\x15\n" +
+	"\x11OWNER_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fOWNER_MEMBER\x10\x01\x12\x16\n" +
+	"\x12OWNER_MACHINE_USER\x10\x02\x12\x10\n" +
+	"\fOWNER_TENANT\x10\x03\"\xc5\x01\n" +
 	"\x10RestrictedPolicy\x128\n" +
 	"\x05scope\x18\x01 \x01(\x0e2\".gatekey.v1.RestrictedPolicy.ScopeR\x05scope\x12/\n" +
 	"\tgrantable\x18\x02 \x03(\v2\x11.gatekey.v1.GrantR\tgrantable\"F\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSCOPE_ACTIONS\x10\x01\x12\x13\n" +
-	"\x0fSCOPE_RESOURCES\x10\x02\"Y\n" +
+	"\x0fSCOPE_RESOURCES\x10\x02\"\x97\x01\n" +
 	"\x14PublishableKeyPolicy\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12)\n" +
-	"\x06grants\x18\x02 \x03(\v2\x11.gatekey.v1.GrantR\x06grants\"\xc7\x01\n" +
+	"\x06grants\x18\x02 \x03(\v2\x11.gatekey.v1.GrantR\x06grants\x12<\n" +
+	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\"\x82\x02\n" +
 	"\x11MachineUserPolicy\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12B\n" +
-	"\blifetime\x18\x02 \x01(\x0e2&.gatekey.v1.MachineUserPolicy.LifetimeR\blifetime\"Z\n" +
+	"\blifetime\x18\x02 \x01(\x0e2&.gatekey.v1.MachineUserPolicy.LifetimeR\blifetime\x129\n" +
+	"\x0eadministration\x18\x03 \x03(\v2\x11.gatekey.v1.GrantR\x0eadministration\"Z\n" +
 	"\bLifetime\x12\x18\n" +
 	"\x14LIFETIME_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16LIFETIME_BOUND_TO_KEYS\x10\x01\x12\x18\n" +
@@ -873,47 +1002,52 @@ func file_gatekey_v1_product_spec_proto_rawDescGZIP() []byte {
 	return file_gatekey_v1_product_spec_proto_rawDescData
 }
 
-var file_gatekey_v1_product_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_gatekey_v1_product_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_gatekey_v1_product_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_gatekey_v1_product_spec_proto_goTypes = []any{
-	(RestrictedPolicy_Scope)(0),     // 0: gatekey.v1.RestrictedPolicy.Scope
-	(MachineUserPolicy_Lifetime)(0), // 1: gatekey.v1.MachineUserPolicy.Lifetime
-	(*ProductSpec)(nil),             // 2: gatekey.v1.ProductSpec
-	(*TenantLimits)(nil),            // 3: gatekey.v1.TenantLimits
-	(*Collection)(nil),              // 4: gatekey.v1.Collection
-	(*Role)(nil),                    // 5: gatekey.v1.Role
-	(*SecretKeyPolicy)(nil),         // 6: gatekey.v1.SecretKeyPolicy
-	(*RestrictedPolicy)(nil),        // 7: gatekey.v1.RestrictedPolicy
-	(*PublishableKeyPolicy)(nil),    // 8: gatekey.v1.PublishableKeyPolicy
-	(*MachineUserPolicy)(nil),       // 9: gatekey.v1.MachineUserPolicy
-	(*CredentialHeader)(nil),        // 10: gatekey.v1.CredentialHeader
-	(*Grant)(nil),                   // 11: gatekey.v1.Grant
-	(AccessMode)(0),                 // 12: gatekey.v1.AccessMode
-	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
+	(SecretKeyPolicy_Owner)(0),      // 0: gatekey.v1.SecretKeyPolicy.Owner
+	(RestrictedPolicy_Scope)(0),     // 1: gatekey.v1.RestrictedPolicy.Scope
+	(MachineUserPolicy_Lifetime)(0), // 2: gatekey.v1.MachineUserPolicy.Lifetime
+	(*ProductSpec)(nil),             // 3: gatekey.v1.ProductSpec
+	(*TenantLimits)(nil),            // 4: gatekey.v1.TenantLimits
+	(*Collection)(nil),              // 5: gatekey.v1.Collection
+	(*Role)(nil),                    // 6: gatekey.v1.Role
+	(*SecretKeyPolicy)(nil),         // 7: gatekey.v1.SecretKeyPolicy
+	(*RestrictedPolicy)(nil),        // 8: gatekey.v1.RestrictedPolicy
+	(*PublishableKeyPolicy)(nil),    // 9: gatekey.v1.PublishableKeyPolicy
+	(*MachineUserPolicy)(nil),       // 10: gatekey.v1.MachineUserPolicy
+	(*CredentialHeader)(nil),        // 11: gatekey.v1.CredentialHeader
+	(*Grant)(nil),                   // 12: gatekey.v1.Grant
+	(AccessMode)(0),                 // 13: gatekey.v1.AccessMode
+	(*durationpb.Duration)(nil),     // 14: google.protobuf.Duration
 }
 var file_gatekey_v1_product_spec_proto_depIdxs = []int32{
-	4,  // 0: gatekey.v1.ProductSpec.collections:type_name -> gatekey.v1.Collection
-	5,  // 1: gatekey.v1.ProductSpec.roles:type_name -> gatekey.v1.Role
-	6,  // 2: gatekey.v1.ProductSpec.secret_keys:type_name -> gatekey.v1.SecretKeyPolicy
-	8,  // 3: gatekey.v1.ProductSpec.publishable_keys:type_name -> gatekey.v1.PublishableKeyPolicy
-	9,  // 4: gatekey.v1.ProductSpec.machine_users:type_name -> gatekey.v1.MachineUserPolicy
-	10, // 5: gatekey.v1.ProductSpec.credential:type_name -> gatekey.v1.CredentialHeader
-	3,  // 6: gatekey.v1.ProductSpec.limits:type_name -> gatekey.v1.TenantLimits
-	11, // 7: gatekey.v1.Role.grants:type_name -> gatekey.v1.Grant
-	11, // 8: gatekey.v1.Role.administration:type_name -> gatekey.v1.Grant
-	12, // 9: gatekey.v1.SecretKeyPolicy.modes:type_name -> gatekey.v1.AccessMode
-	12, // 10: gatekey.v1.SecretKeyPolicy.default_mode:type_name -> gatekey.v1.AccessMode
-	7,  // 11: gatekey.v1.SecretKeyPolicy.restricted:type_name -> gatekey.v1.RestrictedPolicy
-	13, // 12: gatekey.v1.SecretKeyPolicy.max_lifetime:type_name -> google.protobuf.Duration
-	0,  // 13: gatekey.v1.RestrictedPolicy.scope:type_name -> gatekey.v1.RestrictedPolicy.Scope
-	11, // 14: gatekey.v1.RestrictedPolicy.grantable:type_name -> gatekey.v1.Grant
-	11, // 15: gatekey.v1.PublishableKeyPolicy.grants:type_name -> gatekey.v1.Grant
-	1,  // 16: gatekey.v1.MachineUserPolicy.lifetime:type_name -> gatekey.v1.MachineUserPolicy.Lifetime
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	5,  // 0: gatekey.v1.ProductSpec.collections:type_name -> gatekey.v1.Collection
+	6,  // 1: gatekey.v1.ProductSpec.roles:type_name -> gatekey.v1.Role
+	7,  // 2: gatekey.v1.ProductSpec.secret_keys:type_name -> gatekey.v1.SecretKeyPolicy
+	9,  // 3: gatekey.v1.ProductSpec.publishable_keys:type_name -> gatekey.v1.PublishableKeyPolicy
+	10, // 4: gatekey.v1.ProductSpec.machine_users:type_name -> gatekey.v1.MachineUserPolicy
+	11, // 5: gatekey.v1.ProductSpec.credential:type_name -> gatekey.v1.CredentialHeader
+	4,  // 6: gatekey.v1.ProductSpec.limits:type_name -> gatekey.v1.TenantLimits
+	12, // 7: gatekey.v1.Role.grants:type_name -> gatekey.v1.Grant
+	12, // 8: gatekey.v1.Role.administration:type_name -> gatekey.v1.Grant
+	13, // 9: gatekey.v1.SecretKeyPolicy.modes:type_name -> gatekey.v1.AccessMode
+	13, // 10: gatekey.v1.SecretKeyPolicy.default_mode:type_name -> gatekey.v1.AccessMode
+	8,  // 11: gatekey.v1.SecretKeyPolicy.restricted:type_name -> gatekey.v1.RestrictedPolicy
+	14, // 12: gatekey.v1.SecretKeyPolicy.max_lifetime:type_name -> google.protobuf.Duration
+	0,  // 13: gatekey.v1.SecretKeyPolicy.owners:type_name -> gatekey.v1.SecretKeyPolicy.Owner
+	0,  // 14: gatekey.v1.SecretKeyPolicy.default_owner:type_name -> gatekey.v1.SecretKeyPolicy.Owner
+	1,  // 15: gatekey.v1.RestrictedPolicy.scope:type_name -> gatekey.v1.RestrictedPolicy.Scope
+	12, // 16: gatekey.v1.RestrictedPolicy.grantable:type_name -> gatekey.v1.Grant
+	12, // 17: gatekey.v1.PublishableKeyPolicy.grants:type_name -> gatekey.v1.Grant
+	14, // 18: gatekey.v1.PublishableKeyPolicy.max_lifetime:type_name -> google.protobuf.Duration
+	2,  // 19: gatekey.v1.MachineUserPolicy.lifetime:type_name -> gatekey.v1.MachineUserPolicy.Lifetime
+	12, // 20: gatekey.v1.MachineUserPolicy.administration:type_name -> gatekey.v1.Grant
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_gatekey_v1_product_spec_proto_init() }
@@ -927,7 +1061,7 @@ func file_gatekey_v1_product_spec_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatekey_v1_product_spec_proto_rawDesc), len(file_gatekey_v1_product_spec_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -27,7 +27,7 @@ type KeyKind int32
 const (
 	// Not chosen: `KEY_KIND_SECRET` in a request; never in an answer.
 	KeyKind_KEY_KIND_UNSPECIFIED KeyKind = 0
-	// Belongs to a member or a machine user; stays on servers.
+	// Belongs to a member, a machine user or the tenant; stays on servers.
 	KeyKind_KEY_KIND_SECRET KeyKind = 1
 	// Belongs to the tenant; may be seen by anyone, and reaches only the product's publishable grants.
 	KeyKind_KEY_KIND_PUBLISHABLE KeyKind = 2
@@ -74,11 +74,11 @@ func (KeyKind) EnumDescriptor() ([]byte, []int) {
 	return file_gatekey_v1_types_proto_rawDescGZIP(), []int{0}
 }
 
-// How much of its owner's permissions a secret key takes.
+// How much of its owner's permissions a secret key takes; of all there are, where the tenant owns it.
 type AccessMode int32
 
 const (
-	// Not chosen: the product's default in a request; publishable keys have no mode.
+	// Not chosen: the product's default in a request, if it has one; publishable keys have no mode.
 	AccessMode_ACCESS_MODE_UNSPECIFIED AccessMode = 0
 	// Everything that the product's spec defines, now and later.
 	AccessMode_ACCESS_MODE_ALL AccessMode = 1

@@ -36,7 +36,11 @@ func run(ctx context.Context, client *gatekey.Client) error {
 		return err
 	}
 
-	decision, err := client.Check(ctx, secret, "campaigns/spring", "write", gatekey.InTenant("go-quickstart"))
+	campaign, err := gatekey.Path("campaigns", "spring") // One id stays one segment, whatever it holds.
+	if err != nil {
+		return err // What was sent is no id: deny.
+	}
+	decision, err := client.Check(ctx, secret, campaign, "write", gatekey.InTenant("go-quickstart"))
 	if err != nil {
 		return err // No decision was made: deny.
 	}

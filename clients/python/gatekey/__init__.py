@@ -5,13 +5,14 @@
     import gatekey
 
     with gatekey.Client("gatekey.example:443", tls=gatekey.TLS()) as client:
-        decision = client.check(key, "links/abc", "update")
+        decision = client.check(key, gatekey.Path("links", link_id), "update")
 
 What can go wrong is drawn in `gatekey.errors`. The generated API is in `gatekey.v1`, the command line in `gatekey.cli`.
 """
 
 from gatekey._connection import TLS
 from gatekey._keeping import Cache
+from gatekey._paths import Path
 from gatekey._requests import EVERYWHERE, Wait
 from gatekey.client import AsyncClient, Client
 from gatekey.decisions import Decision, KeyKind, Permission, Question, Reason, Undecided
@@ -27,6 +28,8 @@ from gatekey.errors import (
     GatekeyError,
     InternalError,
     InvalidArgument,
+    InvalidPath,
+    Misconfigured,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
@@ -53,8 +56,11 @@ __all__ = [
     "GatekeyError",
     "InternalError",
     "InvalidArgument",
+    "InvalidPath",
     "KeyKind",
+    "Misconfigured",
     "NotFound",
+    "Path",
     "Permission",
     "PermissionDenied",
     "Question",

@@ -156,6 +156,12 @@ class AuditEvents(_Part):
     list = _list(requests.list_audit_events)
 
 
+class AuditChains(_Part):
+    """The chains of events, also of what is gone."""
+
+    list = _list(requests.list_audit_chains)
+
+
 class Tenant(_Part):
     """What belongs to one tenant."""
 
@@ -175,6 +181,7 @@ class Product(_Part):
         super().__init__(client, scope)
         self.tenants = Tenants(client, scope)
         self.audit_events = AuditEvents(client, scope)
+        self.audit_chains = AuditChains(client, scope)
 
 
 class Administration:
@@ -184,6 +191,11 @@ class Administration:
     def products(self) -> Products:
         """The products."""
         return Products(self, Scope())
+
+    @property
+    def audit_chains(self) -> AuditChains:
+        """The chains of events of all products."""
+        return AuditChains(self, Scope())
 
     def product(self, product: str, *, actor: str = "") -> Product:
         """What belongs to one product; `actor` is the resource name of the principal on whose behalf."""
@@ -275,6 +287,12 @@ class AsyncAuditEvents(_AsyncPart):
     list = _async_list(requests.list_audit_events)
 
 
+class AsyncAuditChains(_AsyncPart):
+    """The chains of events, also of what is gone."""
+
+    list = _async_list(requests.list_audit_chains)
+
+
 class AsyncTenant(_AsyncPart):
     """What belongs to one tenant."""
 
@@ -294,6 +312,7 @@ class AsyncProduct(_AsyncPart):
         super().__init__(client, scope)
         self.tenants = AsyncTenants(client, scope)
         self.audit_events = AsyncAuditEvents(client, scope)
+        self.audit_chains = AsyncAuditChains(client, scope)
 
 
 class AsyncAdministration:
@@ -303,6 +322,11 @@ class AsyncAdministration:
     def products(self) -> AsyncProducts:
         """The products."""
         return AsyncProducts(self, Scope())
+
+    @property
+    def audit_chains(self) -> AsyncAuditChains:
+        """The chains of events of all products."""
+        return AsyncAuditChains(self, Scope())
 
     def product(self, product: str, *, actor: str = "") -> AsyncProduct:
         """What belongs to one product; `actor` is the resource name of the principal on whose behalf."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import grpc
 
+from gatekey import _pem
+
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 CHECK_S = 2.0
 """How long a check may take unless said otherwise, all attempts included."""
@@ -23,7 +25,8 @@ _MAX_ANSWER_BYTES = PAGE_SIZE << 20
 
 _SERVICES = ("Check", "Cache", "Product", "Tenant", "Member", "MachineUser", "ApiKey", "Audit")
 
-# Every call can be repeated: checks and reads as they are, mutations by their `request_id`.
+# Every call can be repeated: checks and reads as they are, mutations by their `request_id`. A server that stops cancels
+# what it has not done; what is cancelled on this side is not repeated.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -34,12 +37,13 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
-    # A server that fails is not asked five times as often: below half of the tokens nothing is repeated.
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    # A server that fails is not asked five times as often: below half of the tokens nothing is repeated. Half of them
+    # are enough for what is under way when one of several servers stops.
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1},
 }
 
 OPTIONS: Sequence[tuple[str, int | str]] = (
@@ -62,6 +66,9 @@ OPTIONS: Sequence[tuple[str, int | str]] = (
     # Each client has connections of its own; what happens to one client's does not concern another.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+_ARGUMENTS = ("TLS.ca", "TLS.certificate", "TLS.key")
+_VARIABLES = ("GATEKEY_CA", "GATEKEY_CLIENT_CERTIFICATE", "GATEKEY_CLIENT_KEY")
 
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:")
 
@@ -109,13 +116,14 @@ def find_endpoint(
 ) -> Endpoint:
     """The endpoint of the arguments, and of the environment where they say nothing.
 
-    Raises `ValueError` for what cannot be used, and `OSError` for files that cannot be read.
+    Raises `ValueError` for what cannot be used, files included.
     """
     if address is None:
         address = environment.get("GATEKEY_ADDRESS") or DEFAULT_ADDRESS
     addresses = [part.strip() for part in address.split(",")] if isinstance(address, str) else list(address)
+    names = _ARGUMENTS
     if tls is None:
-        tls = _tls_of(environment)
+        tls, names = _tls_of(environment), _VARIABLES
     options = list(OPTIONS)
     if tls is None:
         if not insecure and not all(_is_this_machine(each) for each in addresses):
@@ -126,28 +134,30 @@ def find_endpoint(
         if len(addresses) > 1:
             # Else all of them together are told to the server as its name, which is none.
             options += [("grpc.default_authority", addresses[0])]
-        return Endpoint(_target(addresses), None, options, token_optional=False)
+        return Endpoint(target_of(addresses), None, options, token_optional=False)
     if len(addresses) > 1 and tls.server_name is None:
         raise ValueError("TLS: several addresses need a server_name, the one that is in all of their certificates")
     if (tls.certificate is None) != (tls.key is None):
         raise ValueError("TLS: the certificate and the key need each other")
-    ca, key, certificate = (
-        None if each is None else Path(each).read_bytes() for each in (tls.ca, tls.key, tls.certificate)
-    )
+    ca = _pem.read_authorities(Path(tls.ca), names[0]) if tls.ca is not None else None
+    certificate = key = None
+    if tls.certificate is not None and tls.key is not None:
+        certificate, key = _pem.read_pair(Path(tls.certificate), Path(tls.key), names[1:])
     if tls.server_name is not None:
         options += [("grpc.ssl_target_name_override", tls.server_name), ("grpc.default_authority", tls.server_name)]
     credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-    return Endpoint(_target(addresses), credentials, options, token_optional=certificate is not None)
+    return Endpoint(target_of(addresses), credentials, options, token_optional=certificate is not None)
 
 
 def _tls_of(environment: Mapping[str, str]) -> TLS | None:
-    ca, certificate, key = (environment.get(f"GATEKEY_{name}") for name in ("CA", "CLIENT_CERTIFICATE", "CLIENT_KEY"))
+    ca, certificate, key = (environment.get(name) for name in _VARIABLES)
     if not ca and (certificate or key):
         raise ValueError("GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY need GATEKEY_CA")
     return TLS(ca, certificate or None, key or None) if ca else None
 
 
-def _target(addresses: Sequence[str]) -> str:
+def target_of(addresses: Sequence[str]) -> str:
+    """Return what gRPC calls these addresses. Raises `ValueError` for what cannot be used."""
     if len(addresses) == 1 and addresses[0].startswith(_SCHEMES):
         return addresses[0]
     for address in addresses:

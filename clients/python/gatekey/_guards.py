@@ -6,16 +6,22 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import grpc
 
 from gatekey import errors
+from gatekey._faults import FaultLog
+from gatekey._paths import encode
 from gatekey.decisions import Decision, Permission, Question, Reason
+from gatekey.errors import InvalidPath
 
 T = TypeVar("T")
 
-_FIELD = re.compile(r"{(\w+)}")
+_FIELD = re.compile(r"{([A-Za-z_]\w*)}", re.ASCII)
+_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~!$&'()+,;=:@%-]+")
+_ACTION = re.compile(r"[a-z][A-Za-z0-9_.:-]{0,63}")
+MISCONFIGURED = "the service is misconfigured; its log tells how"
 _log = logging.getLogger("gatekey")
 
 
@@ -23,12 +29,46 @@ _log = logging.getLogger("gatekey")
 class Need(Generic[T]):
     """What the holder of a key must be allowed to do, for a request to be served.
 
-    `resource` and `tenant` are texts in which `{name}` stands for a part of the request, or functions of the request.
+    `resource` and `tenant` are texts in which `{name}` stands for an id in the request, or functions of the request.
+    An id stays one segment, as with `gatekey.Path`. Raises `ValueError` for texts that no request can be asked with.
     """
 
     resource: str | Callable[[T], str]
     action: str
     tenant: str | Callable[[T], str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.resource, str):
+            _check_template(self.resource, "resource")
+            if any(_FIELD.search(collection) for collection in self.resource.split("/")[::2]):
+                raise ValueError(f"the resource {self.resource!r} takes the name of a collection from the request")
+        if isinstance(self.tenant, str):
+            _check_template(self.tenant, "tenant")
+            if "/" in self.tenant:
+                raise ValueError(f"the tenant {self.tenant!r} is no id")
+        if not _ACTION.fullmatch(self.action):
+            raise ValueError(f"{self.action!r} is no action")
+
+    def __str__(self) -> str:
+        resource = self.resource if isinstance(self.resource, str) else "a resource made by a function"
+        return f"`{self.action}` on `{resource}`"
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of the ids that are taken from the request."""
+        texts = [text for text in (self.resource, self.tenant) if isinstance(text, str)]
+        return frozenset(name for text in texts for name in _FIELD.findall(text))
+
+    @property
+    def collection(self) -> str | None:
+        """The resource's collection, as specs declare it: `domains/*/links`; None where a function makes it."""
+        return "/*/".join(self.resource.split("/")[::2]) if isinstance(self.resource, str) else None
+
+
+def _check_template(text: str, what: str) -> None:
+    for segment in _FIELD.sub("x", text).split("/"):
+        if not _SEGMENT.fullmatch(segment):
+            raise InvalidPath(f"the {what} {text!r} holds {segment!r}, which is neither an id nor of the form {{name}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +89,9 @@ class Credential:
         """The key in the values of the header. Raises `Refusal`."""
         if not values:
             raise Refusal(401, "KEY_MISSING", f"the header `{self.form}` is required")
-        value = values[0].strip()
+        value = values[0].strip(" \t")
         scheme, _, key = value.partition(" ") if self.scheme else ("", "", value)
-        key = key.strip()
+        key = key.strip(" \t")
         if len(values) > 1 or scheme.lower() != self.scheme.lower() or not key:
             raise Refusal(401, "KEY_MALFORMED", f"the header is not of the form `{self.form}`, once")
         return key
@@ -88,33 +128,41 @@ _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
 _UNAUTHENTICATED = {Reason.KEY_UNKNOWN, Reason.KEY_REVOKED, Reason.KEY_DISABLED, Reason.KEY_EXPIRED}
 
 
-def question(need: Need[T], request: T, parts: Callable[[str], Any], key: str, product: str | None) -> Question:
-    """The question to ask for a request; `parts` yields a part of the request by name. Raises `Refusal`."""
+def question(
+    need: Need[T], request: T, id_in: Callable[[str], object], key: str, product: str | None, faults: FaultLog
+) -> Question:
+    """The question to ask for a request; `id_in` yields an id in the request by name, and None where there is none.
+
+    Raises `Refusal`, and `InvalidPath`.
+    """
+
+    def segment(field: re.Match[str]) -> str:
+        value = id_in(field[1])
+        if value is None:
+            faults.report(f"{need} takes `{{{field[1]}}}` from the request, which has no such parameter")
+            raise Refusal(500, "SERVICE_MISCONFIGURED", MISCONFIGURED)
+        return encode(str(value))
 
     def filled(text: str | Callable[[T], str]) -> str:
-        return text(request) if callable(text) else _FIELD.sub(lambda field: _segment(parts(field[1])), text)
+        return text(request) if callable(text) else _FIELD.sub(segment, text)
 
     tenant = None if need.tenant is None else filled(need.tenant)
     return Question(key, filled(need.resource), need.action, tenant, product)
-
-
-def _segment(value: object) -> str:
-    # What a client sends is one id, and does not make the path lead elsewhere.
-    text = str(value)
-    if not text or "/" in text:
-        raise Refusal(400, "RESOURCE_INVALID", "an id in the request is empty, or holds a slash")
-    return text
 
 
 def admitted(decision: Decision) -> Decision:
     """The decision, if it allows. Raises `Refusal`."""
     if decision.allowed:
         return decision
+    if decision.reason.is_fault:
+        # The client has told the log.
+        raise Refusal(500, decision.reason.value, MISCONFIGURED)
     status = 401 if decision.reason in _UNAUTHENTICATED else 403
     raise Refusal(status, decision.reason.value, decision.message, decision.missing_permissions)
 

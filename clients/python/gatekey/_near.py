@@ -296,7 +296,8 @@ class Near:
         with self._lock:
             wanted, self._wanted = self._wanted, {}
             before = self._history.resets, self._history.lapses
-        request = pb.ResolveRequest(keys=wanted.values(), rules=RULES, known_specs=self._policies)
+        # A server that is in another history would tell what is not true in this one, under the same numbers.
+        request = pb.ResolveRequest(keys=wanted.values(), rules=RULES, known_specs=self._policies, cursor=self._cursor)
         asked_at = clock.now()
         try:
             answer: pb.ResolveResponse = yield Call(_RESOLVE, request, pb.ResolveResponse, SYNC_TIMEOUT_S)
@@ -308,7 +309,7 @@ class Near:
             if before != (self._history.resets, self._history.lapses):
                 return
             for digest, result in zip(wanted, answer.results, strict=True):
-                self._history.newest_loaded = max(self._history.newest_loaded, result.revision)
+                self._history.keeps(result.revision, None)
                 self._put(Digest(digest), result, asked_at, answer.time.ToDatetime(UTC))
 
     def _learn(self, specs: Iterable[pb.ResolvedSpec]) -> None:
@@ -318,6 +319,9 @@ class Near:
                 del self._policies[next(iter(self._policies))]
 
     def _put(self, digest: Digest, result: pb.ResolveResult, asked_at: float, time: datetime) -> None:
+        if result.unreadable:
+            # The server says what is to be said.
+            return
         if result.HasField("key"):
             policy = self._policies.get(result.key.spec)
             if policy is not None:

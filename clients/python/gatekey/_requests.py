@@ -338,6 +338,7 @@ def create_key(
     scope: Scope,
     display_name: str,
     *,
+    owner: str | None = None,
     member: str | None = None,
     machine_user: str | None = None,
     new_machine_user: str | None = None,
@@ -348,16 +349,19 @@ def create_key(
     ttl: timedelta | None = None,
     description: str = "",
     labels: Mapping[str, str] | None = None,
+    actor_required: bool = False,
     **options: Unpack[ChangeOptions],
 ) -> Call[keys_pb.CreateApiKeyResponse]:
     """Create a key of a member or of a machine user, by id or name, or with a new machine user, or a publishable one.
 
-    `new_machine_user` is the id of the new one; empty: one is made. `grants` are actions by resource pattern; with
-    them the mode is `RESTRICTED`. The answer is the only one that holds the secret. Raises `SecretWithheld` where it
-    got lost.
+    `owner` is the resource name of a member, of a machine user, or of the tenant for a key that belongs to the tenant
+    itself. Where nobody is named, the product's default owner. `new_machine_user` is the id of the new one; empty: one
+    is made. `grants` are actions by resource pattern; with them the mode is `RESTRICTED`. The answer is the only one
+    that holds the secret. `actor_required` is for service tokens. Raises `SecretWithheld` where the secret got lost.
     """
-    if sum((member is not None, machine_user is not None, new_machine_user is not None, publishable)) > 1:
-        raise ValueError("only one of member, machine_user, new_machine_user and publishable can be given")
+    owners = (owner, member, machine_user, new_machine_user)
+    if sum(each is not None for each in owners) + publishable > 1:
+        raise ValueError("only one of owner, member, machine_user, new_machine_user and publishable can be given")
     key = keys_pb.ApiKey(
         display_name=display_name,
         kind=types_pb2.KEY_KIND_PUBLISHABLE if publishable else types_pb2.KEY_KIND_UNSPECIFIED,
@@ -366,7 +370,10 @@ def create_key(
         expire_time=_timestamp(expire_time),
         description=description,
         labels=labels,
+        actor_required=actor_required,
     )
+    if owner is not None:
+        key.owner = owner
     if member is not None:
         key.owner = scope.within("members", member)
     if machine_user is not None:
@@ -386,15 +393,24 @@ def get_key(scope: Scope, key: str, **options: Unpack[Options]) -> Call[keys_pb.
 
 
 def list_keys(
-    scope: Scope, *, member: str | None = None, machine_user: str | None = None, **options: Unpack[Options]
+    scope: Scope,
+    *,
+    owner: str | None = None,
+    member: str | None = None,
+    machine_user: str | None = None,
+    **options: Unpack[Options],
 ) -> Listing[keys_pb.ListApiKeysResponse, keys_pb.ApiKey]:
-    """All keys of the tenant, or of one member or machine user, in the order of their creation; without secrets."""
-    if member is not None and machine_user is not None:
-        raise ValueError("only one of member and machine_user can be given")
-    owner = scope.within("members", member) if member is not None else ""
+    """All keys in the tenant, or of one member or machine user, in the order of their creation; without secrets.
+
+    `owner` is the resource name of a member, of a machine user, or of the tenant for the keys of the tenant itself.
+    """
+    if sum(each is not None for each in (owner, member, machine_user)) > 1:
+        raise ValueError("only one of owner, member and machine_user can be given")
+    if member is not None:
+        owner = scope.within("members", member)
     if machine_user is not None:
         owner = scope.within("machineUsers", machine_user)
-    request = keys_pb.ListApiKeysRequest(parent=scope.name, page_size=PAGE_SIZE, owner=owner)
+    request = keys_pb.ListApiKeysRequest(parent=scope.name, page_size=PAGE_SIZE, owner=owner or "")
     call = _read(scope, "ApiKeyService/ListApiKeys", request, keys_pb.ListApiKeysResponse, options)
     return Listing(call, lambda page: page.api_keys)
 
@@ -508,6 +524,15 @@ def list_audit_events(
     return Listing(call, lambda page: page.audit_events)
 
 
+def list_audit_chains(
+    scope: Scope, **options: Unpack[Options]
+) -> Listing[audit_pb.ListAuditChainsResponse, audit_pb.AuditChain]:
+    """The chains of events of the product and its tenants, or of all products; also those of what is gone."""
+    request = audit_pb.ListAuditChainsRequest(parent=scope.name, page_size=PAGE_SIZE)
+    call = _read(scope, "AuditService/ListAuditChains", request, audit_pb.ListAuditChainsResponse, options)
+    return Listing(call, lambda page: page.audit_chains)
+
+
 # ---------------------------------------------------------------- values
 
 
@@ -516,9 +541,21 @@ def _mask(**given: bool) -> FieldMask:
 
 
 def _mode(mode: Mode | None, grants: object) -> types_pb2.AccessMode.ValueType:
-    if mode is None and grants is not None:
-        mode = "RESTRICTED"
-    return types_pb2.AccessMode.Value(f"ACCESS_MODE_{mode or 'UNSPECIFIED'}")
+    if mode is None:
+        return types_pb2.ACCESS_MODE_UNSPECIFIED if grants is None else types_pb2.ACCESS_MODE_RESTRICTED
+    return access_mode(mode)
+
+
+def access_mode(text: str) -> types_pb2.AccessMode.ValueType:
+    """Read an access mode in any spelling: `READ_ONLY`, `read-only`, `readOnly`, `ACCESS_MODE_READ_ONLY`.
+
+    Raises `ValueError`.
+    """
+    letters = "".join(filter(str.isalnum, text)).upper().removeprefix("ACCESSMODE")
+    for name, mode in types_pb2.AccessMode.items():
+        if letters == name.removeprefix("ACCESS_MODE_").replace("_", "") and mode:
+            return mode
+    raise ValueError(f"{text!r} is no access mode: ALL, READ_ONLY or RESTRICTED is required")
 
 
 def _grants(grants: Mapping[str, Iterable[str]] | None) -> Sequence[types_pb2.Grant]:

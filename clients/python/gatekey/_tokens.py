@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from gatekey import errors
 from gatekey._forks import in_forked_child
+from gatekey._secret_text import clean
 
 TokenSource = str | Callable[[], str]
 AsyncTokenSource = str | Callable[[], str | Awaitable[str]]
@@ -24,27 +25,33 @@ class _Held(Generic[S]):
 
     def __init__(self, given: str | S | None, *, optional: bool, environment: Mapping[str, str] = os.environ) -> None:
         """Raises `ValueError` where there is no token, unless it is optional."""
+        self._from = "token="
         if given is None:
-            given = environment.get("GATEKEY_TOKEN", "")
+            given, self._from = environment.get("GATEKEY_TOKEN", ""), "GATEKEY_TOKEN"
         self._metadata: Metadata = ()
         self._source: S | None = None
         if not isinstance(given, str):
-            self._source = given
+            self._source, self._from = given, "the function that gives the service token"
         elif given:
             self._take(given)
         elif not optional:
             raise ValueError("there is no service token: give token=..., or set GATEKEY_TOKEN")
 
     def _take(self, text: object) -> None:
-        token = text.strip() if isinstance(text, str) else ""
-        # The transport would print a token that it cannot send.
-        if not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise ValueError("what was given for a service token is none")
+        token = clean(text, self._from) if isinstance(text, str) else ""
+        if not token:
+            raise ValueError(f"{self._from}: there is no service token in it")
         self._metadata = (("authorization", f"Bearer {token}"),)
+
+    def _take_from_source(self, text: object) -> None:
+        try:
+            self._take(text)
+        except ValueError as error:
+            raise errors.Unauthenticated(str(error), "TOKEN_UNAVAILABLE") from error
 
     @staticmethod
     def _failed() -> errors.Unauthenticated:
-        return errors.Unauthenticated("the source of the service token failed", "TOKEN_UNAVAILABLE")
+        return errors.Unauthenticated("the function that gives the service token failed", "TOKEN_UNAVAILABLE")
 
 
 class Tokens(_Held[Callable[[], str]]):
@@ -66,9 +73,10 @@ class Tokens(_Held[Callable[[], str]]):
         with self._lock:
             if self._metadata == refused:
                 try:
-                    self._take(self._source())
+                    given = self._source()
                 except Exception as error:
                     raise self._failed() from error
+                self._take_from_source(given)
             return self._metadata
 
     def _renew_lock(self) -> None:
@@ -94,7 +102,8 @@ class AsyncTokens(_Held[Callable[[], str | Awaitable[str]]]):
             if self._metadata == refused:
                 try:
                     given = self._source()
-                    self._take(await given if inspect.isawaitable(given) else given)
+                    given = await given if inspect.isawaitable(given) else given
                 except Exception as error:
                     raise self._failed() from error
+                self._take_from_source(given)
             return self._metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -15,6 +16,7 @@ from gatekey import decisions, errors
 from gatekey._batching import Batcher
 from gatekey._calls import AsyncTransport, Call, Listing, Transport
 from gatekey._connection import TLS, Timeouts
+from gatekey._faults import FaultLog
 from gatekey._keeping import AsyncKeeper, Cache, Keeper, make_near
 from gatekey._tokens import AsyncTokens, AsyncTokenSource, Tokens, TokenSource
 from gatekey.decisions import Decision, Question, Undecided
@@ -25,6 +27,7 @@ Item = TypeVar("Item")
 
 _CHECK = "/gatekey.v1.CheckService/Check"
 _BATCH_CHECK = "/gatekey.v1.CheckService/BatchCheck"
+_CHECK_CONFIG = "/gatekey.v1.CheckService/GetCheckConfig"
 
 
 def _check(request: pb.CheckRequest) -> Call[pb.CheckResponse]:
@@ -33,6 +36,10 @@ def _check(request: pb.CheckRequest) -> Call[pb.CheckResponse]:
 
 def _batch_check(requests: Sequence[pb.CheckRequest]) -> Call[pb.BatchCheckResponse]:
     return Call(_BATCH_CHECK, pb.BatchCheckRequest(checks=requests), pb.BatchCheckResponse)
+
+
+def _check_config(product: str | None) -> Call[pb.CheckConfig]:
+    return Call(_CHECK_CONFIG, pb.GetCheckConfigRequest(name=f"products/{product or '-'}/checkConfig"), pb.CheckConfig)
 
 
 def _batches(written: Iterable[pb.CheckRequest | Decision | Undecided]) -> Iterator[list[pb.CheckRequest]]:
@@ -54,7 +61,7 @@ class Client(administration.Administration):
     - `cache`: decide checks here, as far as what they depend on is known and still certain.
     - `timeout`, `admin_timeout`: how many seconds a check, and any other call, may take, all attempts included.
 
-    Raises `ValueError` for what cannot be used, and `OSError` for files that cannot be read.
+    Raises `ValueError` for what cannot be used, files included.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class Client(administration.Administration):
         self._near = make_near(cache)
         self._keeper = Keeper(self._near, self._transport) if self._near is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
+        self._faults = FaultLog()
 
     def check(
         self,
@@ -92,10 +100,14 @@ class Client(administration.Administration):
         if self._near is not None and self._keeper is not None:
             decision = self._near.recall(key, resource, action, tenant, product, min_revision)
             if decision is not None:
-                return decision
+                return decision if decision.allowed else self._faults.note(decision, resource, action)
             self._keeper.want(key)
         request = decisions.write(key, resource, action, tenant, product, min_revision)
-        return decisions.read(self._transport.make(_check(request), self._check_s(timeout)))
+        ends = time.monotonic() + self._check_s(timeout)
+        decision = decisions.read(self._transport.make(_check(request), self._check_s(timeout)))
+        if product is not None and self._faults.is_doubtful(decision, product):
+            self._look_at(product, ends - time.monotonic())
+        return self._faults.note(decision, resource, action)
 
     def require(
         self,
@@ -119,13 +131,22 @@ class Client(administration.Administration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [_recall_or_write(self._keeper, question) for question in questions]
+        asked = list(questions)
+        written = [_recall_or_write(self._keeper, question) for question in asked]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
             answer = self._transport.make(_batch_check(batch), ends - time.monotonic())
             results += decisions.read_results(answer, len(batch))
-        return decisions.merge(written, results)
+        return self._faults.note_all(asked, decisions.merge(written, results))
+
+    def check_config(self, product: str | None = None, *, timeout: float | None = None) -> pb.CheckConfig:
+        """What there is to check with the keys of a product, and where their holders present them.
+
+        Call it when a service starts: it then learns whether its token may check the product's keys. Without a product:
+        of the only one that the token may check. Raises `CallFailed`.
+        """
+        return self._transport.make(_check_config(product), self._check_s(timeout))
 
     def close(self) -> None:
         """Close the connection. A closed client answers nothing more."""
@@ -140,6 +161,12 @@ class Client(administration.Administration):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _look_at(self, product: str, timeout: float) -> None:
+        try:
+            self.check_config(product, timeout=timeout)
+        except errors.CallFailed as error:
+            self._faults.refuted(product, error)
 
     def _check_s(self, timeout: float | None) -> float:
         return self._timeouts.check if timeout is None else timeout
@@ -179,7 +206,9 @@ class AsyncClient(administration.AsyncAdministration):
         self._near = make_near(cache)
         self._keeper = AsyncKeeper(self._near, self._transport) if self._near is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
+        self._faults = FaultLog()
         self._batcher = Batcher(self._ask_many) if batch else None
+        self._looking: asyncio.Task[None] | None = None
 
     async def check(
         self,
@@ -199,20 +228,14 @@ class AsyncClient(administration.AsyncAdministration):
         if self._near is not None and self._keeper is not None:
             decision = self._near.recall(key, resource, action, tenant, product, min_revision)
             if decision is not None:
-                return decision
+                return decision if decision.allowed else self._faults.note(decision, resource, action)
             self._keeper.want(key)
         request = decisions.write(key, resource, action, tenant, product, min_revision)
         timeout = self._check_s(timeout)
-        if self._batcher is None:
-            return await self._ask(request, timeout)
-        ends = time.monotonic() + timeout
-        result = await self._batcher.ask(request, timeout)
-        if isinstance(result, Decision):
-            return result
-        if isinstance(result.error, errors.Unavailable):
-            # The transport tries calls again, but not one question of a batch.
-            return await self._ask(request, ends - time.monotonic())
-        raise result.error
+        decision = await self._decide(request, timeout)
+        if product is not None and self._faults.is_doubtful(decision, product):
+            self._looking = asyncio.create_task(self._look_at(product), name="gatekey-check-config")
+        return self._faults.note(decision, resource, action)
 
     async def require(
         self,
@@ -239,17 +262,29 @@ class AsyncClient(administration.AsyncAdministration):
         One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
         nothing can be decided.
         """
-        written = [_recall_or_write(self._keeper, question) for question in questions]
+        asked = list(questions)
+        written = [_recall_or_write(self._keeper, question) for question in asked]
         ends = time.monotonic() + self._check_s(timeout)
         results: list[Decision | Undecided] = []
         for batch in _batches(written):
             results += await self._ask_many(batch, ends - time.monotonic())
-        return decisions.merge(written, results)
+        return self._faults.note_all(asked, decisions.merge(written, results))
+
+    async def check_config(self, product: str | None = None, *, timeout: float | None = None) -> pb.CheckConfig:
+        """What there is to check with the keys of a product, and where their holders present them.
+
+        Call it when a service starts: it then learns whether its token may check the product's keys. Without a product:
+        of the only one that the token may check. Raises `CallFailed`.
+        """
+        return await self._transport.make(_check_config(product), self._check_s(timeout))
 
     async def close(self) -> None:
         """Close the connection. A closed client answers nothing more."""
         if self._batcher is not None:
             await self._batcher.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         if self._keeper is not None:
             await self._keeper.close()
         await self._transport.close()
@@ -261,6 +296,27 @@ class AsyncClient(administration.AsyncAdministration):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _look_at(self, product: str) -> None:
+        try:
+            await self.check_config(product)
+        except errors.CallFailed as error:
+            self._faults.refuted(product, error)
+        except RuntimeError:
+            # The client was closed meanwhile.
+            return
+
+    async def _decide(self, request: pb.CheckRequest, timeout: float) -> Decision:
+        if self._batcher is None:
+            return await self._ask(request, timeout)
+        ends = time.monotonic() + timeout
+        result = await self._batcher.ask(request, timeout)
+        if isinstance(result, Decision):
+            return result
+        if isinstance(result.error, errors.Unavailable):
+            # The transport tries calls again, but not one question of a batch.
+            return await self._ask(request, ends - time.monotonic())
+        raise result.error
 
     async def _ask(self, request: pb.CheckRequest, timeout: float) -> Decision:
         return decisions.read(await self._transport.make(_check(request), timeout))

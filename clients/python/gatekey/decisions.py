@@ -37,6 +37,11 @@ class Reason(enum.StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     """One that this version of the client does not know."""
 
+    @property
+    def is_fault(self) -> bool:
+        """Whether it is the asking service that is at fault: it asks for what no key could be allowed."""
+        return self in (Reason.RESOURCE_UNKNOWN, Reason.ACTION_UNKNOWN)
+
 
 class KeyKind(enum.StrEnum):
     """What kind of credential a key is."""

@@ -4,8 +4,10 @@
 
     GatekeyError
     ├── PermissionDenied        the holder of the key may not do it: what `require` raises; carries the decision
+    ├── Misconfigured           a guard cannot work as it was made: what `verify` raises at the start of a service
     └── CallFailed              no decision was made, or a call of the administration was not carried out
         ├── InvalidArgument     the request cannot be carried out in any state of the data
+        │   └── InvalidPath     no resource can have this path: what `Path` raises
         ├── Unauthenticated     this client has no service token, or none that works
         ├── CallerDenied        this client's token, or the actor, may not do it (PERMISSION_DENIED)
         ├── NotFound            there is no such thing, or none that this client may see
@@ -24,7 +26,7 @@ Treat a `CallFailed` of a check as a denial.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -68,6 +70,14 @@ class PermissionDenied(GatekeyError):
         return self.decision.missing_permissions
 
 
+class Misconfigured(GatekeyError):
+    """A guard cannot work as it was made: its templates, its product, or the client's token."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
 class CallFailed(GatekeyError):
     """No decision was made, or a call of the administration was not carried out."""
 
@@ -100,6 +110,15 @@ class InvalidArgument(CallFailed):
     """The request cannot be carried out in any state of the data."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class InvalidPath(InvalidArgument, ValueError):
+    """No resource can have this path. Nothing was asked."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, "RESOURCE_INVALID", violations=(FieldViolation("resource", "RESOURCE_INVALID", message),)
+        )
 
 
 class Unauthenticated(CallFailed):

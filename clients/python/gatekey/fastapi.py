@@ -1,27 +1,52 @@
 """Checks of keys for FastAPI::
 
 guard = KeyGuard(gatekey.AsyncClient(), product="heyoo")
+app = FastAPI(lifespan=guard.lifespan)
 
 @app.get("/links/{link}")
 async def read_link(link: str, decision: Annotated[Decision, requires(guard, "links/{link}", "read")]): ...
 """
 
 # Without the future's annotations: FastAPI reads those of the dependency.
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from fastapi import Depends, HTTPException, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+import fastapi.routing
+from fastapi import Depends, HTTPException, Security, WebSocketException
+from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer, SecurityBase
+from fastapi.security.base import SecurityBase as SecurityScheme
 from starlette.requests import HTTPConnection
 
+from gatekey import _guards, starlette
 from gatekey.decisions import Decision
-from gatekey.starlette import Credential, KeyGuard, Need, Refusal, decision_of
+from gatekey.starlette import Credential, Need, Refusal, decision_of
 
 __all__ = ["Credential", "KeyGuard", "decision_of", "requires"]
 
+_POLICY_VIOLATION = 1008
+
+
+class KeyGuard(starlette.KeyGuard):
+    __doc__ = starlette.KeyGuard.__doc__
+
+    def _effective(self, routes: Iterable[Any]) -> Iterable[Any]:
+        # Newer versions keep included routers as they are, and tell what becomes of their routes.
+        effective = getattr(fastapi.routing, "iter_route_contexts", None)
+        return effective(routes) if effective else routes
+
+    def _needs_at(self, route: Any) -> Iterator[Need]:
+        yield from super()._needs_at(route)
+        waiting = [getattr(route, "dependant", None)]
+        while waiting:
+            dependant = waiting.pop()
+            need = getattr(getattr(dependant, "call", None), "need", None)
+            if isinstance(need, _guards.Need):
+                yield need
+            waiting += getattr(dependant, "dependencies", ())
+
 
 def requires(
-    guard: KeyGuard,
+    guard: starlette.KeyGuard,
     resource: str | Callable[[HTTPConnection], str],
     action: str,
     *,
@@ -30,22 +55,43 @@ def requires(
     """A dependency that yields the decision about the request's key, or refuses the request.
 
     `resource` and `tenant` are texts in which `{name}` stands for a parameter of the path, or functions of the request.
-    The answer to a refused request has the status 401, 403, 400, 429 or 503, and tells the reason and the missing
-    permissions under `detail`. The decision is on the request as well: `decision_of(request)`.
+    The answer to a refused request has the status 401, 403, 400, 429, 500 or 503, and tells the reason and the missing
+    permissions under `detail`; a web socket is closed with 1008. The decision is on the request as well:
+    `decision_of(request)`. Raises `ValueError` for texts that no request can be asked with.
     """
     need = Need(resource, action, tenant)
+    guard.register(need)
 
-    async def admit(request: Request, _: Any = Security(_scheme(guard.credential))) -> Decision:  # noqa: B008
+    async def admit(connection: HTTPConnection, _: Any = Security(_Scheme(guard))) -> Decision:  # noqa: B008
         try:
-            return await guard.admit(request, need)
+            return await guard.admit(connection, need)
         except Refusal as refusal:
+            if connection.scope["type"] == "websocket":
+                raise WebSocketException(_POLICY_VIOLATION, refusal.reason) from refusal
             raise HTTPException(refusal.status, refusal.body, guard.headers(refusal)) from refusal
 
+    admit.need = need  # type: ignore[attr-defined]
     return Depends(admit)
 
 
-def _scheme(credential: Credential) -> HTTPBearer | APIKeyHeader:
-    """What the documentation of the service tells about its keys; it refuses nothing."""
-    if credential.header == "authorization" and credential.scheme.lower() == "bearer":
-        return HTTPBearer(auto_error=False)
-    return APIKeyHeader(name=credential.header, auto_error=False)
+class _Scheme(SecurityScheme):
+    """What the documentation of the service tells about its keys, as it is known by then; it refuses nothing."""
+
+    def __init__(self, guard: starlette.KeyGuard) -> None:
+        self._guard = guard
+
+    @property
+    def model(self) -> SecurityBase:  # type: ignore[override]
+        credential = self._guard.credential
+        if self.scheme_name == "HTTPBearer":
+            return HTTPBearer()
+        return APIKey.model_validate({"in": APIKeyIn.header, "name": credential.header})
+
+    @property
+    def scheme_name(self) -> str:  # type: ignore[override]
+        credential = self._guard.credential
+        is_bearer = credential.header == "authorization" and credential.scheme.lower() == "bearer"
+        return "HTTPBearer" if is_bearer else "APIKeyHeader"
+
+    async def __call__(self) -> None:
+        pass

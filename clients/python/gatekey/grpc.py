@@ -4,8 +4,9 @@
         "/shop.v1.Links/GetLink": Need("links/{link_id}", "read"),
         "/grpc.health.v1.Health/*": None,
     }
-    server = grpc.server(pool, interceptors=[KeyInterceptor(gatekey.Client(), needs, product="heyoo")])
-    server = grpc.aio.server(interceptors=[AsyncKeyInterceptor(gatekey.AsyncClient(), needs, product="heyoo")])
+    interceptor = KeyInterceptor(gatekey.Client(), needs, product="heyoo")
+    interceptor.verify()
+    server = grpc.server(pool, interceptors=[interceptor])
 
 In a method, `current_decision()` is the decision about its call.
 """
@@ -18,9 +19,12 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor
 
 from gatekey import _guards, _status, errors
-from gatekey._guards import BEARER, Credential, Refusal
+from gatekey._guards import Credential, Refusal
+from gatekey._products import AsyncInquirer, GuardedProduct, Inquirer
 from gatekey.client import AsyncClient, Client
 from gatekey.decisions import Decision, Question
 
@@ -45,27 +49,65 @@ def current_decision() -> Decision:
 class _Guard:
     """What calls need, and how to ask about one."""
 
-    def __init__(self, needs: Mapping[str, Need | None], product: str | None, credential: Credential) -> None:
+    def __init__(self, needs: Mapping[str, Need | None], product: str | None, credential: Credential | None) -> None:
+        for method, need in needs.items():
+            if need is not None:
+                _check_fields(method, need)
         self._needs = dict(needs)
-        self._product = product
-        self._credential = credential
+        self.product = GuardedProduct(product, credential)
+        self.product.needs += [need for need in needs.values() if need is not None]
 
     def is_open(self, method: str) -> bool:
         """Whether anybody may call the method. One that nobody has thought of is not open."""
         return self._need(method, "") is None
 
     def question(self, method: str, request: Any, context: Any) -> Question:
-        """What to ask about a call; of a stream there is no message yet. Raises `Refusal`."""
+        """What to ask about a call; of a stream there is no message yet. Raises `Refusal`, and `InvalidPath`."""
         need = self._need(method, None)
         if need is None:
             raise Refusal(403, "METHOD_UNKNOWN", f"it is not known what {method} needs")
-        values = [str(value) for name, value in context.invocation_metadata() or () if name == self._credential.header]
-        key = self._credential.key_in(values)
-        return _guards.question(need, request, lambda name: getattr(request, name), key, self._product)
+        credential = self.product.credential()
+        values = [str(value) for name, value in context.invocation_metadata() or () if name == credential.header]
+        key = credential.key_in(values)
+
+        def id_in(name: str) -> object:
+            value = getattr(request, name, None)
+            return value if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+        return _guards.question(need, request, id_in, key, self.product.id, self.product.faults)
 
     def _need(self, method: str, default: T) -> Need | T | None:
         of_service = self._needs.get(f"{method.rpartition('/')[0]}/*", default)
         return self._needs.get(method, of_service)
+
+
+def _check_fields(path: str, need: Need) -> None:
+    """Raise `ValueError` where a template names what the method's request has not, as far as that is known here."""
+    service_name, _, method_name = path.removeprefix("/").rpartition("/")
+    try:
+        service = descriptor_pool.Default().FindServiceByName(service_name)
+    except KeyError:
+        return
+    methods = service.methods_by_name
+    if method_name != "*" and method_name not in methods:
+        raise ValueError(f"{path}: the service has no such method")
+    for method in methods.values() if method_name == "*" else [methods[method_name]]:
+        for name in sorted(need.fields):
+            field = method.input_type.fields_by_name.get(name)
+            if method.client_streaming or field is None or field.type not in _ID_TYPES:
+                raise ValueError(
+                    f"{path}: {need} takes an id from `{name}`, which is no field of {method.name}'s request"
+                )
+
+
+_ID_TYPES = {
+    FieldDescriptor.TYPE_STRING,
+    *(
+        getattr(FieldDescriptor, f"TYPE_{kind}{bits}")
+        for kind in ("INT", "UINT", "SINT", "FIXED", "SFIXED")
+        for bits in (32, 64)
+    ),
+}
 
 
 def _details(refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
@@ -82,7 +124,9 @@ class KeyInterceptor(grpc.ServerInterceptor):
     - `needs`: what each method needs, by its path, `/package.Service/Method` or `/package.Service/*`; None: no key.
       A method that is not among them is refused.
     - `product`: the id of the product whose keys are accepted. To be given where the client's token may check several.
-    - `credential`: where the product's spec says that keys are presented.
+    - `credential`: where keys are presented. By default the server is asked, which knows it by the product's spec.
+
+    Raises `ValueError` where a template names what is no field of its method's request.
     """
 
     def __init__(
@@ -91,10 +135,19 @@ class KeyInterceptor(grpc.ServerInterceptor):
         needs: Mapping[str, Need | None],
         *,
         product: str | None = None,
-        credential: Credential = BEARER,
+        credential: Credential | None = None,
     ) -> None:
         self._client = client
         self._guard = _Guard(needs, product, credential)
+        self._inquirer = Inquirer(client, self._guard.product)
+
+    def verify(self) -> None:
+        """Find out before the first call whether calls can be answered: to be called when a service starts.
+
+        Looks at what the product's spec declares, and whether the client's token may check the product. Raises
+        `Misconfigured`. Where no server responds, that is logged, and calls are refused until one does.
+        """
+        self._guard.product.verify(self._inquirer.ask())
 
     def intercept_service(
         self,
@@ -127,6 +180,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
 
     def _admit(self, method: str, request: Any, context: grpc.ServicerContext) -> Decision:
         try:
+            self._inquirer.keep_up()
             asked = self._guard.question(method, request, context)
             decision = self._client.check(
                 asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product
@@ -149,10 +203,15 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
         needs: Mapping[str, Need | None],
         *,
         product: str | None = None,
-        credential: Credential = BEARER,
+        credential: Credential | None = None,
     ) -> None:
         self._client = client
         self._guard = _Guard(needs, product, credential)
+        self._inquirer = AsyncInquirer(client, self._guard.product)
+
+    async def verify(self) -> None:
+        """See `KeyInterceptor.verify`."""
+        self._guard.product.verify(await self._inquirer.ask())
 
     async def intercept_service(
         self,
@@ -180,6 +239,7 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
 
     async def _admit(self, method: str, request: Any, context: Any) -> Decision:
         try:
+            await self._inquirer.keep_up()
             asked = self._guard.question(method, request, context)
             decision = await self._client.check(
                 asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product

@@ -7,6 +7,7 @@ routes = [
         Middleware(KeyMiddleware, guard=guard, need=Need("links/{link}", "read")),
     ]),
 ]
+app = Starlette(routes=routes, lifespan=guard.lifespan)
 
 async def read_link(request):
     decision = decision_of(request)
@@ -14,15 +15,20 @@ async def read_link(request):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from gatekey import _guards, errors
-from gatekey._guards import BEARER, Credential, Refusal
+from gatekey._guards import Credential, Refusal
+from gatekey._products import AsyncInquirer, GuardedProduct
+from gatekey._raw_paths import id_in
 from gatekey.client import AsyncClient
 from gatekey.decisions import Decision
 
@@ -37,19 +43,37 @@ class KeyGuard:
     """Checks the keys of requests.
 
     - `product`: the id of the product whose keys are accepted. To be given where the client's token may check several.
-    - `credential`: where the product's spec says that keys are presented.
+    - `credential`: where keys are presented. By default the server is asked, which knows it by the product's spec.
     """
 
-    def __init__(self, client: AsyncClient, *, product: str | None = None, credential: Credential = BEARER) -> None:
+    def __init__(
+        self, client: AsyncClient, *, product: str | None = None, credential: Credential | None = None
+    ) -> None:
         self.client = client
         self.product = product
-        self.credential = credential
+        self._product = GuardedProduct(product, credential)
+        self._inquirer = AsyncInquirer(client, self._product)
+        self._has_looked = False
+
+    @property
+    def credential(self) -> Credential:
+        """Where keys are presented, as far as that is known by now."""
+        return self._product.presented
+
+    def register(self, need: Need) -> None:
+        """Have `verify` look at what requests will need."""
+        self._product.needs.append(need)
 
     async def admit(self, request: HTTPConnection, need: Need) -> Decision:
         """Check the request's key, and put the decision on the request. Raises `Refusal`."""
-        key = self.credential.key_in(request.headers.getlist(self.credential.header))
-        asked = _guards.question(need, request, request.path_params.__getitem__, key, self.product)
+        self._look_at_routes(request.scope)
+        await self._inquirer.keep_up()
+        credential = self._product.credential()
+        key = credential.key_in(request.headers.getlist(credential.header))
         try:
+            asked = _guards.question(
+                need, request, lambda name: id_in(request.scope, name), key, self.product, self._product.faults
+            )
             decision = await self.client.check(
                 asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product
             )
@@ -58,11 +82,77 @@ class KeyGuard:
         request.state.gatekey = _guards.admitted(decision)
         return decision
 
+    async def verify(self, app: Any = None) -> None:
+        """Find out before the first request whether requests can be served: to be called when a service starts.
+
+        Looks at the templates of the application's routes, at what the product's spec declares, and whether the
+        client's token may check the product. Raises `Misconfigured`. Where no server responds, that is logged, and
+        requests are refused until one does.
+        """
+        self._has_looked = app is not None
+        problems = [] if app is None else list(self._problems_of_routes(app))
+        self._product.verify(await self._inquirer.ask(), problems)
+
+    def check_routes(self, app: Any) -> None:
+        """Look at the templates of the application's routes alone, once all are defined. Raises `Misconfigured`."""
+        if problems := list(self._problems_of_routes(app)):
+            raise errors.Misconfigured(problems)
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncGenerator[None]:
+        """The lifespan of an application: `verify` when it starts, and close the client when it ends."""
+        try:
+            await self.verify(app)
+            yield
+        finally:
+            await self.client.close()
+
     def headers(self, refusal: Refusal) -> dict[str, str]:
         """The headers that belong to the answer to a refused request."""
         if refusal.status == 401:
-            return {"www-authenticate": self.credential.scheme or f'ApiKey header="{self.credential.header}"'}
+            credential = self.credential
+            return {"www-authenticate": credential.scheme or f'ApiKey header="{credential.header}"'}
         return {"retry-after": "1"} if refusal.status in (429, 503) else {}
+
+    def _look_at_routes(self, scope: Scope) -> None:
+        """Log what is wrong with all routes when the first request comes, for services that do not `verify`."""
+        # A mounted application does not know the parameters of the path before it.
+        if not self._has_looked and "app" in scope and "app_root_path" not in scope:
+            self._has_looked = True
+            for problem in self._problems_of_routes(scope["app"]):
+                self._product.faults.report(problem)
+
+    def _problems_of_routes(self, app: Any) -> Iterator[str]:
+        for middleware in getattr(app, "user_middleware", ()):
+            need = middleware.kwargs.get("need")
+            if middleware.cls is KeyMiddleware and isinstance(need, _guards.Need) and need.fields:
+                yield f"{need} takes ids from the path, whose parameters are not known before a request is routed"
+        for path, parameters, needs in self._needs_of(getattr(app, "routes", ()), frozenset()):
+            for need in needs:
+                for name in sorted(need.fields - parameters):
+                    yield f"{need}: the route {path} has no parameter `{name}`"
+
+    def _needs_of(
+        self, routes: Iterable[Any], outer: frozenset[str]
+    ) -> Iterator[tuple[str, frozenset[str], list[Need]]]:
+        """The path, the parameters and the needs of each route."""
+        for route in self._effective(routes):
+            parameters = outer | frozenset(getattr(route, "param_convertors", ()))
+            if isinstance(getattr(route, "original_route", route), Mount):
+                parameters -= {"path"} - outer
+            yield getattr(route, "path", ""), parameters, list(self._needs_at(route))
+            if getattr(route, "routes", None):
+                yield from self._needs_of(route.routes, parameters)
+
+    def _effective(self, routes: Iterable[Any]) -> Iterable[Any]:
+        return routes
+
+    def _needs_at(self, route: Any) -> Iterator[Need]:
+        app = getattr(route, "app", None)
+        while isinstance(app, KeyMiddleware):
+            if isinstance(app.need, _guards.Need):
+                yield app.need
+            app = app.app
 
 
 class KeyMiddleware:
@@ -73,22 +163,32 @@ class KeyMiddleware:
     """
 
     def __init__(self, app: ASGIApp, guard: KeyGuard, need: Need | Callable[[HTTPConnection], Need | None]) -> None:
-        self._app = app
+        self.app = app
+        self.need = need
         self._guard = guard
-        self._need = need
+        if isinstance(need, _guards.Need):
+            guard.register(need)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it. Web sockets are closed with 1008 where requests are refused."""
         if scope["type"] != "lifespan":
             request = HTTPConnection(scope)
-            need = self._need(request) if callable(self._need) else self._need
             try:
+                need = self._need_of(request)
                 if need is not None:
                     await self._guard.admit(request, need)
             except Refusal as refusal:
                 await self._refusal(scope, refusal)(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
+
+    def _need_of(self, request: HTTPConnection) -> Need | None:
+        if isinstance(self.need, _guards.Need):
+            return self.need
+        try:
+            return self.need(request)
+        except errors.InvalidPath as error:
+            raise _guards.undecided(error) from error
 
     def _refusal(self, scope: Scope, refusal: Refusal) -> ASGIApp:
         if scope["type"] == "websocket":

@@ -1,6 +1,6 @@
 // Reads questions as JSON, asks each alone and all together, and writes the answers as JSON.
-import { readFileSync } from "node:fs";
-import { type CheckResponse, Client, GatekeyError, KeyKind, type Question, Reason } from "@gatekey/client";
+import { existsSync, readFileSync } from "node:fs";
+import { type CheckResponse, Client, GatekeyError, KeyKind, path, type Question, Reason } from "@gatekey/client";
 
 // Below the server's limit, so that there are several batches.
 const MAX_BATCH = 100;
@@ -9,11 +9,15 @@ interface Input {
   address: string;
   tls: { ca: string; certificate?: string; key?: string } | null;
   cases: { token: string; key: string; resource: string; action: string; tenant: string | null }[];
+  /** The segments of each. */
+  paths?: string[][];
+  /** Calls to be made without a pause, until a file is there. */
+  load?: { addresses: string[]; token: string; until: string };
 }
 
 type Case = Input["cases"][number];
 
-const { address, tls, cases }: Input = JSON.parse(readFileSync(0, "utf8"));
+const { address, tls, cases, paths = [], load }: Input = JSON.parse(readFileSync(0, "utf8"));
 const alone: object[] = new Array(cases.length);
 const together: object[] = new Array(cases.length);
 
@@ -34,7 +38,39 @@ for (const token of new Set(cases.map((asked) => asked.token))) {
   }
   client.close();
 }
-console.log(JSON.stringify({ alone, together }));
+console.log(JSON.stringify({ alone, together, paths: paths.map(pathOf), ...(load && (await underLoad(load))) }));
+
+async function underLoad({ addresses, token, until }: NonNullable<Input["load"]>): Promise<object> {
+  const client = new Client(`ipv4:${addresses.join(",")}`, { plaintext: true, token });
+  const asked = { key: "x", resource: "links", action: "read" };
+  const calls = [
+    () => client.check(asked),
+    () => client.batchCheck([asked, asked]),
+    () => client.products.getProduct({ name: "products/gatekey" }),
+  ];
+  const failures: string[] = [];
+  let done = 0;
+  const workers = Array.from({ length: 12 }, async (_, number) => {
+    while (!existsSync(until)) {
+      await calls[number % calls.length]!().then(
+        () => done++,
+        (error: unknown) => failures.push(String(error)),
+      );
+    }
+  });
+  await Promise.all(workers);
+  client.close();
+  return { done, failures };
+}
+
+function pathOf(segments: string[]): string | null {
+  try {
+    return path(...segments);
+  } catch (error) {
+    if (error instanceof GatekeyError && error.reason === "RESOURCE_INVALID") return null;
+    throw error;
+  }
+}
 
 function question({ key, resource, action, tenant }: Case): Question {
   return { key, resource, action, ...(tenant !== null && { tenant }) };

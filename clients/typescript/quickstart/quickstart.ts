@@ -1,5 +1,5 @@
 // Makes a key and asks what it may do: GATEKEY_TOKEN=gk_… node quickstart.js 127.0.0.1:50051
-import { AccessMode, Client, Code, GatekeyError, PermissionDenied, Reason } from "@gatekey/client";
+import { AccessMode, Client, Code, GatekeyError, path, PermissionDenied, Reason } from "@gatekey/client";
 
 const address = process.argv[2] ?? "127.0.0.1:50051";
 // One client for the whole program. The token comes from GATEKEY_TOKEN.
@@ -32,7 +32,7 @@ const { key, name } = await makeKey();
 // Where this throws, no decision was made: deny.
 const decision = await client.check({
   key,
-  resource: "campaigns/spring",
+  resource: path("campaigns", "spring"), // One id stays one segment, whatever it holds.
   action: "write",
   tenant: "typescript-quickstart",
 });

@@ -4,11 +4,12 @@ import { type CallOptions, Connection, type ServiceClient, type TokenSource } fr
 import { fromBatch, GatekeyError, PermissionDenied } from "./errors.js";
 import { ApiKeyService } from "./gen/gatekey/v1/api_key_service_pb.js";
 import { AuditService } from "./gen/gatekey/v1/audit_service_pb.js";
-import { type CheckResponse, CheckService } from "./gen/gatekey/v1/check_service_pb.js";
+import { type CheckConfig, type CheckResponse, CheckService } from "./gen/gatekey/v1/check_service_pb.js";
 import { MachineUserService } from "./gen/gatekey/v1/machine_user_service_pb.js";
 import { MemberService } from "./gen/gatekey/v1/member_service_pb.js";
 import { ProductService } from "./gen/gatekey/v1/product_service_pb.js";
 import { TenantService } from "./gen/gatekey/v1/tenant_service_pb.js";
+import { clean } from "./token.js";
 
 /** How long a call may take, with all its retries. */
 export const DEFAULT_TIMEOUT_MS = 5_000;
@@ -114,6 +115,15 @@ export class Client {
     );
   }
 
+  /**
+   * Answers what there is to check with the keys of a product, and where their holders present them. Call it when a service
+   * starts: it throws where the token cannot check the product's keys, all of which would be unknown. Without a product: of
+   * the only one that the token may check.
+   */
+  async checkConfig(product = "-", options?: CallOptions): Promise<CheckConfig> {
+    return this.checks.getCheckConfig({ name: `products/${product}/checkConfig` }, options);
+  }
+
   /** Ends the connection. */
   close(): void {
     this.#connection.close();
@@ -142,9 +152,13 @@ function bytes(pem: Buffer | string | undefined): Buffer | null {
   return pem === undefined ? null : Buffer.from(pem);
 }
 
-function tokenOf({ token = process.env[TOKEN_VARIABLE], tls }: ClientOptions): TokenSource | undefined {
+function tokenOf({ token, tls }: ClientOptions): TokenSource | undefined {
   if (typeof token === "function") return token;
-  if (token?.trim()) return () => token;
+  const given = token ?? process.env[TOKEN_VARIABLE];
+  if (given) {
+    const cleaned = clean(given, token === undefined ? TOKEN_VARIABLE : "token");
+    return () => cleaned;
+  }
   // A client certificate can stand for the token.
   if (tls?.certificate) return undefined;
   throw new TypeError(`there is no service token: give one, or set ${TOKEN_VARIABLE}`);

@@ -15,6 +15,7 @@ import { reflect } from "@bufbuild/protobuf/reflect";
 import * as grpc from "@grpc/grpc-js";
 
 import { fromCall, GatekeyError } from "./errors.js";
+import { clean } from "./token.js";
 
 /** What may be said about one call. */
 export interface CallOptions {
@@ -36,7 +37,8 @@ export type ServiceClient<Service extends DescService> = {
 /** Gives the service token for a call. */
 export type TokenSource = () => string | Promise<string>;
 
-// Any call may be retried: reads change nothing, and mutations carry a request id.
+// Any call may be retried: reads change nothing, and mutations carry a request id. A server that stops cancels what it
+// has not done; what is cancelled on this side is not retried.
 const SERVICE_CONFIG = {
   loadBalancingConfig: [{ round_robin: {} }],
   methodConfig: [
@@ -47,12 +49,17 @@ const SERVICE_CONFIG = {
         initialBackoff: "0.1s",
         maxBackoff: "1s",
         backoffMultiplier: 3,
-        retryableStatusCodes: ["UNAVAILABLE"],
+        retryableStatusCodes: ["UNAVAILABLE", "CANCELLED"],
       },
     },
   ],
-  retryThrottling: { maxTokens: 100, tokenRatio: 0.1 },
+  retryThrottling: { maxTokens: 1000, tokenRatio: 0.1 },
 };
+
+// A server that stops tells which call was the last that it saw, and answers none after it. Node then ends all calls of
+// the connection alike, and grpc-js calls that INTERNAL, which it is not: nobody has answered.
+const CONNECTION_ENDED = "triggered by internal client error";
+const MAX_ENDED_CONNECTIONS = 4;
 
 const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
@@ -107,6 +114,22 @@ export class Connection {
       const token = await before(deadline, signal, this.#token);
       metadata.set("authorization", `Bearer ${token}`);
     }
+    for (let ended = 0; ; ended++) {
+      try {
+        return await this.#attempt(method, request, metadata, deadline, signal);
+      } catch (error) {
+        if (ended === MAX_ENDED_CONNECTIONS || !isEndOfConnection(error)) throw error;
+      }
+    }
+  }
+
+  #attempt<Input extends DescMessage, Output extends DescMessage>(
+    method: DescMethodUnary<Input, Output>,
+    request: MessageShape<Input>,
+    metadata: grpc.Metadata,
+    deadline: number,
+    signal: AbortSignal | undefined,
+  ): Promise<MessageShape<Output>> {
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(aborted(signal));
       const call = this.#client.makeUnaryRequest(
@@ -128,6 +151,10 @@ export class Connection {
   }
 }
 
+function isEndOfConnection(error: unknown): boolean {
+  return error instanceof GatekeyError && error.code === grpc.status.INTERNAL && error.message.includes(CONNECTION_ENDED);
+}
+
 function isUnary(method: DescMethod): method is DescMethodUnary {
   return method.methodKind === "unary";
 }
@@ -146,15 +173,15 @@ async function before(deadline: number, signal: AbortSignal | undefined, source:
   const { promise: over, end } = endOf(deadline, signal);
   let token: string;
   try {
-    token = (await Promise.race([askFor(source), over])).trim();
+    token = await Promise.race([askFor(source), over]);
   } finally {
     end();
   }
-  // The transport would print a token that it cannot send.
-  if (!/^[!-~]+$/.test(token)) {
-    throw new GatekeyError(grpc.status.UNAUTHENTICATED, "what was given as the service token is none");
+  try {
+    return clean(token, "the function that gives the service token");
+  } catch (error) {
+    throw new GatekeyError(grpc.status.UNAUTHENTICATED, (error as TypeError).message);
   }
-  return token;
 }
 
 async function askFor(source: TokenSource): Promise<string> {

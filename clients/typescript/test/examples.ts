@@ -1,7 +1,7 @@
 // What the README shows; compiled, to be sure that it can be.
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { Client, Code, GatekeyError, Reason } from "@gatekey/client";
+import { Client, Code, GatekeyError, path, Reason } from "@gatekey/client";
 import { UpdateApiKeyRequestSchema } from "@gatekey/client/v1/api_key_service";
 import { create } from "@bufbuild/protobuf";
 
@@ -51,4 +51,14 @@ export async function messages(client: Client) {
     updateMask: { paths: ["display_name"] },
   });
   await client.apiKeys.updateApiKey(request);
+}
+
+export async function labels(client: Client, key: string, id: string, label: string): Promise<boolean> {
+  const resource = path("shipments", id, "labels", label);
+  return (await client.check({ key, resource, action: "read" })).allowed;
+}
+
+export async function atTheStart(client: Client) {
+  const { credential, collections } = await client.checkConfig("heyoo");
+  console.log("keys come in the header", credential?.header, "for", collections.map(({ pattern }) => pattern));
 }

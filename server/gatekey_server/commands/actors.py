@@ -7,47 +7,91 @@ from gatekey_server.commands.mutations import Mutation
 from gatekey_server.domain.decisions import Policy
 from gatekey_server.domain.entities import Principal, Tenant
 from gatekey_server.domain.errors import InvalidRequest, PermissionDenied
-from gatekey_server.domain.grants import GrantSet
-from gatekey_server.domain.specs import AccessMode, KeyKind
+from gatekey_server.domain.grants import EVERYTHING, GrantSet, Permission, in_words
+from gatekey_server.domain.names import KeyOwnerName, MemberName
 from gatekey_server.store import principals
 from gatekey_server.store.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who a mutation is made for; without a role, the caller's token alone decides."""
+    """Who a mutation is made for; where nobody was named, the caller's token alone decides."""
 
     policy: Policy
-    role: str | None = None
-    anybody: bool = True
-    """Nobody was named."""
+    principal: Principal | None = None
 
     def may_give_role(self, role: str | None) -> None:
         """Refuse to give a role that can do more than the actor. Raises `PermissionDenied` (`EXCEEDS_ACTOR`)."""
-        if self.anybody:
+        if self.principal is None:
             return
-        within = self._grants.contains(self.policy.role_grants(role)) and self.policy.administration(
-            self.role
-        ).contains(self.policy.administration(role))
-        if not within:
-            raise _exceeds()
+        self._refuse(self._grants.lacks(self.policy.role_grants(role)))
+        self._refuse(self.administration.lacks(self.policy.administration(role)))
 
-    def may_give_key(self, kind: KeyKind, mode: AccessMode | None, grants: GrantSet, owner_role: str | None) -> None:
-        """Refuse to hand out a key that can do more than the actor. Raises `PermissionDenied` (`EXCEEDS_ACTOR`)."""
-        if self.anybody:
+    def may_create_machine_users(self) -> None:
+        """Refuse to create one that may administer more than the actor. What its keys can do is judged by each key.
+
+        Raises `PermissionDenied` (`EXCEEDS_ACTOR`).
+        """
+        if self.principal is not None:
+            self._refuse(self.administration.lacks(self.policy.machine_administration))
+
+    def may_give_key(self, given: GrantSet, ceiling: GrantSet | None) -> None:
+        """Refuse to hand out a key that can do more than the actor. Raises `PermissionDenied` (`EXCEEDS_ACTOR`).
+
+        `given` is what the key gives by itself, and `ceiling` what its owner's role does; None where no
+        role cuts it.
+        """
+        if self.principal is None:
             return
-        if kind is KeyKind.PUBLISHABLE:
-            within = self._grants.contains(self.policy.publishable_grants)
-        else:
-            within = self._grants.contains(self.policy.key_grants(mode, grants)) or self._grants.contains(
-                self.policy.role_grants(owner_role)
-            )
-        if not within:
-            raise _exceeds()
+        lacking = self._grants.lacks(given)
+        if lacking is not None and (ceiling is None or not self._grants.contains(ceiling)):
+            self._refuse(lacking)
+
+    @property
+    def administration(self) -> GrantSet:
+        """What the actor may administer."""
+        if self.principal is None:
+            return EVERYTHING
+        if self.principal.is_machine_user:
+            return self.policy.machine_administration
+        return self.policy.administration(self.principal.role)
+
+    @property
+    def role(self) -> str | None:
+        """The actor's role, as it is now."""
+        return role_of(self.policy, self.principal) if self.principal is not None else None
 
     @property
     def _grants(self) -> GrantSet:
         return self.policy.role_grants(self.role)
+
+    def _refuse(self, lacking: Permission | None) -> None:
+        if lacking is not None:
+            raise PermissionDenied(
+                "EXCEEDS_ACTOR",
+                f"nobody can give more than they have: the actor's role `{self.role}` has no"
+                f" `{lacking.action}` on `{lacking.resource}`",
+                metadata={"resource": lacking.resource, "action": lacking.action, "role": self.role or ""},
+            )
+
+
+async def find(connection: Connection, mutation: Mutation[Any], policy: Policy, tenant: Tenant) -> Actor:
+    """Find the actor of a mutation in a locked tenant.
+
+    Raises `PermissionDenied` (`ACTOR_REQUIRED`, `ACTOR_OF_OTHER_TENANT`, `ACTOR_UNKNOWN`).
+    """
+    if mutation.actor is None:
+        # A tenant without members has nobody on whose behalf its first one could be added.
+        token, spec = mutation.caller.fact.actor_required, policy.spec.actor_required
+        if (token or spec) and await principals.has_member(connection, tenant):
+            what = "this product is changed" if spec else "this service token changes something"
+            raise PermissionDenied("ACTOR_REQUIRED", f"{what} on somebody's behalf: name an actor in `gatekey-actor`")
+        return Actor(policy)
+    refuse_other_tenant(mutation, tenant, policy.tenant_noun)
+    principal = await principals.get(connection, tenant, mutation.actor)
+    if principal is None:
+        raise PermissionDenied("ACTOR_UNKNOWN", f"there is no `{mutation.actor}`")
+    return Actor(policy, principal)
 
 
 async def authorise(
@@ -60,33 +104,42 @@ async def authorise(
     *,
     owner: object = None,
 ) -> Actor:
-    """Find the actor of a mutation in a locked tenant, and refuse what its role does not allow.
+    """Find the actor of a mutation in a locked tenant, and refuse what it may not administer.
 
     `owner` is whose key it is about: of its own keys the actor may also do what `ownApiKeys` gives.
-    Raises `PermissionDenied` (`ACTOR_OF_OTHER_TENANT`, `ACTOR_UNKNOWN`, `ACTOR_PERMISSION_MISSING`).
+    Raises `PermissionDenied` (`ACTOR_PERMISSION_MISSING`), and as `find`.
     """
-    if mutation.actor is None:
-        return Actor(policy)
-    refuse_other_tenant(mutation, tenant)
-    principal = await principals.get(connection, tenant, mutation.actor)
-    if principal is None:
-        raise PermissionDenied("ACTOR_UNKNOWN", f"there is no `{mutation.actor}`")
-    role = role_of(policy, principal)
-    allowed = policy.administration(role)
+    actor = await find(connection, mutation, policy, tenant)
     own = owner is not None and owner == mutation.actor
+    allowed = actor.administration
     if not allowed.allows((collection,), action) and not (own and allowed.allows(("ownApiKeys",), action)):
         raise PermissionDenied(
             "ACTOR_PERMISSION_MISSING",
             f"the actor's role needs the permission to `{action}` `{collection}`",
-            metadata={"resource": collection, "action": action, "role": role or ""},
+            metadata={"resource": collection, "action": action, "role": actor.role or ""},
         )
-    return Actor(policy, role, anybody=False)
+    return actor
 
 
-def refuse_other_tenant(mutation: Mutation[Any], tenant: Tenant | None) -> None:
+def refuse_other_tenant(mutation: Mutation[Any], tenant: Tenant | None, noun: str = "tenant") -> None:
     """Refuse an actor of another tenant; None for what is in no tenant, where there can be no actor."""
     if mutation.actor is not None and (tenant is None or mutation.actor.parent != tenant.name):
-        raise PermissionDenied("ACTOR_OF_OTHER_TENANT", "the actor is no member or machine user of this tenant")
+        raise PermissionDenied("ACTOR_OF_OTHER_TENANT", f"the actor is no member or machine user of this {noun}")
+
+
+def refuse_key_of_other_member(mutation: Mutation[Any], policy: Policy, owner: KeyOwnerName) -> None:
+    """Refuse an actor a key, or a new secret, of another member where the spec leaves that to the member alone.
+
+    Raises `PermissionDenied` (`KEY_OF_OTHER_MEMBER`).
+    """
+    secret_keys = policy.spec.secret_keys
+    own_only = secret_keys is not None and secret_keys.own_keys_only
+    if own_only and mutation.actor is not None and isinstance(owner, MemberName) and owner != mutation.actor:
+        raise PermissionDenied(
+            "KEY_OF_OTHER_MEMBER",
+            f"a key of `{owner}` is made, and gets a new secret, on behalf of this member only",
+            metadata={"owner": str(owner)},
+        )
 
 
 def refuse_more_than_owner(policy: Policy, grants: GrantSet, owner_role: str | None) -> None:
@@ -94,14 +147,18 @@ def refuse_more_than_owner(policy: Policy, grants: GrantSet, owner_role: str | N
 
     Raises `InvalidRequest` (`GRANTS_EXCEED_OWNER`).
     """
-    if not policy.role_grants(owner_role).contains(grants):
-        raise InvalidRequest.at("api_key.grants", "GRANTS_EXCEED_OWNER", "more than the key's owner has")
+    allowed = policy.role_grants(owner_role)
+    lacking = allowed.lacks(grants)
+    if lacking is not None:
+        raise InvalidRequest.at(
+            "api_key.grants",
+            "GRANTS_EXCEED_OWNER",
+            f"`{lacking.action}` on `{lacking.resource}` is more than the role `{owner_role}` of the key's owner has,"
+            f" which is {in_words(allowed)}",
+            metadata={"resource": lacking.resource, "action": lacking.action, "role": owner_role or ""},
+        )
 
 
 def role_of(policy: Policy, principal: Principal) -> str | None:
     """The role of a principal, as it is now."""
     return policy.machine_user_role if principal.is_machine_user else principal.role
-
-
-def _exceeds() -> PermissionDenied:
-    return PermissionDenied("EXCEEDS_ACTOR", "nobody can give more than they have themselves")

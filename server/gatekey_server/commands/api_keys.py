@@ -9,27 +9,49 @@ from typing import Any
 
 from gatekey_server.commands import actors, limits, lookup, people
 from gatekey_server.commands.actors import Actor
-from gatekey_server.commands.callers import Caller
+from gatekey_server.commands.callers import Caller, outlives
 from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
-from gatekey_server.commands.paging import Page
+from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain import builtin, specs
 from gatekey_server.domain.audit import describe
 from gatekey_server.domain.decisions import Policy
-from gatekey_server.domain.entities import ApiKey, Deleted, KeyState, Principal, Product, Tenant
-from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, NotFound, PermissionDenied
-from gatekey_server.domain.grants import Grant, GrantSet
+from gatekey_server.domain.entities import (
+    ApiKey,
+    Creator,
+    Deleted,
+    Identified,
+    KeyState,
+    Principal,
+    Product,
+    Tenant,
+    owner_kind,
+)
+from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, NotFound
+from gatekey_server.domain.grants import Grant, GrantSet, in_words, without_repetitions
 from gatekey_server.domain.names import (
     ApiKeyName,
+    KeyOwnerName,
     MachineUserName,
-    PrincipalName,
+    MemberName,
+    ProductName,
     TenantName,
     format_key_id,
     new_key_uid,
 )
 from gatekey_server.domain.secrets import Digest, Mint
-from gatekey_server.domain.specs import AccessMode, KeyKind, Lifetime
-from gatekey_server.store import api_keys, principals
+from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOwner, Lifetime
+from gatekey_server.store import api_keys, audit, principals, tenants
 from gatekey_server.store.database import Connection, Database
+from gatekey_server.store.slices import Slice
+
+SLICE_ROWS = 25
+"""How many keys are read at once: with all they may be given, a few MB."""
+
+_OWNERS_IN_WORDS: Mapping[KeyOwner, str] = {
+    KeyOwner.MEMBER: "a member",
+    KeyOwner.MACHINE_USER: "a machine user",
+    KeyOwner.TENANT: "the {tenant} itself",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +64,19 @@ class NewMachineUser:
 
 @dataclass(frozen=True, slots=True)
 class NewApiKey:
-    """A key to be created. `mode` None stands for the product's default."""
+    """A key to be created. `owner` and `mode` None stand for the product's defaults."""
 
     parent: TenantName
     display_name: str
     kind: KeyKind = KeyKind.SECRET
-    owner: PrincipalName | NewMachineUser | None = None
+    owner: KeyOwnerName | NewMachineUser | None = None
     mode: AccessMode | None = None
     grants: tuple[Grant, ...] = ()
     expire_time: datetime | None = None
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    actor_required: bool = False
+    """Only of service tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +90,10 @@ class ApiKeyChange:
     mode: AccessMode | None = None
     grants: tuple[Grant, ...] = ()
     expire_time: datetime | None = None
+
+
+KeyAndPolicy = tuple[ApiKey, Policy]
+"""A key, and the policy of its product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +111,36 @@ async def create_api_key(
     """Create a key; `mint` then holds its secret.
 
     Raises `InvalidRequest` (`OWNER_*`, `MODE_*`, `GRANTS_*`, `EXPIRE_TIME_*`), `FailedPrecondition`
-    (`PUBLISHABLE_KEYS_NOT_OFFERED`, `MACHINE_USERS_NOT_OFFERED`), `AlreadyExists`
+    (`PUBLISHABLE_KEYS_NOT_OFFERED`, `MACHINE_USERS_NOT_OFFERED`, `MACHINE_USER_HAS_KEY`), `AlreadyExists`
     (`MACHINE_USER_EXISTS`), `ResourceExhausted` (`LIMIT_REACHED`), `PermissionDenied`
-    (`TOKEN_EXCEEDS_CALLER`, `EXCEEDS_ACTOR`), and as `lookup.tenant_for_change` and `actors.authorise`.
+    (`TOKEN_EXCEEDS_CALLER`, `EXCEEDS_ACTOR`, `KEY_OF_OTHER_MEMBER`), and as `lookup.tenant_for_change` and
+    `actors.authorise`.
     """
-    caller = mutation.caller
-    caller.require((*new.parent.path, "apiKeys"), "create")
-    if isinstance(new.owner, NewMachineUser):
-        caller.require((*new.parent.path, "machineUsers"), "create")
+    with_machine_user = isinstance(new.owner, NewMachineUser)
+    mutation.demand(lambda caller: authorise_creation(caller, new.parent, with_machine_user=with_machine_user))
     _check_owner(new)
+    if new.actor_required and new.parent.product != builtin.PRODUCT.product:
+        raise InvalidRequest.at(
+            "api_key.actor_required", "ACTOR_REQUIRED_NOT_ALLOWED", "only service tokens change anything"
+        )
+    if new.grants:
+        specs.validate_form(new.grants, "api_key.grants")
 
     async def work(connection: Connection) -> Change[CreatedApiKey]:
         product, tenant = await lookup.tenant_for_change(connection, new.parent)
         policy = product.policy
-        actor = await _authorise_creation(connection, mutation, policy, tenant, new)
+        owner_name = _owner_name(policy, mutation, new)
+        actor = await _authorise_creation(connection, mutation, policy, tenant, new, owner_name)
+        _check_owner_offered(policy, new, owner_name)
         mode = _check_permissions(policy, new.kind, new.mode, new.grants)
-        expire_time = _check_expiry(policy, new.kind, new.expire_time, caller.now)
-        await limits.refuse_another_key(connection, product, tenant)
-        owner = await _owner(connection, product, tenant, new)
-        role = actors.role_of(policy, owner) if owner else None
-        _refuse_too_much(caller, actor, policy, tenant, new.kind, mode, new.grants, role)
-        _refuse_to_outlive(caller, tenant, expire_time)
-        uid = new_uid(caller.now)
+        expire_time = _check_expiry(policy, new.kind, new.expire_time, mutation.caller.now)
+        await limits.refuse_another_key(connection, product, tenant, mutation.caller.now)
+        grants = without_repetitions(new.grants)
+        owner = await _owner(connection, product, tenant, owner_name)
+        _refuse_too_much(actor, owner, new.kind, mode, grants)
+        _refuse_stronger_token(mutation, tenant, mode, grants, actor_required=new.actor_required)
+        _refuse_lasting_token(mutation, tenant, expire_time)
+        uid = new_uid(mutation.caller.now)
         await api_keys.insert(
             connection,
             tenant,
@@ -115,29 +151,43 @@ async def create_api_key(
             labels=new.labels,
             kind=new.kind,
             mode=mode,
-            grants=new.grants,
+            grants=grants,
             expire_time=expire_time,
             secret=mint(policy.spec.prefixes[new.kind]),
+            creator=await _creator(connection, mutation),
+            actor_required=new.actor_required,
         )
         key = await lookup.api_key(connection, tenant, ApiKeyName(tenant.name, format_key_id(uid)))
         created = CreatedApiKey(key, owner if isinstance(new.owner, NewMachineUser) else None, policy)
         return Change(created, key.name, None, describe(key))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, new.parent, work)
 
 
-async def get_api_key(database: Database, caller: Caller, name: ApiKeyName) -> ApiKey:
+def authorise_creation(caller: Caller, parent: TenantName, *, with_machine_user: bool) -> None:
+    """Refuse a caller whose token does not let it create keys. Raises as `Caller.require`."""
+    caller.require((*parent.path, "apiKeys"), "create")
+    if with_machine_user:
+        caller.require((*parent.path, "machineUsers"), "create")
+
+
+async def get_api_key(database: Database, caller: Caller, name: ApiKeyName) -> KeyAndPolicy:
     """Read a key. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `API_KEY_NOT_FOUND`)."""
     caller.require(name.path, "get")
     async with database.connection() as connection:
-        tenant = await lookup.tenant(connection, name.parent)
-        return await lookup.api_key(connection, tenant, name)
+        product, tenant = await lookup.product_and_tenant(connection, name.parent)
+        return await lookup.api_key(connection, tenant, name), product.policy
 
 
 async def list_api_keys(
-    database: Database, caller: Caller, parent: TenantName, after: uuid.UUID, size: int, owner: PrincipalName | None
-) -> Page[ApiKey]:
-    """List the keys of a tenant, or of one owner in it, from the one after `after`.
+    database: Database,
+    caller: Caller,
+    parent: TenantName,
+    after: uuid.UUID,
+    page: Taker[KeyAndPolicy],
+    owner: KeyOwnerName | None,
+) -> str | None:
+    """List the keys in a tenant, or of one owner in it, from the one after `after`; answers the next cursor.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`).
     """
@@ -145,14 +195,20 @@ async def list_api_keys(
     if owner is not None:
         _refuse_other_tenant(owner, parent, "owner")
     async with database.connection() as connection:
-        tenant = await lookup.tenant(connection, parent)
-        principal = await lookup.principal(connection, tenant, owner) if owner is not None else None
-        found = await api_keys.page(connection, tenant, after, size + 1, principal)
-    return Page.of(found, size, lambda key: key.uid)
+        product, tenant = await lookup.product_and_tenant(connection, parent)
+        whose = await _find_owner(connection, tenant, owner) if owner is not None else None
+
+        async def read(after: uuid.UUID, limit: int) -> Slice[KeyAndPolicy, uuid.UUID]:
+            found = await api_keys.page(connection, tenant, after, limit, whose)
+            return Slice([(key, product.policy) for key in found.items], found.last)
+
+        return await fill(page, read, after, lambda found: found[0].uid, SLICE_ROWS)
 
 
-async def identify_secret(database: Database, caller: Caller, digests: Sequence[Digest]) -> ApiKey:
-    """Find the key that a secret belongs to, whatever its state.
+async def identify_secret(
+    database: Database, caller: Caller, digests: Sequence[Digest]
+) -> tuple[Identified, Policy | None]:
+    """Find the key that a secret belongs or belonged to, whatever has become of either, and its policy if it is there.
 
     Raises `NotFound` (`SECRET_NOT_FOUND`), also where the caller may not identify the key.
     """
@@ -160,16 +216,22 @@ async def identify_secret(database: Database, caller: Caller, digests: Sequence[
     if not digests:
         raise unknown
     async with database.connection() as connection:
-        name = await api_keys.locate(connection, digests)
-        if name is None or not caller.may(name.path, "identify"):
+        located = await api_keys.locate(connection, digests)
+        if located is None or not caller.may(located[0].path, "identify"):
             raise unknown
-        tenant = await lookup.tenant(connection, name.parent)
-        return await lookup.api_key(connection, tenant, name)
+        name, secret = located
+        tenant = await tenants.get(connection, name.parent)
+        key = await api_keys.get(connection, tenant, lookup.key_uid(name)) if tenant else None
+        if key is None:
+            told = await audit.last_before(connection, name.parent.product, name.parent.tenant, str(name))
+            return Identified(name, None, secret, told or {}), None
+        product = await lookup.product(connection, ProductName(name.parent.product))
+        return Identified(name, key, secret), product.policy
 
 
 async def update_api_key(
-    database: Database, mutation: Mutation[ApiKey], name: ApiKeyName, etag: str, change: ApiKeyChange
-) -> ApiKey:
+    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str, change: ApiKeyChange
+) -> KeyAndPolicy:
     """Change a key. It is validated as on creation.
 
     Raises `FailedPrecondition` (`API_KEY_REVOKED`), `Aborted` (`ETAG_MISMATCH`), `InvalidRequest`
@@ -177,6 +239,9 @@ async def update_api_key(
     `EXCEEDS_ACTOR`), `NotFound` (`API_KEY_NOT_FOUND`), and as `lookup.tenant_for_change` and
     `actors.authorise`.
     """
+    mutation.caller.require(name.path, "update")
+    if change.grants:
+        specs.validate_form(change.grants, "api_key.grants")
 
     async def work(connection: Connection, held: _Held) -> None:
         before = held.key
@@ -190,21 +255,28 @@ async def update_api_key(
             values["grants"] = ()
         if change.fields & {"mode", "grants"}:
             values["mode"] = _check_permissions(held.policy, before.kind, values["mode"], values["grants"])
+            values["grants"] = without_repetitions(values["grants"])
         if "expire_time" in change.fields:
             since = before.create_time
-            values["expire_time"] = _check_expiry(
-                held.policy, before.kind, change.expire_time, mutation.caller.now, since
-            )
-        held.refuse_too_much(mutation.caller, values["mode"], values["grants"])
-        if "expire_time" in change.fields:
-            _refuse_to_outlive(mutation.caller, held.tenant, values["expire_time"])
+            now = mutation.caller.now
+            values["expire_time"] = _check_expiry(held.policy, before.kind, change.expire_time, now, since)
+            if before.expire_time is not None and before.expire_time <= now:
+                # It did not count any more, and does again.
+                await limits.refuse_another_key(connection, held.product, held.tenant, now)
+        held.refuse_too_much(values["mode"], values["grants"])
+        required = held.key.actor_required
+        _refuse_stronger_token(mutation, held.tenant, values["mode"], values["grants"], actor_required=required)
+        if _gives_more(held.policy, before, values["mode"], values["grants"], values["expire_time"]):
+            _refuse_lasting_token(mutation, held.tenant, values["expire_time"])
         if any(values[name_] != getattr(before, name_) for name_ in values):
             await api_keys.update(connection, held.tenant, before.uid, **values)
 
     return await _change(database, mutation, name, "update", etag, work)
 
 
-async def disable_api_key(database: Database, mutation: Mutation[ApiKey], name: ApiKeyName, etag: str) -> ApiKey:
+async def disable_api_key(
+    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str
+) -> KeyAndPolicy:
     """Switch a key off until it is enabled. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _Held) -> None:
@@ -214,11 +286,13 @@ async def disable_api_key(database: Database, mutation: Mutation[ApiKey], name: 
     return await _change(database, mutation, name, "disable", etag, work)
 
 
-async def enable_api_key(database: Database, mutation: Mutation[ApiKey], name: ApiKeyName, etag: str) -> ApiKey:
+async def enable_api_key(
+    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str
+) -> KeyAndPolicy:
     """Switch a disabled key on. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _Held) -> None:
-        held.refuse_too_much(mutation.caller, held.key.mode, held.key.grants)
+        held.refuse_to_hand_out(mutation)
         if held.key.disable_time is not None:
             await api_keys.enable(connection, held.tenant, held.key.uid)
 
@@ -226,8 +300,8 @@ async def enable_api_key(database: Database, mutation: Mutation[ApiKey], name: A
 
 
 async def revoke_api_key(
-    database: Database, mutation: Mutation[ApiKey], name: ApiKeyName, etag: str, reason: str
-) -> ApiKey:
+    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str, reason: str
+) -> KeyAndPolicy:
     """Switch a key off for good. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _Held) -> None:
@@ -238,21 +312,22 @@ async def revoke_api_key(
 
 
 async def rotate_api_key(
-    database: Database, mutation: Mutation[ApiKey], mint: Mint, name: ApiKeyName, etag: str, grace: timedelta
-) -> ApiKey:
+    database: Database, mutation: Mutation[KeyAndPolicy], mint: Mint, name: ApiKeyName, etag: str, grace: timedelta
+) -> KeyAndPolicy:
     """Give a key a new secret, which `mint` then holds; the old one lives on for the grace.
 
     Raises `FailedPrecondition` (`API_KEY_REVOKED`, `API_KEY_EXPIRED`,
-    `PUBLISHABLE_KEYS_NOT_OFFERED`), and as `update_api_key`.
+    `PUBLISHABLE_KEYS_NOT_OFFERED`), `PermissionDenied` (`KEY_OF_OTHER_MEMBER`), and as `update_api_key`.
     """
 
     async def work(connection: Connection, held: _Held) -> None:
+        if held.key.owner is not None:
+            actors.refuse_key_of_other_member(mutation, held.policy, held.key.owner)
         state = held.key.state(mutation.caller.now)
         if state in (KeyState.REVOKED, KeyState.EXPIRED):
             raise FailedPrecondition(f"API_KEY_{state}", f"`{name}` is {state.lower()}: a new secret would not work")
         # Whoever rotates a key holds it.
-        held.refuse_too_much(mutation.caller, held.key.mode, held.key.grants)
-        _refuse_to_outlive(mutation.caller, held.tenant, held.key.expire_time)
+        held.refuse_to_hand_out(mutation)
         # A spec that was forced may have left the key without its kind, and so without a prefix.
         _check_offered(held.policy, held.key.kind)
         sealed = mint(held.policy.spec.prefixes[held.key.kind])
@@ -267,7 +342,7 @@ async def delete_api_key(database: Database, mutation: Mutation[Deleted], name: 
     Raises `Aborted` (`ETAG_MISMATCH`), `NotFound` (`API_KEY_NOT_FOUND`), and as
     `lookup.tenant_for_change` and `actors.authorise`.
     """
-    mutation.caller.require(name.path, "delete")
+    mutation.require(name.path, "delete")
 
     async def work(connection: Connection) -> Change[Deleted]:
         held = await _hold(connection, mutation, name, "delete", etag)
@@ -279,22 +354,34 @@ async def delete_api_key(database: Database, mutation: Mutation[Deleted], name: 
         )
         return Change(Deleted(machine_users=int(took_owner), api_keys=1), name, describe(held.key), None)
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name.parent, work)
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
     """A key in a locked tenant, and what decides about changes of it."""
 
+    product: Product
     tenant: Tenant
-    policy: Policy
     actor: Actor
     key: ApiKey
-    owner_role: str | None
+    owner: Principal | None
+    """None where the key belongs to the tenant itself."""
 
-    def refuse_too_much(self, caller: Caller, mode: AccessMode | None, grants: tuple[Grant, ...]) -> None:
-        """Refuse to hand the key out with more than everyone concerned has."""
-        _refuse_too_much(caller, self.actor, self.policy, self.tenant, self.key.kind, mode, grants, self.owner_role)
+    @property
+    def policy(self) -> Policy:
+        return self.product.policy
+
+    def refuse_too_much(self, mode: AccessMode | None, grants: tuple[Grant, ...]) -> None:
+        """Refuse to give the key more than its owner and the actor have."""
+        _refuse_too_much(self.actor, self.owner, self.key.kind, mode, grants)
+
+    def refuse_to_hand_out(self, mutation: Mutation[Any]) -> None:
+        """Refuse to hand out the key as it is where it has more than everyone concerned."""
+        self.refuse_too_much(self.key.mode, self.key.grants)
+        required = self.key.actor_required
+        _refuse_stronger_token(mutation, self.tenant, self.key.mode, self.key.grants, actor_required=required)
+        _refuse_lasting_token(mutation, self.tenant, self.key.expire_time)
 
 
 async def _hold(connection: Connection, mutation: Mutation[Any], name: ApiKeyName, action: str, etag: str) -> _Held:
@@ -308,72 +395,110 @@ async def _hold(connection: Connection, mutation: Mutation[Any], name: ApiKeyNam
     if key is None:
         raise lookup.api_key_not_found(name)
     check_etag(etag, key.etag)
-    owner = await principals.get(connection, tenant, key.owner) if key.owner else None
-    return _Held(tenant, policy, actor, key, actors.role_of(policy, owner) if owner else None)
+    owner = None
+    if key.owner is not None and not isinstance(key.owner, TenantName):
+        owner = await principals.get(connection, tenant, key.owner)
+    return _Held(product, tenant, actor, key, owner)
 
 
 async def _change(
     database: Database,
-    mutation: Mutation[ApiKey],
+    mutation: Mutation[KeyAndPolicy],
     name: ApiKeyName,
     action: str,
     etag: str,
     work: Callable[[Connection, _Held], Awaitable[None]],
-) -> ApiKey:
-    mutation.caller.require(name.path, action)
+) -> KeyAndPolicy:
+    mutation.require(name.path, action)
 
-    async def change(connection: Connection) -> Change[ApiKey]:
+    async def change(connection: Connection) -> Change[KeyAndPolicy]:
         held = await _hold(connection, mutation, name, action, etag)
         await work(connection, held)
         after = await lookup.api_key(connection, held.tenant, name)
-        return Change(after, name, describe(held.key), describe(after))
+        return Change((after, held.policy), name, describe(held.key), describe(after))
 
-    return await run(database, mutation, change)
+    return await run(database, mutation, name.parent, change)
 
 
 async def _authorise_creation(
-    connection: Connection, mutation: Mutation[CreatedApiKey], policy: Policy, tenant: Tenant, new: NewApiKey
+    connection: Connection,
+    mutation: Mutation[CreatedApiKey],
+    policy: Policy,
+    tenant: Tenant,
+    new: NewApiKey,
+    owner: KeyOwnerName | NewMachineUser | None,
 ) -> Actor:
-    if isinstance(new.owner, NewMachineUser):
+    if isinstance(owner, NewMachineUser):
         actor = await actors.authorise(connection, mutation, policy, tenant, "machineUsers", "create")
-        actor.may_give_role(policy.machine_user_role)
+        actor.may_create_machine_users()
         return actor
-    return await actors.authorise(connection, mutation, policy, tenant, "apiKeys", "create", owner=new.owner)
+    actor = await actors.authorise(connection, mutation, policy, tenant, "apiKeys", "create", owner=owner)
+    if owner is not None:
+        actors.refuse_key_of_other_member(mutation, policy, owner)
+    return actor
 
 
 def _refuse_too_much(
-    caller: Caller,
     actor: Actor,
-    policy: Policy,
-    tenant: Tenant,
+    owner: Principal | None,
     kind: KeyKind,
     mode: AccessMode | None,
     grants: tuple[Grant, ...],
-    owner_role: str | None,
 ) -> None:
-    given = GrantSet.of(grants)
-    if tenant.name.product == builtin.PRODUCT.product and not caller.has_all_of(mode, given):
-        raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot be given more than its maker has")
-    if mode is AccessMode.RESTRICTED:
-        actors.refuse_more_than_owner(policy, given, owner_role)
-    actor.may_give_key(kind, mode, given, owner_role)
+    policy, chosen = actor.policy, GrantSet.of(grants)
+    role = actors.role_of(policy, owner) if owner else None
+    if owner is not None and mode is AccessMode.RESTRICTED:
+        actors.refuse_more_than_owner(policy, chosen, role)
+    given = policy.publishable_grants if kind is KeyKind.PUBLISHABLE else policy.key_grants(mode, chosen)
+    actor.may_give_key(given, policy.role_grants(role) if owner else None)
 
 
 def _check_owner(new: NewApiKey) -> None:
-    if new.kind is KeyKind.PUBLISHABLE:
-        if new.owner is not None:
-            raise InvalidRequest.at("api_key.owner", "OWNER_NOT_ALLOWED", "a publishable key belongs to its tenant")
-        return
     if new.owner is None:
-        raise InvalidRequest.at(
-            "api_key.owner", "OWNER_REQUIRED", "a member, a machine user or a new machine user is required"
-        )
+        return
+    if new.kind is KeyKind.PUBLISHABLE:
+        raise InvalidRequest.at("api_key.owner", "OWNER_NOT_ALLOWED", "a publishable key belongs to its tenant")
     if not isinstance(new.owner, NewMachineUser):
         _refuse_other_tenant(new.owner, new.parent, "api_key.owner")
 
 
-def _refuse_other_tenant(owner: PrincipalName, parent: TenantName, field: str) -> None:
-    if owner.parent != parent:
+async def _creator(connection: Connection, mutation: Mutation[Any]) -> Creator:
+    return Creator(
+        actor=str(mutation.actor) if mutation.actor else "",
+        caller=str(mutation.caller.name),
+        caller_display_name=await api_keys.display_name(connection, *mutation.caller.fact.uid) or "",
+    )
+
+
+def _owner_name(
+    policy: Policy, mutation: Mutation[CreatedApiKey], new: NewApiKey
+) -> KeyOwnerName | NewMachineUser | None:
+    """The owner of a new key: the one that was named, or the product's default; None for neither."""
+    if new.owner is not None or new.kind is KeyKind.PUBLISHABLE:
+        return new.owner
+    default = policy.spec.secret_keys.default_owner if policy.spec.secret_keys else None
+    if default is KeyOwner.TENANT:
+        return new.parent
+    return mutation.actor if default is KeyOwner.MEMBER and isinstance(mutation.actor, MemberName) else None
+
+
+def _check_owner_offered(policy: Policy, new: NewApiKey, owner: KeyOwnerName | NewMachineUser | None) -> None:
+    if new.kind is KeyKind.PUBLISHABLE:
+        return
+    if isinstance(owner, NewMachineUser) and policy.spec.machine_users is None:
+        # Told when it is to be created.
+        return
+    offered = policy.spec.secret_keys.offered_owners if policy.spec.secret_keys else ()
+    words = " or ".join(_OWNERS_IN_WORDS[kind].format(tenant=policy.tenant_noun) for kind in offered)
+    if owner is None:
+        raise InvalidRequest.at("api_key.owner", "OWNER_REQUIRED", f"{words} is required")
+    kind = KeyOwner.MACHINE_USER if isinstance(owner, NewMachineUser) else owner_kind(owner)
+    if kind not in offered:
+        raise InvalidRequest.at("api_key.owner", "OWNER_NOT_OFFERED", f"a key of this product belongs to {words}")
+
+
+def _refuse_other_tenant(owner: KeyOwnerName, parent: TenantName, field: str) -> None:
+    if (owner if isinstance(owner, TenantName) else owner.parent) != parent:
         raise InvalidRequest.at(field, "OWNER_OF_OTHER_TENANT", f"the owner is not of `{parent}`")
 
 
@@ -397,6 +522,12 @@ def _check_permissions(
     if offered is None:
         raise AssertionError("an applied spec has a policy for secret keys")
     mode = wanted or offered.default_mode
+    if mode is None:
+        raise InvalidRequest.at(
+            "api_key.mode",
+            "MODE_REQUIRED",
+            f"this product has no default: one of {', '.join(offered.modes)} is required",
+        )
     if mode not in offered.modes:
         raise InvalidRequest.at("api_key.mode", "MODE_NOT_OFFERED", f"one of {', '.join(offered.modes)} is required")
     if mode is not AccessMode.RESTRICTED:
@@ -406,8 +537,15 @@ def _check_permissions(
     if not grants:
         raise InvalidRequest.at("api_key.grants", "GRANTS_REQUIRED", "a restricted key needs at least one")
     specs.validate_grants(policy.spec, grants, "api_key.grants")
-    if not specs.grantable(offered, grants):
-        raise InvalidRequest.at("api_key.grants", "GRANTS_NOT_OFFERED", "more than keys of this product can be given")
+    excess = specs.not_grantable(offered, grants)
+    if excess is not None:
+        raise InvalidRequest.at(
+            "api_key.grants",
+            "GRANTS_NOT_OFFERED",
+            f"`{excess.action}` on `{excess.resource}` is more than a key of this product can be given,"
+            f" which is {in_words(policy.grantable)}",
+            metadata={"resource": excess.resource, "action": excess.action},
+        )
     return mode
 
 
@@ -415,8 +553,8 @@ def _check_expiry(
     policy: Policy, kind: KeyKind, wanted: datetime | None, now: datetime, since: datetime | None = None
 ) -> datetime | None:
     """Answer when a key expires; `since` is its creation, where that is not now."""
-    secret_keys = policy.spec.secret_keys
-    longest = secret_keys.max_lifetime if secret_keys and kind is KeyKind.SECRET else None
+    keys = policy.spec.secret_keys if kind is KeyKind.SECRET else policy.spec.publishable_keys
+    longest = keys.max_lifetime if keys else None
     born = since or now
     if wanted is None:
         return born + longest if longest else None
@@ -429,20 +567,57 @@ def _check_expiry(
     return wanted
 
 
-async def _owner(connection: Connection, product: Product, tenant: Tenant, new: NewApiKey) -> Principal | None:
-    if new.owner is None:
-        return None
-    if isinstance(new.owner, NewMachineUser):
+async def _owner(
+    connection: Connection, product: Product, tenant: Tenant, owner: KeyOwnerName | NewMachineUser | None
+) -> Principal | None:
+    """Find or create the principal that is to own a key; None where the tenant itself does."""
+    if isinstance(owner, NewMachineUser):
         people.lifetime(product.policy)
-        return await people.insert_machine_user(connection, product, tenant, new.owner.name, new.owner.display_name)
-    return await lookup.principal(connection, tenant, new.owner)
+        return await people.insert_machine_user(connection, product, tenant, owner.name, owner.display_name)
+    if owner is None or isinstance(owner, TenantName):
+        return None
+    principal = await lookup.principal(connection, tenant, owner)
+    machine_users = product.policy.spec.machine_users
+    bound = machine_users is not None and machine_users.lifetime is Lifetime.BOUND_TO_KEYS
+    if principal.is_machine_user and bound and await principals.has_key(connection, tenant, principal):
+        raise FailedPrecondition(
+            "MACHINE_USER_HAS_KEY", f"`{owner}` has its one key: rotate that, or create another machine user"
+        )
+    return principal
 
 
-def _refuse_to_outlive(caller: Caller, tenant: Tenant, expire_time: datetime | None) -> None:
-    """A service token that ends could otherwise leave one behind that does not."""
-    end = caller.fact.expire_time
-    if tenant.name.product == builtin.PRODUCT.product and end and (expire_time is None or expire_time > end):
-        raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot outlive its maker")
+async def _find_owner(connection: Connection, tenant: Tenant, owner: KeyOwnerName) -> Principal | Tenant:
+    return tenant if isinstance(owner, TenantName) else await lookup.principal(connection, tenant, owner)
+
+
+def _refuse_stronger_token(
+    mutation: Mutation[Any],
+    tenant: Tenant,
+    mode: AccessMode | None,
+    grants: tuple[Grant, ...],
+    *,
+    actor_required: bool,
+) -> None:
+    """Refuse a caller that would leave a service token behind with more than its own has."""
+    if tenant.name.product == builtin.PRODUCT.product:
+        given = GrantSet.of(grants)
+        mutation.demand(lambda caller: caller.refuse_to_give(mode, given))
+        mutation.demand(lambda caller: caller.refuse_to_free(actor_required=actor_required))
+
+
+def _refuse_lasting_token(mutation: Mutation[Any], tenant: Tenant, expire_time: datetime | None) -> None:
+    """Refuse a caller that would leave a service token behind that ends later than its own."""
+    if tenant.name.product == builtin.PRODUCT.product:
+        mutation.demand(lambda caller: caller.refuse_to_outlive(expire_time))
+
+
+def _gives_more(
+    policy: Policy, before: ApiKey, mode: AccessMode | None, grants: tuple[Grant, ...], expire_time: datetime | None
+) -> bool:
+    """Whether a key would have more than before, or for longer."""
+    had = policy.key_grants(before.mode, GrantSet.of(before.grants))
+    has = policy.key_grants(mode, GrantSet.of(grants))
+    return not had.contains(has) or outlives(expire_time, before.expire_time)
 
 
 def new_uid(now: datetime) -> uuid.UUID:

@@ -11,7 +11,7 @@ from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.changes import NOWHERE, Change, Position
-from gatekey_server.domain.errors import GatekeyError, Unavailable
+from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.scopes import ScopeNames
 from gatekey_server.freshness.facts import FactSource, Known, Secret
@@ -79,28 +79,24 @@ class NearCaches:
 
     async def identify(self, token: Secret, now: datetime) -> Caller:
         """The caller that holds a token. Raises `Unauthenticated`, `Unavailable` and `Overloaded`."""
-        return callers.identify((await self._facts.get(token)).fact, now)
+        return callers.identify(await self._facts.get(token), now)
 
-    async def resolve(self, token: Secret, secrets: Sequence[Secret], now: datetime) -> tuple[Caller, list[Known]]:
-        """What secrets stand for, as far as the caller may check them.
+    async def resolve(
+        self, token: Secret, secrets: Sequence[Secret], cursor: Cursor, now: datetime
+    ) -> tuple[Caller, list[Known | Unreadable]]:
+        """What secrets stand for, as far as the caller may check them, at a cursor or later in its history.
 
-        Raises `Unauthenticated`, and `Unavailable` or `Overloaded` where something must be looked up and cannot be.
+        The error for those that cannot be read.
+
+        Raises `Unauthenticated`, and `Unavailable` or `Overloaded` where something must be looked up and cannot be,
+        or the cursor has not been reached (`REVISION_NOT_REACHED`).
         """
-        found = []
-        for known in await self._facts.get_each([(token, 0), *((secret, 0) for secret in secrets)]):
-            if isinstance(known, GatekeyError):
-                raise known
-            found.append(known)
-        asking = found.pop(0)
-        caller = callers.identify(asking.fact, now)
-        return caller, [
-            Known(
-                known.fact if known.fact is not None and caller.may_check(known.fact.product) else None,
-                # Whether the caller may see it is as of the revision that is known of its token.
-                min(asking.revision, known.revision),
-            )
-            for known in found
-        ]
+        reached = self._facts.applied
+        asking, *found = await self._facts.get_each([(token, 0), *((secret, 0) for secret in secrets)])
+        caller = callers.identify(asking, now)
+        if cursor != Cursor() and not self._log.includes(cursor.position):
+            raise _not_reached(self._log.head)
+        return caller, [_unless_refused(callers.as_seen(caller, known, reached)) for known in found]
 
     def sync_at_once(self, token: Secret, cursor: Cursor, now: datetime) -> Synced | None:
         """What has changed; None where too little is remembered. Nothing else happens meanwhile.
@@ -110,7 +106,7 @@ class NearCaches:
         asking = self._facts.recall(token)
         if asking is None:
             return None
-        caller = callers.identify(asking.fact, now)
+        caller = callers.identify(asking, now)
         caller.require_some_checks()
         lease_s = self._lease.rest_s()
         if caller.fact.expire_time is not None:
@@ -121,7 +117,7 @@ class NearCaches:
         if server is None:
             return None
         if cursor.position.revision > head.revision:
-            raise Unavailable("REVISION_NOT_REACHED", f"this server is at revision {head.revision}")
+            raise _not_reached(head)
         changes = self._log.since(cursor.position) if cursor.rights == caller.checking_rights else None
         reached = Cursor(head, caller.checking_rights, self.names().server(server))
         return Synced(caller, reached, changes, cursor.server != reached.server, lease_s)
@@ -143,3 +139,13 @@ class NearCaches:
         times = {key: time for key, time in uses if caller.may_check(key.parent.product)}
         for key, uid in (await api_keys.find_used(self._database, list(times))).items():
             self._usage.record_key(uid, times[key])
+
+
+def _not_reached(head: Position) -> Unavailable:
+    return Unavailable("REVISION_NOT_REACHED", f"this server is at revision {head.revision}")
+
+
+def _unless_refused(known: Known | GatekeyError) -> Known | Unreadable:
+    if isinstance(known, GatekeyError) and not isinstance(known, Unreadable):
+        raise known
+    return known

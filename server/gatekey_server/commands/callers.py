@@ -7,10 +7,11 @@ from functools import lru_cache
 
 from gatekey_server.domain import builtin
 from gatekey_server.domain.decisions import Fact, Policy, Reason, Request, decide, holder_problem
-from gatekey_server.domain.errors import NotFound, PermissionDenied, Unauthenticated
+from gatekey_server.domain.errors import GatekeyError, NotFound, PermissionDenied, Unauthenticated, Unreadable
 from gatekey_server.domain.grants import ANY, GrantSet, Path
-from gatekey_server.domain.names import ProductName
+from gatekey_server.domain.names import ApiKeyName, ProductName, TenantName
 from gatekey_server.domain.specs import AccessMode, KeyKind
+from gatekey_server.freshness.facts import Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,13 @@ class Caller:
 
     fact: Fact
     now: datetime
+    revision: int
+    """The fact is as of this revision."""
+
+    @property
+    def name(self) -> ApiKeyName:
+        """The resource name of the token."""
+        return ApiKeyName(TenantName(self.fact.product, self.fact.tenant), self.fact.key_id)
 
     def may(self, path: Path, action: str) -> bool:
         """Whether the token gives the action on the resource."""
@@ -39,6 +47,13 @@ class Caller:
                 "the service token needs the permission `create` on the `checks` of a product",
                 metadata={"resource": "products/-/checks", "action": "create"},
             )
+
+    def only_checkable_product(self) -> str | None:
+        """The id of the one product whose keys the token lets its holder check; None where there may be several."""
+        checks = ("products", ANY, "checks")
+        some = [rule for rule in self._grants.rules if GrantSet((rule,)).allows_somewhere(checks, "create")]
+        products = {pattern[1] if len(pattern) > 1 else ANY for pattern, _ in some}
+        return products.pop() if len(products) == 1 and ANY not in products else None
 
     @property
     def checking_rights(self) -> bytes:
@@ -67,9 +82,31 @@ class Caller:
         """Whether the token has any grant in the product."""
         return self._grants.touches(("products", product))
 
-    def has_all_of(self, mode: AccessMode | None, grants: GrantSet) -> bool:
-        """Whether a service token of this mode and with these grants would have no more than the caller's."""
-        return self._grants.contains(self.fact.policy.key_grants(mode, grants))
+    def refuse_to_give(self, mode: AccessMode | None, grants: GrantSet) -> None:
+        """Refuse to give a service token more than the caller's has.
+
+        Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
+        """
+        if not self._grants.contains(self.fact.policy.key_grants(mode, grants)):
+            raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot be given more than its maker has")
+
+    def refuse_to_free(self, *, actor_required: bool) -> None:
+        """Refuse to leave a service token behind that need not name an actor where the caller's must.
+
+        Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
+        """
+        if self.fact.actor_required and not actor_required:
+            raise PermissionDenied(
+                "TOKEN_EXCEEDS_CALLER", "a service token that must name an actor gives none that need not"
+            )
+
+    def refuse_to_outlive(self, expire_time: datetime | None) -> None:
+        """Refuse to leave a service token behind that ends later.
+
+        Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
+        """
+        if outlives(expire_time, self.fact.expire_time):
+            raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot outlive its maker")
 
     @property
     def _grants(self) -> GrantSet:
@@ -97,18 +134,52 @@ def _checking_rights(policy: Policy, mode: AccessMode | None, grants: GrantSet, 
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def identify(fact: Fact | None, now: datetime) -> Caller:
-    """The caller that holds a service token, by the fact behind it.
+def identify(known: Known | GatekeyError, now: datetime) -> Caller:
+    """The caller that holds a service token, by what is known of it.
 
-    Raises `Unauthenticated` (`TOKEN_INVALID`) where the token is none, or works no longer.
+    Raises `Unauthenticated` (`TOKEN_INVALID`) where the token is none, or works no longer, and the error where nothing
+    is known of it.
     """
+    if isinstance(known, GatekeyError):
+        if isinstance(known, Unreadable) and known.product != builtin.PRODUCT.product:
+            raise _unknown_token()
+        raise known
+    fact = known.fact
     if fact is None or fact.product != builtin.PRODUCT.product:
-        raise Unauthenticated("TOKEN_INVALID", "the service token is not known")
+        raise _unknown_token()
     problem = holder_problem(fact, now)
     if problem is not None:
         state = problem.name.removeprefix("KEY_").replace("_", " ").lower()
         raise Unauthenticated("TOKEN_INVALID", f"the service token does not work: {state}")
-    return Caller(fact, now)
+    return Caller(fact, now, known.revision)
+
+
+def _unknown_token() -> Unauthenticated:
+    return Unauthenticated("TOKEN_INVALID", "the service token is not known")
+
+
+def as_seen(caller: Caller, known: Known | GatekeyError, reached: int, min_revision: int = 0) -> Known | GatekeyError:
+    """What is known of a secret, for a caller who may not be allowed to know of it.
+
+    Then it is like one that does not exist. The revision of either tells nothing of when it was looked up, which would
+    tell that it has changed or is in use: it follows from `reached`, which this process had applied before it was
+    asked, and from what was asked for.
+    """
+    # Whether the caller may see it is as of the revision that is known of its token.
+    if isinstance(known, Known):
+        fact, revision = known.fact, min(caller.revision, known.revision)
+        if fact is not None and caller.may_check(fact.product):
+            return Known(fact, revision)
+    elif isinstance(known, Unreadable) and not caller.may_check(known.product):
+        revision = caller.revision
+    else:
+        return known
+    return Known(None, min(revision, max(reached, min_revision)))
+
+
+def outlives(expire_time: datetime | None, other: datetime | None) -> bool:
+    """Whether one expiry is later than another; None is never."""
+    return other is not None and (expire_time is None or expire_time > other)
 
 
 def product_not_found(product: str) -> NotFound:

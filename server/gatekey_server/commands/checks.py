@@ -1,7 +1,7 @@
 """The check: who asks, whom it is about, and the decision."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,6 +10,10 @@ from gatekey_server.commands.callers import Caller
 from gatekey_server.domain.decisions import KEY_UNKNOWN, Decision, Fact, Request, decide
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.freshness.facts import FactSource, Known, Lookup, Secret, Wanted
+from gatekey_server.store import pauses
+
+MAX_QUICK_GRANTS = 2000
+"""How many grants are compared without a pause: some milliseconds."""
 
 
 class Question(NamedTuple):
@@ -34,6 +38,8 @@ class Checking(NamedTuple):
 
     questions: Sequence[Question]
     now: datetime
+    reached: int
+    """The revision that this process had applied when it was asked."""
     lookup: Lookup
 
     @property
@@ -41,15 +47,25 @@ class Checking(NamedTuple):
         """What has to be waited for; None where that is nothing."""
         return self.lookup.loading
 
-    def result(self) -> tuple[Caller, list[CheckResult | GatekeyError]]:
-        """What `check_each` answers or raises, once `loading` is done."""
-        return _decide_each(self.lookup.result(), self.questions, self.now)
+    @property
+    def is_quick(self) -> bool:
+        """Whether nothing has to be waited for, and so little is to be compared that it need not be done slowly."""
+        if self.loading is not None:
+            return False
+        facts = [known.fact for known in self.lookup.found if known is not None and known.fact is not None]
+        return sum(len(fact.grants.rules) + len(fact.policy.role_grants(fact.role).rules) for fact in facts) <= (
+            MAX_QUICK_GRANTS
+        )
+
+    def result(self) -> tuple[Caller, Iterator[CheckResult | GatekeyError]]:
+        """What `check_each` answers or raises, once `loading` is done; each decision is made when it is taken."""
+        return _decide_each(self.lookup.result(), self.questions, self.now, self.reached)
 
 
 def begin(source: FactSource, token: Secret, questions: Sequence[Question], now: datetime) -> Checking | None:
     """Begin what `check_each` does; None where even that has to wait."""
     lookup = source.look_up(_wanted(token, questions))
-    return None if lookup is None else Checking(questions, now, lookup)
+    return None if lookup is None else Checking(questions, now, source.applied, lookup)
 
 
 async def check_each(
@@ -60,7 +76,9 @@ async def check_each(
     The error for those that cannot be decided. Raises `Unauthenticated` (`TOKEN_INVALID`), and
     `Unavailable` or `Overloaded` where nothing is known of the token.
     """
-    return _decide_each(await source.get_each(_wanted(token, questions)), questions, now)
+    reached = source.applied
+    caller, results = _decide_each(await source.get_each(_wanted(token, questions)), questions, now, reached)
+    return caller, await pauses.each(results)
 
 
 def _wanted(token: Secret, questions: Sequence[Question]) -> Wanted:
@@ -68,27 +86,19 @@ def _wanted(token: Secret, questions: Sequence[Question]) -> Wanted:
 
 
 def _decide_each(
-    found: Sequence[Known | GatekeyError], questions: Sequence[Question], now: datetime
-) -> tuple[Caller, list[CheckResult | GatekeyError]]:
+    found: Sequence[Known | GatekeyError], questions: Sequence[Question], now: datetime, reached: int
+) -> tuple[Caller, Iterator[CheckResult | GatekeyError]]:
     asking, *keys = found
-    if isinstance(asking, GatekeyError):
-        raise asking
-    caller, revision = callers.identify(asking.fact, now), asking.revision
-    return caller, [
-        known if isinstance(known, GatekeyError) else _decide(_as_seen(caller, revision, known), question.request, now)
+    caller = callers.identify(asking, now)
+    return caller, (
+        _decide(callers.as_seen(caller, known, reached, question.min_revision), question.request, now)
         for known, question in zip(keys, questions, strict=True)
-    ]
+    )
 
 
-def _as_seen(caller: Caller, caller_revision: int, known: Known) -> Known:
-    """What is known of a key, for a caller who may not be allowed to know of it."""
-    fact = known.fact
-    if fact is not None and not caller.may_check(fact.product):
-        fact = None
-    return Known(fact, min(caller_revision, known.revision))
-
-
-def _decide(seen: Known, request: Request, now: datetime) -> CheckResult:
+def _decide(seen: Known | GatekeyError, request: Request, now: datetime) -> CheckResult | GatekeyError:
+    if isinstance(seen, GatekeyError):
+        return seen
     fact, revision = seen
     decision = decide(fact, request, now)
     return CheckResult(decision, None if decision is KEY_UNKNOWN else fact, revision)

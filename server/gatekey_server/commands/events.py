@@ -4,6 +4,7 @@ from datetime import datetime
 
 from gatekey_server.domain.audit import Description, Event
 from gatekey_server.store import audit
+from gatekey_server.store.audit import Head
 from gatekey_server.store.database import Connection
 
 Place = tuple[str, str, int]
@@ -12,8 +13,7 @@ Place = tuple[str, str, int]
 
 async def append(
     connection: Connection,
-    product: str,
-    tenant: str,
+    head: Head,
     *,
     time: datetime,
     verb: str,
@@ -25,21 +25,21 @@ async def append(
     after: Description | None,
     revision: int,
 ) -> Place:
-    """Add an event to the chain of a locked tenant or product; answers where it stands."""
-    sequence, previous = await audit.head(connection, product, tenant)
+    """Add an event to the chain of a locked tenant or product, after its head; answers where it stands."""
     event = Event(
-        product=product,
-        tenant=tenant,
-        sequence=sequence + 1,
+        product=head.product,
+        tenant=head.tenant,
+        sequence=head.sequence + 1,
         time=time,
         verb=verb,
         target=target,
         caller=caller,
+        caller_display_name=head.caller_display_name,
         actor=actor,
         request_id=request_id,
         before=before,
         after=after,
         revision=revision,
     )
-    await audit.append(connection, event, event.hash_after(previous))
-    return product, tenant, event.sequence
+    await audit.append(connection, event, event.hash_after(head.hash))
+    return event.product, event.tenant, event.sequence

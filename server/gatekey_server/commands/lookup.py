@@ -29,9 +29,14 @@ async def tenant(connection: Connection, name: TenantName) -> Tenant:
     """Read a tenant. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
     found = await tenants.get(connection, name)
     if found is None:
-        await product(connection, ProductName(name.product))
-        raise _tenant_not_found(name)
+        raise _tenant_not_found(name, await product(connection, ProductName(name.product)))
     return found
+
+
+async def product_and_tenant(connection: Connection, name: TenantName) -> tuple[Product, Tenant]:
+    """Read a tenant with its product. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
+    found_product = await product(connection, ProductName(name.product))
+    return found_product, await tenant(connection, name)
 
 
 async def tenant_for_change(
@@ -46,9 +51,10 @@ async def tenant_for_change(
         raise product_not_found(name.product)
     found = await tenants.lock(connection, name)
     if found is None:
-        raise _tenant_not_found(name)
+        raise _tenant_not_found(name, found_product)
     if found.state is TenantState.DELETED and not deleted:
-        raise FailedPrecondition("TENANT_DELETED", f"the tenant `{name}` is deleted", metadata={"tenant": str(name)})
+        noun = found_product.policy.tenant_noun
+        raise FailedPrecondition("TENANT_DELETED", f"the {noun} `{name}` is deleted", metadata={"tenant": str(name)})
     return found_product, found
 
 
@@ -88,5 +94,5 @@ def api_key_not_found(name: ApiKeyName) -> NotFound:
     return NotFound("API_KEY_NOT_FOUND", f"there is no API key `{name}`")
 
 
-def _tenant_not_found(name: TenantName) -> NotFound:
-    return NotFound("TENANT_NOT_FOUND", f"there is no tenant `{name}`")
+def _tenant_not_found(name: TenantName, within: Product) -> NotFound:
+    return NotFound("TENANT_NOT_FOUND", f"there is no {within.policy.tenant_noun} `{name}`")

@@ -1,22 +1,47 @@
-"""Pages of lists."""
+"""Pages of lists: bounded in rows and in bytes, and read in slices."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from gatekey_server.store.slices import Slice
 
 T = TypeVar("T")
+C = TypeVar("C")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+MAX_SLICES = 300
+"""How many slices are read for one page. One that is not full after that goes on behind its token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Some items of a list, and the cursor after them; None at the end of the list."""
+class Taker(Protocol[T_contra]):
+    """A page that is being written."""
 
-    items: Sequence[T]
-    next_cursor: str | None
+    size: int
+    """How many items it may hold."""
 
-    @classmethod
-    def of(cls, found: Sequence[T], size: int, cursor: Callable[[T], object]) -> "Page[T]":
-        """Make a page of up to `size + 1` items that were found: one more shows that the list goes on."""
-        if len(found) <= size:
-            return cls(found, None)
-        return cls(found[:size], str(cursor(found[size - 1])))
+    async def take(self, item: T_contra) -> bool:
+        """Add an item; False where there is no room for it, nor for any after it. Lets others work meanwhile."""
+
+
+async def fill(
+    page: Taker[T],
+    read: Callable[[C, int], Awaitable[Slice[T, C]]],
+    after: C,
+    cursor: Callable[[T], C],
+    slice_rows: int,
+) -> str | None:
+    """Read items from the one after `after`, up to `slice_rows` at a time, until the page is full.
+
+    Answers the cursor of the next page; None at the end of the list. A page that is not full may have one, too.
+    """
+    count = 0
+    for _ in range(MAX_SLICES):
+        found = await read(after, min(slice_rows, page.size + 1 - count))
+        for item in found.items:
+            if count == page.size or not await page.take(item):
+                return str(after)
+            count, after = count + 1, cursor(item)
+        if found.last is None:
+            return None
+        after = found.last
+    return str(after)

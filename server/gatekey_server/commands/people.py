@@ -1,10 +1,12 @@
 """The lives of members and machine users."""
 
+from collections.abc import Callable
+
 from gatekey_server.commands import actors, limits, lookup
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
-from gatekey_server.commands.paging import Page
-from gatekey_server.domain.audit import describe
+from gatekey_server.commands.paging import Taker, fill
+from gatekey_server.domain.audit import describe, describe_removed
 from gatekey_server.domain.decisions import Policy, PrincipalKind
 from gatekey_server.domain.entities import Deleted, Principal, Product, Tenant
 from gatekey_server.domain.errors import AlreadyExists, FailedPrecondition, InvalidRequest
@@ -12,6 +14,12 @@ from gatekey_server.domain.names import MachineUserName, MemberName, PrincipalNa
 from gatekey_server.domain.specs import Lifetime
 from gatekey_server.store import principals
 from gatekey_server.store.database import Connection, Database
+from gatekey_server.store.slices import Slice
+
+SLICE_ROWS = 100
+
+MAX_NAMED_KEYS = 100
+"""How many of the keys that go with a principal the audit event names."""
 
 Person = tuple[Principal, Policy]
 """A principal, and the policy that gives machine users their role."""
@@ -25,7 +33,7 @@ async def add_member(
     Raises `InvalidRequest` (`ROLE_UNKNOWN`), `AlreadyExists` (`MEMBER_EXISTS`), `ResourceExhausted`
     (`LIMIT_REACHED`), and as `lookup.tenant_for_change` and `actors.authorise`.
     """
-    mutation.caller.require((*name.parent.path, "members"), "create")
+    mutation.require((*name.parent.path, "members"), "create")
 
     async def work(connection: Connection) -> Change[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
@@ -38,7 +46,7 @@ async def add_member(
             raise AlreadyExists("MEMBER_EXISTS", f"there is a member `{name}`")
         return Change(member, name, None, describe(member))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name.parent, work)
 
 
 async def create_machine_user(
@@ -50,7 +58,7 @@ async def create_machine_user(
     (`MACHINE_USER_EXISTS`), `ResourceExhausted` (`LIMIT_REACHED`), and as `lookup.tenant_for_change`
     and `actors.authorise`.
     """
-    mutation.caller.require((*name.parent.path, "machineUsers"), "create")
+    mutation.require((*name.parent.path, "machineUsers"), "create")
 
     async def work(connection: Connection) -> Change[Person]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
@@ -60,11 +68,11 @@ async def create_machine_user(
                 "MACHINE_USER_NEEDS_KEY",
                 "machine users of this product live as long as their keys: create one with its first key",
             )
-        actor.may_give_role(product.policy.machine_user_role)
+        actor.may_create_machine_users()
         user = await insert_machine_user(connection, product, tenant, name, display_name)
         return Change((user, product.policy), name, None, describe(user))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name.parent, work)
 
 
 async def insert_machine_user(
@@ -102,9 +110,9 @@ async def get_person(database: Database, caller: Caller, name: PrincipalName) ->
 
 
 async def list_people(
-    database: Database, caller: Caller, parent: TenantName, after: int, size: int
-) -> tuple[Page[Principal], Policy, int]:
-    """List members and machine users together; answers the number of users as well.
+    database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[Policy], Taker[Principal]]
+) -> tuple[str | None, int]:
+    """List members and machine users together; answers the next cursor and the number of users.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`).
     """
@@ -112,21 +120,36 @@ async def list_people(
     async with database.connection() as connection:
         product = await lookup.product(connection, ProductName(parent.product))
         tenant = await lookup.tenant(connection, parent)
-        found = await principals.page(connection, tenant, after, size + 1)
-        users = await principals.count_members(connection, tenant)
-    return Page.of(found, size, _uid), product.policy, users
+        following = await _list(connection, tenant, after, page(product.policy))
+        users = await principals.count_up_to(connection, tenant, PrincipalKind.MEMBER, limits.MAX_COUNTED)
+    return following, users
 
 
 async def list_machine_users(
-    database: Database, caller: Caller, parent: TenantName, after: int, size: int
-) -> tuple[Page[Principal], Policy]:
-    """List the machine users of a tenant. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
+    database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[Policy], Taker[Principal]]
+) -> str | None:
+    """List the machine users of a tenant; answers the next cursor.
+
+    Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`).
+    """
     caller.require((*parent.path, "machineUsers"), "list")
     async with database.connection() as connection:
         product = await lookup.product(connection, ProductName(parent.product))
         tenant = await lookup.tenant(connection, parent)
-        found = await principals.page(connection, tenant, after, size + 1, PrincipalKind.MACHINE_USER)
-    return Page.of(found, size, _uid), product.policy
+        return await _list(connection, tenant, after, page(product.policy), PrincipalKind.MACHINE_USER)
+
+
+async def _list(
+    connection: Connection,
+    tenant: Tenant,
+    after: int,
+    page: Taker[Principal],
+    kind: PrincipalKind | None = None,
+) -> str | None:
+    async def read(after: int, limit: int) -> Slice[Principal, int]:
+        return Slice.of(await principals.page(connection, tenant, after, limit, kind), limit, _uid)
+
+    return await fill(page, read, after, _uid, SLICE_ROWS)
 
 
 async def update_member(
@@ -144,7 +167,7 @@ async def update_member(
     Raises `InvalidRequest` (`ROLE_UNKNOWN`), `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition`
     (`LAST_OWNER`), `NotFound` (`MEMBER_NOT_FOUND`), and as `lookup.tenant_for_change` and `actors.authorise`.
     """
-    mutation.caller.require(name.path, "update")
+    mutation.require(name.path, "update")
 
     async def work(connection: Connection) -> Change[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
@@ -164,7 +187,7 @@ async def update_member(
         after = await principals.update(connection, tenant, before, role=new_role, display_name=new_name)
         return Change(after, name, describe(before), describe(after))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name.parent, work)
 
 
 async def update_machine_user(
@@ -175,7 +198,7 @@ async def update_machine_user(
     Raises `Aborted` (`ETAG_MISMATCH`), `NotFound` (`MACHINE_USER_NOT_FOUND`), and as
     `lookup.tenant_for_change` and `actors.authorise`.
     """
-    mutation.caller.require(name.path, "update")
+    mutation.require(name.path, "update")
 
     async def work(connection: Connection) -> Change[Person]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
@@ -187,34 +210,43 @@ async def update_machine_user(
         after = await principals.update(connection, tenant, before, role=None, display_name=display_name)
         return Change((after, product.policy), name, describe(before), describe(after))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name.parent, work)
 
 
 async def remove_person(
     database: Database, mutation: Mutation[Deleted], name: PrincipalName, etag: str, *, force: bool = False
 ) -> Deleted:
-    """Remove a member or a machine user with all their keys.
+    """Remove a member or a machine user with all their keys, which are unknown from then on.
+
+    A member can leave: be removed on their own behalf. Takes the same time however many keys there are: their
+    rows are purged later. Keys are counted as far as `limits.MAX_COUNTED`.
 
     Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`LAST_OWNER`), `NotFound`
     (`MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`), and as `lookup.tenant_for_change` and `actors.authorise`.
     """
-    mutation.caller.require(name.path, "delete")
+    mutation.require(name.path, "delete")
     machine = isinstance(name, MachineUserName)
 
     async def work(connection: Connection) -> Change[Deleted]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
-        collection = "machineUsers" if machine else "members"
-        await actors.authorise(connection, mutation, product.policy, tenant, collection, "delete")
+        # Whoever wants to leave may, whatever their role lets them administer.
+        leaves = not machine and mutation.actor == name
+        if leaves:
+            await actors.find(connection, mutation, product.policy, tenant)
+        else:
+            collection = "machineUsers" if machine else "members"
+            await actors.authorise(connection, mutation, product.policy, tenant, collection, "delete")
         before = await lookup.principal(connection, tenant, name)
         check_etag(etag, before.etag)
-        if not force:
+        if leaves or not force:
             await _refuse_last_owner(connection, product.policy, tenant, before)
-        keys = await principals.count_keys(connection, tenant, before)
-        await principals.delete(connection, tenant, name)
+        keys = await principals.count_keys(connection, tenant, before, limits.MAX_COUNTED)
+        named = await principals.key_ids(connection, tenant, before, MAX_NAMED_KEYS)
+        await principals.remove(connection, tenant, before)
         deleted = Deleted(members=int(not machine), machine_users=int(machine), api_keys=keys)
-        return Change(deleted, name, describe(before), None)
+        return Change(deleted, name, describe_removed(before, keys, named), None)
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name.parent, work)
 
 
 def _refuse_unknown_role(policy: Policy, role: str) -> None:
@@ -226,8 +258,8 @@ def _refuse_unknown_role(policy: Policy, role: str) -> None:
 async def _refuse_last_owner(connection: Connection, policy: Policy, tenant: Tenant, member: Principal) -> None:
     if member.role is None or not policy.is_owner(member.role):
         return
-    if await principals.count_with_role(connection, tenant, member.role) == 1:
-        raise FailedPrecondition("LAST_OWNER", f"`{member.name}` is the last {member.role} of the tenant")
+    if await principals.count_with_role(connection, tenant, member.role, 2) == 1:
+        raise FailedPrecondition("LAST_OWNER", f"`{member.name}` is the last {member.role} of the {policy.tenant_noun}")
 
 
 def _uid(principal: Principal) -> int:

@@ -1,19 +1,49 @@
 """Applying, reading, listing and deleting products."""
 
+import asyncio
+import time
 from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+import structlog
 
 from gatekey_server.commands import actors, lookup
 from gatekey_server.commands.callers import Caller, product_not_found
+from gatekey_server.commands.limits import MAX_COUNTED
 from gatekey_server.commands.mutations import Change, Mutation, check_etag, refuse_repetition, run
-from gatekey_server.commands.paging import Page
+from gatekey_server.commands.paging import Taker, fill
+from gatekey_server.commands.stranding import Overtaken, Search
 from gatekey_server.domain import builtin, specs
-from gatekey_server.domain.audit import describe
-from gatekey_server.domain.entities import Deleted, Product
-from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Violation
-from gatekey_server.domain.names import ProductName
+from gatekey_server.domain.audit import describe, describe_with_contents
+from gatekey_server.domain.entities import Deleted, Product, UnreadableProduct
+from gatekey_server.domain.errors import Aborted, FailedPrecondition, InvalidRequest, Overloaded, Unavailable, Violation
+from gatekey_server.domain.names import CheckConfigName, ProductName, is_product_id
 from gatekey_server.domain.specs import ProductSpec
-from gatekey_server.store import products, tenants
-from gatekey_server.store.database import Connection, Database
+from gatekey_server.store import pauses, products, tenants
+from gatekey_server.store.database import Connection, Database, Share
+from gatekey_server.store.slices import Slice
+
+_log = structlog.get_logger()
+
+SLICE_ROWS = 2
+"""How many specs are read at once: each may be 1 MiB."""
+PURGE_PATIENCE_S = 1.0
+"""How long a forced deletion removes rows by itself; what is left is for the upkeep."""
+_MAX_SEARCHES = 5
+"""How often a product is looked through, or looked at again, for what a spec would strand."""
+
+
+def authorise_application(caller: Caller, product: str) -> None:
+    """Refuse a caller whose token does not let it apply a spec for a product, before anything of the spec is read.
+
+    Raises as `Caller.require`, and `InvalidRequest` (`SPEC_INVALID`) for what is no id, unless the
+    caller may apply specs for all products: then that is told with everything else.
+    """
+    if is_product_id(product):
+        caller.require(ProductName(product).path, "apply")
+    elif not caller.may(("products",), "apply"):
+        raise InvalidRequest.all("SPEC_INVALID", [specs.PRODUCT_ID_INVALID])
 
 
 async def apply_product(
@@ -27,43 +57,102 @@ async def apply_product(
 ) -> Product:
     """Create a product, or replace its spec. `violations` were found while the spec was read.
 
-    Raises `InvalidRequest` (`SPEC_INVALID`) with everything that is wrong with the spec, and
-    `FailedPrecondition` (`PRODUCT_BUILT_IN`, `PREFIX_TAKEN`, `SPEC_STRANDS`), and `Aborted` (`ETAG_MISMATCH`).
+    Raises as `authorise_application`, `InvalidRequest` (`SPEC_INVALID`) with everything that is wrong
+    with the spec, `FailedPrecondition` (`PRODUCT_BUILT_IN`, `PRODUCT_BEING_PURGED`, `PREFIX_TAKEN`,
+    `SPEC_STRANDS`), `Aborted` (`ETAG_MISMATCH`, `PRODUCT_CHANGES_TOO_OFTEN`), and `Unreadable` where the spec in
+    force cannot be read; with `force`, it is replaced.
     """
-    name, caller = ProductName(spec.product), mutation.caller
+    name = ProductName(spec.product)
+    mutation.demand(lambda caller: authorise_application(caller, spec.product))
     try:
-        specs.validate(spec, violations)
+        await pauses.aside(specs.validate, spec, violations)
     except InvalidRequest as error:
-        # A spec without a usable id names nothing to be authorised for: only its faults can be told.
-        if any(violation.field == "product" for violation in error.violations):
-            raise
-        caller.require(name.path, "apply")
-        raise
-    caller.require(name.path, "apply")
+        raise await _with_taken_prefixes(database, spec, error) from None
     _refuse_built_in(name)
     actors.refuse_other_tenant(mutation, None)
+    search: Search | None = None
 
     async def work(connection: Connection) -> Change[Product]:
-        before = await products.lock(connection, name)
-        if before is None and not etag:
-            after = await products.insert(connection, spec)
-            if after is not None:
-                await _claim_prefixes(connection, spec)
-                return Change(after, name, None, describe(after))
-            # Another call has just created it; the lock waits for that call's end.
-            before = await products.lock(connection, name)
+        before = await products.lock_whatever_it_is(connection, name)
+        if isinstance(before, UnreadableProduct):
+            return await _replace_unreadable(connection, before, spec, etag, force=force)
         if before is None:
-            raise product_not_found(name.product)
+            if not etag and (created := await _create(connection, name, spec)) is not None:
+                return created
+            before = await _made_meanwhile(connection, name, etag)
         check_etag(etag, before.etag)
         if before.policy.spec == spec:
-            return Change(before, name, None, None)
+            return Change(replace(before, unchanged=True), name, None, None)
         if not force:
-            await _refuse_stranding(connection, name, spec)
+            if search is None or search.etag != before.etag:
+                raise Overtaken
+            await search.finish(connection)
         await _claim_prefixes(connection, spec)
         after = await products.update_spec(connection, spec, before.spec_version + 1)
-        return Change(after, name, describe(before), describe(after))
+        # Each of these takes some milliseconds for a large spec.
+        await pauses.pause()
+        described = describe(before)
+        await pauses.pause()
+        return Change(after, name, described, describe(after))
 
-    return await run(database, mutation, work)
+    if force:
+        return await run(database, mutation, name, work)
+    await refuse_repetition(database, mutation)
+    for _ in range(_MAX_SEARCHES):
+        try:
+            search = await _look_through(database, name, spec, etag, search)
+            return await run(database, mutation, name, work)
+        except Overtaken:
+            continue
+    raise Aborted(
+        "PRODUCT_CHANGES_TOO_OFTEN",
+        "the product changed while its keys were looked through for what the spec would strand; try again,"
+        " when less is going on, or apply it with `force`",
+    )
+
+
+async def _look_through(
+    database: Database, name: ProductName, spec: ProductSpec, etag: str, search: Search | None
+) -> Search | None:
+    """Look for what a spec would strand, going on from an earlier search; None where there is nothing to look at."""
+    async with database.connection() as connection:
+        before = await products.get(connection, name)
+    if before is None or (etag and etag != before.etag) or before.policy.spec == spec:
+        return None
+    if search is None or search.etag != before.etag:
+        search = Search(before, spec)
+    await search.look_through(database)
+    return search
+
+
+async def _create(connection: Connection, name: ProductName, spec: ProductSpec) -> Change[Product] | None:
+    """Create a product; None where there is one by now."""
+    after = await products.insert(connection, spec)
+    if after is None:
+        return None
+    await _claim_prefixes(connection, spec)
+    await pauses.pause()
+    return Change(after, name, None, describe(after))
+
+
+async def _made_meanwhile(connection: Connection, name: ProductName, etag: str) -> Product:
+    """The product that another call has just created; the lock waits for that call's end."""
+    product = await products.lock(connection, name)
+    if product is None:
+        raise product_not_found(name.product) if etag else _being_purged(name)
+    return product
+
+
+async def _replace_unreadable(
+    connection: Connection, before: UnreadableProduct, spec: ProductSpec, etag: str, *, force: bool
+) -> Change[Product]:
+    """Replace a spec of which nobody can tell what it gives to whom."""
+    check_etag(etag, before.etag)
+    if not force:
+        raise before.error()
+    await _claim_prefixes(connection, spec)
+    after = await products.update_spec(connection, spec, before.spec_version + 1)
+    return Change(after, before.name, None, describe(after))
 
 
 async def get_product(database: Database, caller: Caller, name: ProductName) -> Product:
@@ -73,66 +162,86 @@ async def get_product(database: Database, caller: Caller, name: ProductName) -> 
         return await lookup.product(connection, name)
 
 
-async def list_products(database: Database, caller: Caller, after: str, size: int) -> Page[Product]:
-    """List products by id, from the one after `after`."""
+async def get_check_config(database: Database, caller: Caller, name: CheckConfigName) -> Product:
+    """Read the product that a check config is of.
+
+    Raises `NotFound` (`PRODUCT_NOT_FOUND`), and `InvalidRequest` (`PRODUCT_REQUIRED`) where none is
+    named and the caller may check several.
+    """
+    if name.product is None:
+        caller.require_some_checks()
+    product = name.product or caller.only_checkable_product()
+    if product is None:
+        raise InvalidRequest.at("name", "PRODUCT_REQUIRED", "the service token may check several products: name one")
+    caller.require(("products", product, "checks"), "create")
+    async with database.connection() as connection:
+        return await lookup.product(connection, ProductName(product))
+
+
+async def list_products(
+    database: Database, caller: Caller, after: str, page: Taker[Product | UnreadableProduct]
+) -> str | None:
+    """List products by id, from the one after `after`; answers the next cursor."""
     caller.require(("products",), "list")
     async with database.connection() as connection:
-        found = await products.page(connection, after, size + 1)
-    return Page.of(found, size, lambda product: product.name.product)
+
+        async def read(after: str, limit: int) -> Slice[Product | UnreadableProduct, str]:
+            return Slice.of(await products.page(connection, after, limit), limit, _id)
+
+        return await fill(page, read, after, _id, SLICE_ROWS)
 
 
 async def delete_product(
     database: Database, mutation: Mutation[Deleted], name: ProductName, etag: str, *, force: bool
 ) -> Deleted:
-    """Delete a product; with `force`, its tenants as well. Answers what went with it.
+    """Delete a product; with `force`, its tenants as well, at once by its state. Answers what went with it.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`), `Aborted` (`ETAG_MISMATCH`) and `FailedPrecondition`
     (`PRODUCT_BUILT_IN`, `PRODUCT_HAS_TENANTS`).
     """
-    mutation.caller.require(name.path, "delete")
+    mutation.require(name.path, "delete")
     _refuse_built_in(name)
     actors.refuse_other_tenant(mutation, None)
     contents = Deleted()
     if force:
-        await refuse_repetition(database, mutation)
-        contents = await _delete_tenants(database, name, etag, keep=mutation.validate_only)
+        # Before the lock: of a large product it takes a while.
+        async with database.connection() as connection:
+            contents = await tenants.count_contents_of_all(connection, name, MAX_COUNTED)
 
     async def work(connection: Connection) -> Change[Deleted]:
         before = await _lock(connection, name, etag)
-        count = await tenants.count(connection, name)
-        if count and not (force and mutation.validate_only):
+        count = await tenants.count(connection, name, MAX_COUNTED)
+        if count and not force:
             raise FailedPrecondition(
                 "PRODUCT_HAS_TENANTS",
                 f"the product `{name.product}` still has tenants, deleted ones included: {count}",
                 metadata={"tenants": str(count)},
             )
-        if not count:
+        if count:
+            await products.mark_deleted(connection, before)
+        else:
             await products.delete(connection, name)
-        return Change(contents, name, describe(before), None)
+        return Change(contents, name, describe_with_contents(before, contents), None)
 
-    return await run(database, mutation, work)
+    deleted = await run(database, mutation, name, work)
+    if force and not mutation.validate_only:
+        await _purge_what_is_little(database.share(Share.BACKGROUND), name)
+    return deleted
 
 
-async def _delete_tenants(database: Database, name: ProductName, etag: str, *, keep: bool) -> Deleted:
-    """Delete all tenants of a product in transactions of bounded size; answers what they held."""
-
-    async def mark(connection: Connection) -> Deleted:
-        await _lock(connection, name, etag)
-        contents = await tenants.count_contents_of_all(connection, name)
-        if not keep:
-            await tenants.mark_all_deleted(connection, name)
-        return contents
-
-    contents = await database.transaction(mark)
-    while not keep:
-        async with database.connection() as connection:
-            tenant = await tenants.next_deleted(connection, name)
-        if tenant is None:
-            break
-        await tenants.purge_contents(database, tenant)
-        async with database.connection() as connection:
-            await tenants.purge(connection, tenant)
-    return contents
+async def _purge_what_is_little(database: Database, name: ProductName) -> None:
+    """Remove the rows of a deleted product where that is done soon; else the upkeep does it."""
+    end = time.monotonic() + PURGE_PATIENCE_S
+    try:
+        async with aclosing(products.purge(database, name)) as steps:
+            async for took_s in steps:
+                if time.monotonic() > end:
+                    return
+                await asyncio.sleep(took_s)
+    except (Unavailable, Overloaded):
+        return
+    except Exception as error:  # noqa: BLE001 - whatever it is, the product is deleted, and the upkeep meets it again
+        _log.exception("product.not_purged", product=name.product, error=type(error).__name__)
 
 
 async def _lock(connection: Connection, name: ProductName, etag: str) -> Product:
@@ -147,30 +256,36 @@ async def _claim_prefixes(connection: Connection, spec: ProductSpec) -> None:
     taken = await products.claim_prefixes(connection, spec)
     if taken is not None:
         prefix = spec.prefixes[taken]
-        raise FailedPrecondition(
-            "PREFIX_TAKEN", f"another product's keys start with `{prefix}`", metadata={"prefix": prefix}
-        )
+        raise FailedPrecondition("PREFIX_TAKEN", _taken_in_words(prefix), metadata={"prefix": prefix})
 
 
-async def _refuse_stranding(connection: Connection, name: ProductName, spec: ProductSpec) -> None:
-    roles = {role.role for role in spec.roles}
-    by_role = await products.count_members_by_role(connection, name)
-    counts = {f"members.{role}": count for role, count in by_role.items() if role not in roles}
-    if spec.machine_users is None:
-        counts["machine_users"] = await products.count_machine_users(connection, name)
-    counts["keys"] = sum(
-        group.count
-        for group in await products.count_keys_by_permissions(connection, name)
-        if specs.strands_key(spec, group.kind, group.mode, group.grants)
+async def _with_taken_prefixes(database: Database, spec: ProductSpec, error: InvalidRequest) -> InvalidRequest:
+    """The same error, and also which prefixes of the spec other products have."""
+    wrong = {violation.field for violation in error.violations}
+    fields = {f"{kind.lower()}_keys.prefix": prefix for kind, prefix in spec.prefixes.items()}
+    async with database.connection() as connection:
+        taken = await products.prefixes_of_others(connection, spec)
+    reason = "PREFIX_TAKEN"
+    found = [
+        Violation(field, reason, _taken_in_words(prefix))
+        for field, prefix in fields.items()
+        if prefix in taken and field not in wrong
+    ]
+    return InvalidRequest.all(error.reason, [*found, *error.violations], unlisted=error.unlisted) if found else error
+
+
+def _taken_in_words(prefix: str) -> str:
+    return f"another product's keys start with `{prefix}`"
+
+
+def _id(product: Product | UnreadableProduct) -> str:
+    return product.name.product
+
+
+def _being_purged(name: ProductName) -> FailedPrecondition:
+    return FailedPrecondition(
+        "PRODUCT_BEING_PURGED", f"what was in the deleted product `{name.product}` is still being removed"
     )
-    stranded = {what: str(count) for what, count in counts.items() if count}
-    if stranded:
-        listing = ", ".join(f"{what}: {count}" for what, count in stranded.items())
-        raise FailedPrecondition(
-            "SPEC_STRANDS",
-            f"the spec would leave these without their role, policy, mode or grants ({listing})",
-            metadata=stranded,
-        )
 
 
 def _refuse_built_in(name: ProductName) -> None:

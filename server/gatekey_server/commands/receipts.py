@@ -6,6 +6,7 @@ from datetime import timedelta
 import structlog
 
 from gatekey_server.commands.events import Place
+from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.freshness.receipts import Receipts
 from gatekey_server.store import audit
@@ -28,12 +29,12 @@ class ReceiptBook:
         self._receipts = receipts
         self._pending: dict[Place, timedelta] = {}
 
-    async def settle(self, revision: int, event: Place | None, *, everywhere: bool) -> timedelta:
-        """Return once no process can answer from facts older than a committed revision; answers after how long.
+    async def settle(self, commit: Commit, event: Place | None, *, everywhere: bool) -> timedelta:
+        """Return once no process can answer from facts older than the commit; answers after how long.
 
         With `everywhere`, no client with a cache of its own can either.
         """
-        waited = timedelta(seconds=await self._receipts.wait(revision, everywhere=everywhere))
+        waited = timedelta(seconds=await self._receipts.wait(commit, everywhere=everywhere))
         if event is not None and len(self._pending) < _MAX_PENDING:
             self._pending[event] = waited
         return waited

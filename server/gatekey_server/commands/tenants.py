@@ -2,34 +2,44 @@
 
 from datetime import timedelta
 
-from gatekey_server.commands import actors, lookup
+from gatekey_server.commands import actors, limits, lookup
 from gatekey_server.commands.callers import Caller, product_not_found
 from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
-from gatekey_server.commands.paging import Page
+from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain import builtin
-from gatekey_server.domain.audit import describe
+from gatekey_server.domain.audit import describe, describe_with_contents
 from gatekey_server.domain.entities import Deleted, Tenant, TenantState
 from gatekey_server.domain.errors import AlreadyExists, FailedPrecondition
+from gatekey_server.domain.grants import NOTHING
 from gatekey_server.domain.names import ProductName, TenantName
+from gatekey_server.domain.specs import AccessMode
 from gatekey_server.store import products, tenants
 from gatekey_server.store.database import Connection, Database
+from gatekey_server.store.slices import Slice
+
+SLICE_ROWS = 100
+
+# For these the operator of the product needs nobody in the tenant.
+_OPERATORS_ACTIONS = ("suspend", "resume")
 
 
 async def create_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, display_name: str) -> Tenant:
     """Create a tenant. Raises `NotFound` (`PRODUCT_NOT_FOUND`) and `AlreadyExists` (`TENANT_EXISTS`)."""
     product = ProductName(name.product)
-    mutation.caller.require((*product.path, "tenants"), "create")
+    mutation.require((*product.path, "tenants"), "create")
     actors.refuse_other_tenant(mutation, None)
 
     async def work(connection: Connection) -> Change[Tenant]:
-        if await products.lock_shared(connection, product) is None:
+        found = await products.lock_shared(connection, product)
+        if found is None:
             raise product_not_found(product.product)
         tenant = await tenants.insert(connection, name, display_name)
         if tenant is None:
-            raise AlreadyExists("TENANT_EXISTS", f"there is a tenant `{name}`; it may be a deleted one")
+            noun = found.policy.tenant_noun
+            raise AlreadyExists("TENANT_EXISTS", f"there is a {noun} `{name}`; it may be a deleted one")
         return Change(tenant, name, None, describe(tenant))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name, work)
 
 
 async def get_tenant(database: Database, caller: Caller, name: TenantName) -> Tenant:
@@ -40,21 +50,33 @@ async def get_tenant(database: Database, caller: Caller, name: TenantName) -> Te
 
 
 async def list_tenants(
-    database: Database, caller: Caller, product: ProductName, after: int, size: int, *, show_deleted: bool
-) -> Page[Tenant]:
-    """List the tenants of a product, from the one after `after`. Raises `NotFound` (`PRODUCT_NOT_FOUND`)."""
+    database: Database,
+    caller: Caller,
+    product: ProductName,
+    after: int,
+    page: Taker[Tenant],
+    *,
+    show_deleted: bool,
+) -> str | None:
+    """List the tenants of a product, from the one after `after`; answers the next cursor.
+
+    Raises `NotFound` (`PRODUCT_NOT_FOUND`).
+    """
     caller.require((*product.path, "tenants"), "list")
     async with database.connection() as connection:
         await lookup.product(connection, product)
-        found = await tenants.page(connection, product, after, size + 1, show_deleted=show_deleted)
-    return Page.of(found, size, lambda tenant: tenant.uid)
+
+        async def read(after: int, limit: int) -> Slice[Tenant, int]:
+            return await tenants.page(connection, product, after, limit, show_deleted=show_deleted)
+
+        return await fill(page, read, after, lambda tenant: tenant.uid, SLICE_ROWS)
 
 
 async def update_tenant(
     database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str, *, display_name: str | None
 ) -> Tenant:
     """Change what is not None. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
-    mutation.caller.require(name.path, "update")
+    mutation.require(name.path, "update")
 
     async def work(connection: Connection) -> Change[Tenant]:
         before = await _lock(connection, mutation, name, "update", etag)
@@ -63,7 +85,7 @@ async def update_tenant(
         after = await tenants.update(connection, before, display_name)
         return Change(after, name, describe(before), describe(after))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name, work)
 
 
 async def suspend_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str) -> Tenant:
@@ -71,7 +93,7 @@ async def suspend_tenant(database: Database, mutation: Mutation[Tenant], name: T
 
     Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`TENANT_BUILT_IN`), and as `lookup.tenant_for_change`.
     """
-    mutation.caller.require(name.path, "suspend")
+    mutation.require(name.path, "suspend")
     _refuse_built_in(name)
 
     async def work(connection: Connection) -> Change[Tenant]:
@@ -79,19 +101,20 @@ async def suspend_tenant(database: Database, mutation: Mutation[Tenant], name: T
         after = before if before.suspend_time is not None else await tenants.suspend(connection, before)
         return Change(after, name, describe(before), describe(after))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name, work)
 
 
 async def resume_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str) -> Tenant:
     """End a suspension. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
-    mutation.caller.require(name.path, "resume")
+    mutation.require(name.path, "resume")
 
     async def work(connection: Connection) -> Change[Tenant]:
         before = await _lock(connection, mutation, name, "resume", etag)
+        _refuse_to_revive_tokens(mutation, name)
         after = before if before.suspend_time is None else await tenants.resume(connection, before)
         return Change(after, name, describe(before), describe(after))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name, work)
 
 
 async def delete_tenant(
@@ -106,16 +129,16 @@ async def delete_tenant(
     Answers what it holds as well. Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition`
     (`TENANT_BUILT_IN`), and as `lookup.tenant_for_change`.
     """
-    mutation.caller.require(name.path, "delete")
+    mutation.require(name.path, "delete")
     _refuse_built_in(name)
 
     async def work(connection: Connection) -> Change[tuple[Tenant, Deleted]]:
         before = await _lock(connection, mutation, name, "delete", etag)
-        contents = await tenants.count_contents(connection, before)
+        contents = await limits.count_contents(connection, before)
         after = await tenants.mark_deleted(connection, before, retention)
-        return Change((after, contents), name, describe(before), describe(after))
+        return Change((after, contents), name, describe_with_contents(before, contents), describe(after))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name, work)
 
 
 async def undelete_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str) -> Tenant:
@@ -125,18 +148,19 @@ async def undelete_tenant(database: Database, mutation: Mutation[Tenant], name: 
     `TENANT_PURGE_DUE`), and as
     `lookup.tenant_for_change`.
     """
-    mutation.caller.require(name.path, "undelete")
+    mutation.require(name.path, "undelete")
 
     async def work(connection: Connection) -> Change[Tenant]:
         before = await _lock(connection, mutation, name, "undelete", etag, deleted=True)
         if before.state is not TenantState.DELETED:
-            raise FailedPrecondition("TENANT_NOT_DELETED", f"the tenant `{name}` is not deleted")
+            raise FailedPrecondition("TENANT_NOT_DELETED", f"`{name}` is not deleted")
+        _refuse_to_revive_tokens(mutation, name)
         after = await tenants.undelete(connection, before)
         if after is None:
             raise FailedPrecondition("TENANT_PURGE_DUE", f"the time to undelete `{name}` is over")
         return Change(after, name, describe(before), describe(after))
 
-    return await run(database, mutation, work)
+    return await run(database, mutation, name, work)
 
 
 async def _lock(
@@ -149,9 +173,18 @@ async def _lock(
     deleted: bool = False,
 ) -> Tenant:
     product, tenant = await lookup.tenant_for_change(connection, name, deleted=deleted)
-    await actors.authorise(connection, mutation, product.policy, tenant, "tenant", action)
+    if mutation.actor is not None or action not in _OPERATORS_ACTIONS:
+        await actors.authorise(connection, mutation, product.policy, tenant, "tenant", action)
     check_etag(etag, tenant.etag)
     return tenant
+
+
+def _refuse_to_revive_tokens(mutation: Mutation[Tenant], name: TenantName) -> None:
+    """Refuse to bring back a tenant's service tokens, which are not measured one by one, unless any could be made."""
+    if name.product == builtin.PRODUCT.product:
+        mutation.demand(lambda caller: caller.refuse_to_give(AccessMode.ALL, NOTHING))
+        mutation.demand(lambda caller: caller.refuse_to_outlive(None))
+        mutation.demand(lambda caller: caller.refuse_to_free(actor_required=False))
 
 
 def _refuse_built_in(name: TenantName) -> None:

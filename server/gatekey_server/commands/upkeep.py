@@ -1,40 +1,119 @@
-"""What is removed once its time is over: deleted tenants, ended keys, answers kept for repetitions, changes.
+"""What is removed once its time is over: what removed principals, deleted tenants and products leave, ended
+keys, past secrets, answers kept for repetitions, changes.
 
 In transactions of bounded size, in no hurry, and harmless where several servers do it at once.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
+
+import structlog
 
 from gatekey_server.commands import events, lookup
+from gatekey_server.commands.mutations import chain
 from gatekey_server.domain import builtin
 from gatekey_server.domain.audit import Description, describe
 from gatekey_server.domain.entities import Tenant
-from gatekey_server.domain.errors import FailedPrecondition, NotFound
-from gatekey_server.domain.names import ApiKeyName, parse_key_id
+from gatekey_server.domain.errors import FailedPrecondition, NotFound, Overloaded, Unavailable
+from gatekey_server.domain.names import ApiKeyName, ProductName, parse_key_id
 from gatekey_server.domain.specs import Lifetime
-from gatekey_server.store import api_keys, audit, changes, principals, tenants
+from gatekey_server.store import api_keys, audit, changes, principals, products, tenants
 from gatekey_server.store.database import Connection, Database
 
 BATCH = 500
+MAX_REST_S = 0.1
+MAX_TENANTS = 1000
+"""How many tenants one round removes, or tries to."""
+MAX_FAILURES = 1000
+"""After how many keys, principals or products that could not be removed a round ends."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
 
 
 async def remove_what_is_over(database: Database, key_retention: timedelta, now: datetime) -> dict[str, int]:
-    """Do one round; answers how much of what was removed."""
-    return {
-        "tenants": await _purge_tenants(database, now),
-        "api_keys": await _purge_keys(database, key_retention, now),
-        "requests": await _purge_requests(database),
-        "changes": await changes.purge(database),
-    }
+    """Do one round; answers how much of what was removed.
+
+    What cannot be removed for a reason of its own is left for the next round, and holds up nothing else.
+    """
+    removed = {}
+    for what, purge in {
+        "principals": lambda: _purge_principals(database),
+        "tenants": lambda: _purge_tenants(database, now),
+        "products": lambda: _purge_products(database),
+        "api_keys": lambda: _purge_keys(database, key_retention, now),
+        "past_secrets": lambda: _purge_past_secrets(database, key_retention),
+        "requests": lambda: _purge_requests(database),
+        "changes": lambda: changes.purge(database),
+    }.items():
+        removed[what] = await _unless_it_fails(what, purge) or 0
+    return removed
+
+
+async def _unless_it_fails(what: str, work: Callable[[], Awaitable[T]]) -> T | None:
+    """Do a part of a round; None where it failed for a reason of its own, and not for the database's."""
+    try:
+        return await work()
+    except (Unavailable, Overloaded):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        _log.exception("upkeep.failed", what=what, error=type(error).__name__)
+        return None
+
+
+async def _rest(busy_s: float) -> None:
+    """Leave as much time to others as the last step took."""
+    await asyncio.sleep(min(busy_s, MAX_REST_S))
+
+
+async def _purge_principals(database: Database) -> int:
+    count, left = 0, list[int]()
+    while len(left) < MAX_FAILURES and (removed := await principals.next_removed(database, left)) is not None:
+        what = f"principal {removed.principal_uid}"
+        is_done = await _unless_it_fails(what, partial(principals.purge_removed, database, removed, _rest))
+        if is_done is None:
+            left.append(removed.principal_uid)
+        elif is_done:
+            count += 1
+        else:
+            # Another server is at it.
+            break
+    return count
 
 
 async def _purge_tenants(database: Database, now: datetime) -> int:
-    count = 0
-    while (tenant := await tenants.next_due(database)) is not None:
-        await tenants.purge_contents(database, tenant)
-        await _finish_tenant(database, tenant, now)
-        count += 1
+    count, tried = 0, list[int]()
+    while len(tried) < MAX_TENANTS and (tenant := await tenants.next_due(database, tried)) is not None:
+        tried.append(tenant.uid)
+        if await _unless_it_fails(str(tenant.name), partial(_purge_tenant, database, tenant, now)):
+            count += 1
     return count
+
+
+async def _purge_products(database: Database) -> int:
+    count, tried = 0, list[str]()
+    while len(tried) < MAX_FAILURES and (name := await products.next_deleted(database, tried)) is not None:
+        tried.append(name.product)
+        if await _unless_it_fails(str(name), partial(_purge_product, database, name)):
+            count += 1
+    return count
+
+
+async def _purge_product(database: Database, name: ProductName) -> bool:
+    async for took_s in products.purge(database, name):
+        await _rest(took_s)
+    return True
+
+
+async def _purge_tenant(database: Database, tenant: Tenant, now: datetime) -> bool:
+    async for took_s in tenants.purge_contents(database, tenant):
+        await _rest(took_s)
+    await _finish_tenant(database, tenant, now)
+    return True
 
 
 async def _finish_tenant(database: Database, tenant: Tenant, now: datetime) -> None:
@@ -44,19 +123,21 @@ async def _finish_tenant(database: Database, tenant: Tenant, now: datetime) -> N
         await tenants.purge(connection, tenant)
         await _append(connection, tenant, "PurgeTenant", str(tenant.name), describe(tenant), now)
 
-    await database.transaction(work)
+    await database.transaction(work, scope=chain(tenant.name))
 
 
 async def _purge_keys(database: Database, retention: timedelta, now: datetime) -> int:
-    count = 0
+    count, left = 0, set[ApiKeyName]()
     while True:
         async with database.connection() as connection:
-            names = await api_keys.list_ended(connection, retention, BATCH)
-        purged = 0
+            names = await api_keys.list_ended(connection, retention, BATCH + len(left))
+        names = [name for name in names if name not in left]
         for name in names:
-            purged += await _purge_key(database, name, retention, now)
-        count += purged
-        if purged < BATCH:
+            if await _unless_it_fails(str(name), partial(_purge_key, database, name, retention, now)):
+                count += 1
+            else:
+                left.add(name)
+        if len(names) < BATCH or len(left) >= MAX_FAILURES:
             return count
 
 
@@ -80,10 +161,20 @@ async def _purge_key(database: Database, name: ApiKeyName, retention: timedelta,
         return True
 
     try:
-        return await database.transaction(work)
+        return await database.transaction(work, scope=chain(name))
     except (NotFound, FailedPrecondition):
         # The tenant is gone, or on its way.
         return False
+
+
+async def _purge_past_secrets(database: Database, retention: timedelta) -> int:
+    count = 0
+    while True:
+        async with database.connection() as connection:
+            purged = await api_keys.purge_past_secrets(connection, retention, BATCH)
+        count += purged
+        if purged < BATCH:
+            return count
 
 
 async def _purge_requests(database: Database) -> int:
@@ -101,13 +192,12 @@ async def _append(
 ) -> None:
     await events.append(
         connection,
-        tenant.name.product,
-        tenant.name.tenant,
+        await audit.head(connection, *chain(tenant.name)),
         time=now,
         verb=verb,
         target=target,
         caller=str(builtin.PRODUCT),
         before=before,
         after=None,
-        revision=await changes.take_revision(connection),
+        revision=(await changes.take_position(connection)).position.revision,
     )

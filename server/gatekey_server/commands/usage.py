@@ -72,7 +72,7 @@ class UsageRecorder:
         for start in range(0, len(pending), _BATCH):
             batch, begun_at = dict(pending[start : start + _BATCH]), clock.now()
             try:
-                await api_keys.record_uses(self._database, batch)
+                await self._write(batch)
             except GatekeyError as error:
                 _log.warning("usage.kept_back", keys=len(self._pending), reason=error.reason)
                 return
@@ -87,3 +87,17 @@ class UsageRecorder:
         if self._dropped:
             _log.warning("usage.dropped", uses=self._dropped)
             self._dropped = 0
+
+    async def _write(self, batch: dict[tuple[int, uuid.UUID], datetime]) -> None:
+        """Write down some uses; those that cannot be written for a reason of their own are dropped."""
+        try:
+            await api_keys.record_uses(self._database, batch)
+        except GatekeyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            if len(batch) > 1:
+                for uid, time in batch.items():
+                    await self._write({uid: time})
+                return
+            ((_, key_uid),) = batch
+            _log.exception("usage.not_written", key_uid=str(key_uid), error=type(error).__name__)

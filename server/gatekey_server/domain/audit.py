@@ -8,12 +8,12 @@ alone: keep the newest sequence number and hash elsewhere, and compare.
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gatekey_server.domain.entities import ApiKey, Principal, Product, Tenant
+from gatekey_server.domain.entities import ApiKey, Deleted, Principal, Product, Tenant
 
 GENESIS = bytes(32)
 """What stands in for the hash before the first event."""
@@ -39,6 +39,8 @@ class Event:
     after: Description | None
     revision: int | None = None
     """The revision of the change; None for events that were written before there were revisions."""
+    caller_display_name: str | None = None
+    """What people called the caller's token; None where there was none, and in events that are older than this."""
 
     def hash_after(self, previous: bytes) -> bytes:
         """The event's hash, given its predecessor's."""
@@ -57,6 +59,8 @@ class Event:
         }
         if self.revision is not None:
             content["revision"] = self.revision
+        if self.caller_display_name is not None:
+            content["caller_display_name"] = self.caller_display_name
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(previous + text.encode()).digest()
 
@@ -68,13 +72,14 @@ def describe(thing: Product | Tenant | Principal | ApiKey | None) -> Description
     if isinstance(thing, Product):
         return {
             "spec_version": thing.spec_version,
-            "spec": json.loads(json.dumps(asdict(thing.policy.spec), default=str)),
+            "spec": _plain(thing.policy.spec),
         }
     if isinstance(thing, Tenant):
         return {"display_name": thing.display_name, "state": thing.state.value, "purge_time": _time(thing.purge_time)}
     if isinstance(thing, Principal):
         return {"display_name": thing.display_name, "role": thing.role}
     return {
+        **({"actor_required": True} if thing.actor_required else {}),
         "display_name": thing.display_name,
         "description": thing.description,
         "labels": dict(thing.labels),
@@ -82,12 +87,40 @@ def describe(thing: Product | Tenant | Principal | ApiKey | None) -> Description
         "kind": thing.kind.value,
         "mode": thing.mode.value if thing.mode else None,
         "grants": [{"resource": grant.resource, "actions": list(grant.actions)} for grant in thing.grants],
+        "creator": {
+            "actor": thing.creator.actor,
+            "caller": thing.creator.caller,
+            "caller_display_name": thing.creator.caller_display_name,
+        },
         "expire_time": _time(thing.expire_time),
         "disable_time": _time(thing.disable_time),
         "revoke_time": _time(thing.revoke_time),
         "revoke_reason": thing.revoke_reason,
         "secrets": [{"hint": secret.hint, "expire_time": _time(secret.expire_time)} for secret in thing.secrets],
     }
+
+
+def describe_with_contents(thing: Product | Tenant, contents: Deleted) -> Description:
+    """What an event tells of a product or a tenant that is deleted with all it holds, as far as that was counted."""
+    return {**(describe(thing) or {}), "contents": asdict(contents)}
+
+
+def describe_removed(principal: Principal, keys: int, named: Sequence[str]) -> Description:
+    """What an event tells of a principal that was removed with its keys, of which some are named."""
+    return {"display_name": principal.display_name, "role": principal.role, "api_key_count": keys, "api_keys": named}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a spec as JSON has it. By hand: `dataclasses.asdict` takes several times as long."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return str(value)
 
 
 def _time(time: datetime | None) -> str | None:

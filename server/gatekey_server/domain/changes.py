@@ -22,6 +22,8 @@ class Change:
     digest: Digest | None
     stamp: uuid.UUID = _NOTHING
     """Of the revision."""
+    tenant_product: str | None = None
+    """Where the tenant is; None where there is no tenant, or it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,16 @@ class Position:
 
     revision: int
     stamp: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Where in the history a transaction stands that was, or is about to be, committed."""
+
+    position: Position
+    is_after_fork: bool
+    """Whether processes may still serve from a history that this one was copied from: a dump was restored a moment
+    ago. They need not be registered here."""
 
 
 NOWHERE = Position(-1, _NOTHING)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gatekey_server.domain.grants import ANY, EVERYTHING, NOTHING, Grant, GrantSet, Path, Permission
-from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
+from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOffer, KeyOwner, ProductSpec
 
-RULES = 1
+RULES = 2
 """Which rules `decide` goes by: another number as soon as it decides something otherwise than before, or by more."""
 
 
@@ -40,7 +40,19 @@ class PrincipalKind(enum.StrEnum):
 class Policy:
     """A valid spec, made ready to decide by."""
 
-    __slots__ = ("_actions", "_administration", "_grantable", "_modes", "_publishable", "_read_only", "_roles", "spec")
+    __slots__ = (
+        "_actions",
+        "_administration",
+        "_grantable",
+        "_machine_administration",
+        "_modes",
+        "_offer",
+        "_owners",
+        "_publishable",
+        "_read_only",
+        "_roles",
+        "spec",
+    )
 
     def __init__(self, spec: ProductSpec) -> None:
         secret_keys = spec.secret_keys
@@ -53,7 +65,11 @@ class Policy:
         }
         self._roles: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.grants) for r in spec.roles}
         self._administration: Mapping[str, GrantSet] = {r.role: GrantSet.of(r.administration) for r in spec.roles}
+        machine_users = spec.machine_users
+        self._machine_administration = GrantSet.of(machine_users.administration) if machine_users else NOTHING
         self._modes = secret_keys.modes
+        self._owners = frozenset(secret_keys.offered_owners)
+        self._offer: KeyOffer | None = None
         self._read_only = GrantSet.of([Grant(ANY, spec.read_actions)])
         self._grantable = GrantSet.of(secret_keys.restricted.grantable) if secret_keys.restricted else NOTHING
         self._publishable = GrantSet.of(spec.publishable_keys.grants) if spec.publishable_keys else NOTHING
@@ -62,6 +78,11 @@ class Policy:
     def machine_user_role(self) -> str | None:
         """The role of every machine user; None where the product has none."""
         return self.spec.machine_users.role if self.spec.machine_users else None
+
+    @property
+    def grantable(self) -> GrantSet:
+        """What a restricted key can be given."""
+        return self._grantable
 
     @property
     def publishable_grants(self) -> GrantSet:
@@ -84,6 +105,22 @@ class Policy:
     def administration(self, role: str | None) -> GrantSet:
         """What a role may administer; a role that the spec no longer has may administer nothing."""
         return self._administration.get(role, NOTHING) if role is not None else NOTHING
+
+    @property
+    def machine_administration(self) -> GrantSet:
+        """What machine users may administer."""
+        return self._machine_administration
+
+    @property
+    def offer(self) -> KeyOffer:
+        """What keys can be given."""
+        if self._offer is None:
+            self._offer = KeyOffer(self.spec)
+        return self._offer
+
+    def offers_owner(self, owner: "Owner | None") -> bool:
+        """Whether secret keys can belong to the owner; None for the tenant itself."""
+        return (KeyOwner.TENANT if owner is None else KeyOwner[owner.kind]) in self._owners
 
     def is_owner(self, role: str | None) -> bool:
         """Whether the role owns the tenant."""
@@ -131,6 +168,7 @@ class Fact:
     mode: AccessMode | None
     grants: GrantSet
     owner: Owner | None
+    """None where the key belongs to the tenant itself."""
     key_revoked: bool
     key_disabled: bool
     expire_time: datetime | None
@@ -141,6 +179,8 @@ class Fact:
     """The database's own id of the owner; no decision depends on it."""
     was_used: bool = True
     """Whether a use of the key was written down before."""
+    actor_required: bool = False
+    """Whether changes that are made with it must name an actor; no decision depends on it."""
 
     @property
     def product(self) -> str:
@@ -228,8 +268,11 @@ def holder_problem(fact: Fact, now: datetime) -> Reason | None:
 
 def _decide_permission(fact: Fact, path: Path, action: str) -> Decision:
     policy, kind = fact.policy, fact.kind
-    if not policy.key_allows(kind, fact.mode, fact.grants, path, action):
+    # What the spec no longer offers, no key has.
+    offered = kind is KeyKind.PUBLISHABLE or policy.offers_owner(fact.owner)
+    if not offered or not policy.key_allows(kind, fact.mode, fact.grants, path, action):
         return Decision(Reason.KEY_PERMISSION_MISSING, Permission("/".join(path), action))
-    if kind is not KeyKind.PUBLISHABLE and not policy.role_grants(fact.role).allows(path, action):
+    # No role cuts what belongs to the tenant itself.
+    if fact.owner is not None and not policy.role_grants(fact.role).allows(path, action):
         return Decision(Reason.OWNER_PERMISSION_MISSING, Permission("/".join(path), action))
     return ALLOWED

@@ -4,13 +4,21 @@ import enum
 import hashlib
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.errors import Unreadable
 from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.names import ApiKeyName, MachineUserName, PrincipalName, ProductName, TenantName
-from gatekey_server.domain.specs import AccessMode, KeyKind
+from gatekey_server.domain.names import (
+    ApiKeyName,
+    KeyOwnerName,
+    MachineUserName,
+    PrincipalName,
+    ProductName,
+    TenantName,
+)
+from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOwner
 
 
 class TenantState(enum.StrEnum):
@@ -45,11 +53,33 @@ class Product:
     built_in: bool
     create_time: datetime
     update_time: datetime
+    unchanged: bool = False
+    """Whether a spec was applied that was in force already."""
 
     @property
     def etag(self) -> str:
         """Changes with every change of the spec."""
         return _etag("product", self.name.product, self.create_time, self.spec_version)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableProduct:
+    """A product whose stored spec makes no sense."""
+
+    name: ProductName
+    spec_version: int
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def etag(self) -> str:
+        """As if it could be read."""
+        return _etag("product", self.name.product, self.create_time, self.spec_version)
+
+    def error(self) -> Unreadable:
+        """What whoever needs the spec is told."""
+        text = f"the stored spec of `{self.name}` cannot be read; the server's log says why"
+        return Unreadable("STORED_DATA_UNREADABLE", text, product=self.name.product)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +141,26 @@ class SecretInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Creator:
+    """Who made a key, as it was then. Empty texts for what there was not, and for keys that are older than this."""
+
+    actor: str = ""
+    """The resource name of the principal on whose behalf."""
+    caller: str = ""
+    """The resource name of the service token."""
+    caller_display_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A named credential of a principal or, when publishable, of the tenant."""
+    """A named credential of a principal or of the tenant."""
 
     uid: uuid.UUID
     name: ApiKeyName
     display_name: str
     kind: KeyKind
-    owner: PrincipalName | None
+    owner: KeyOwnerName | None
+    """None for publishable keys."""
     mode: AccessMode | None
     grants: tuple[Grant, ...]
     create_time: datetime
@@ -131,11 +173,19 @@ class ApiKey:
     revoke_reason: str
     version: int
     last_use_time: datetime | None
+    creator: Creator = Creator()
+    actor_required: bool = False
+    """Of a service token: whether changes below a tenant must name an actor."""
 
     @property
     def etag(self) -> str:
         """Changes with every change of the key itself."""
         return _etag("api_key", self.uid, self.version)
+
+    @property
+    def owner_kind(self) -> KeyOwner | None:
+        """What kind of owner it belongs to; None for publishable keys."""
+        return None if self.owner is None else owner_kind(self.owner)
 
     def state(self, now: datetime) -> KeyState:
         """The first that holds of revoked, disabled, expired, active: the order of decisions."""
@@ -146,6 +196,25 @@ class ApiKey:
         if self.expire_time is not None and self.expire_time <= now:
             return KeyState.EXPIRED
         return KeyState.ACTIVE
+
+
+def owner_kind(owner: KeyOwnerName) -> KeyOwner:
+    """What kind of owner a name is of."""
+    if isinstance(owner, TenantName):
+        return KeyOwner.TENANT
+    return KeyOwner.MACHINE_USER if isinstance(owner, MachineUserName) else KeyOwner.MEMBER
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """Whose a secret is, or was."""
+
+    name: ApiKeyName
+    key: ApiKey | None
+    """None where the key is gone."""
+    secret: SecretInfo
+    description: Mapping[str, object] = field(default_factory=dict)
+    """What the audit log tells of a key that is gone; nothing where it went with its owner or its tenant."""
 
 
 @dataclass(frozen=True, slots=True)

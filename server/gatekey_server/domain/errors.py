@@ -10,7 +10,8 @@ GatekeyError
 ├── FailedPrecondition   the data are in a state that forbids it
 ├── ResourceExhausted    a limit is reached
 │   └── Overloaded       there is more to do at the moment than can be done
-└── Unavailable          no answer could be had now; trying again later may help
+├── Unavailable          no answer could be had now; trying again later may help
+└── Unreadable           what is stored about one thing makes no sense
 
 A denied check is none of these: it is an answer.
 """
@@ -20,13 +21,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
+MAX_VIOLATIONS = 50
+"""How many an error lists."""
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
     """What is wrong with one field of a request."""
 
     field: str
-    """Path of the field in the request, as in `spec.roles[1].grants[0].resource`."""
+    """Path of the field in the request, as in `spec.roles[1].grants[0].resource`; empty for all of it."""
     reason: str
     """Stable, in UPPER_SNAKE_CASE."""
     description: str
@@ -34,7 +38,7 @@ class Violation:
 
     def below(self, prefix: str) -> Self:
         """Give the same violation with its path below `prefix`."""
-        return type(self)(f"{prefix}.{self.field}", self.reason, self.description)
+        return type(self)(f"{prefix}.{self.field}" if self.field else prefix, self.reason, self.description)
 
 
 class GatekeyError(Exception):
@@ -62,16 +66,30 @@ class GatekeyError(Exception):
 class InvalidRequest(GatekeyError):
     """The request cannot be carried out in any state of the data."""
 
-    @classmethod
-    def at(cls, field: str, reason: str, description: str) -> Self:
-        """Refuse a request for one field of it."""
-        return cls(reason, f"{field}: {description}", violations=(Violation(field, reason, description),))
+    unlisted = 0
+    """How many violations there are besides those that are listed."""
 
     @classmethod
-    def all(cls, reason: str, violations: Sequence[Violation]) -> Self:
-        """Refuse a request for everything that is wrong with it."""
-        lines = "; ".join(f"{v.field}: {v.description}" for v in violations)
-        return cls(reason, lines, violations=violations)
+    def at(cls, field: str, reason: str, description: str, *, metadata: Mapping[str, str] | None = None) -> Self:
+        """Refuse a request for one field of it."""
+        violations = (Violation(field, reason, description),)
+        return cls(reason, f"{field}: {description}", metadata=metadata, violations=violations)
+
+    @classmethod
+    def all(cls, reason: str, violations: Sequence[Violation], *, unlisted: int = 0) -> Self:
+        """Refuse a request for everything that is wrong with it, and tell the first of it."""
+        listed = violations[:MAX_VIOLATIONS]
+        unlisted += len(violations) - len(listed)
+        lines = "; ".join(f"{v.field}: {v.description}" for v in listed)
+        if unlisted:
+            lines = f"{len(listed) + unlisted} problems, {unlisted} of which are not listed: {lines}"
+        error = cls(reason, lines, violations=listed)
+        error.unlisted = unlisted
+        return error
+
+    def below(self, prefix: str) -> Self:
+        """Give the same refusal with the paths of its violations below `prefix`."""
+        return self.all(self.reason, [each.below(prefix) for each in self.violations], unlisted=self.unlisted)
 
 
 class Unauthenticated(GatekeyError):
@@ -111,3 +129,14 @@ class Overloaded(ResourceExhausted):
 
 class Unavailable(GatekeyError):
     """No answer could be had now; trying again later may help."""
+
+
+class Unreadable(GatekeyError):
+    """What is stored about one thing makes no sense; whatever else was asked for is answered.
+
+    `product` is where that thing is: whoever may not see into that is not to be told.
+    """
+
+    def __init__(self, reason: str, message: str, *, product: str = "") -> None:
+        super().__init__(reason, message)
+        self.product = product

@@ -1,7 +1,7 @@
 """Resource paths, the patterns that cover them, and grants."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from sys import intern
@@ -16,6 +16,8 @@ MAX_PATH_CHARS = 1024
 MAX_SEGMENTS = 16
 MAX_SEGMENT_CHARS = 256
 MAX_ACTIONS = 64
+_SHOWN_GRANTS = 8
+_SHOWN_CHARS = 400
 
 # RFC 3986's pchar without `*`: what can stand in a URL path without changing it. Ids with other
 # characters are percent-encoded by whoever makes the path; Gatekey compares and never decodes.
@@ -23,6 +25,8 @@ ID_CHARS = r"A-Za-z0-9._~!$&'()+,;=:@%-"
 _SEGMENT = re.compile(rf"[{ID_CHARS}]+")
 _ID_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z))[{ID_CHARS}]{{1,{MAX_SEGMENT_CHARS}}}"
 _PATH = re.compile(rf"{_ID_SEGMENT}(?:/{_ID_SEGMENT}){{0,{MAX_SEGMENTS - 1}}}")
+_ANY_SEGMENT = rf"(?:\*(?=/|\Z)|{_ID_SEGMENT})"
+_PATTERN = re.compile(rf"{_ANY_SEGMENT}(?:/{_ANY_SEGMENT}){{0,{MAX_SEGMENTS - 1}}}")
 _ACTION = re.compile(r"[a-z][A-Za-z0-9_.:-]{0,63}")
 
 
@@ -69,6 +73,22 @@ def parse_action(text: str, field: str, *, wildcard: bool = False) -> str:
         "ACTION_INVALID",
         "an action is a lower-case letter, then up to 63 letters, digits, `_`, `.`, `:` or `-`",
     )
+
+
+def is_well_formed(grant: Grant) -> bool:
+    """Whether a grant has the right form; what is wrong with it, `parse_pattern` and `parse_action` tell."""
+    return (
+        0 < len(grant.actions) <= MAX_ACTIONS
+        and len(grant.resource) <= MAX_PATH_CHARS
+        and _PATTERN.fullmatch(grant.resource) is not None
+        and all(map(_may_be_granted, grant.actions))
+    )
+
+
+# The same few actions are named again and again.
+@lru_cache(maxsize=4096)
+def _may_be_granted(action: str) -> bool:
+    return action == ANY or _ACTION.fullmatch(action) is not None
 
 
 def _split(text: str, field: str, *, wildcards: bool) -> Path:
@@ -160,12 +180,26 @@ class GrantSet:
         return tuple(Grant("/".join(pattern), actions) for pattern, actions in self.rules)
 
     def contains(self, other: "GrantSet") -> bool:
-        """Whether everything that `other` allows is surely allowed by this set.
+        """Whether everything that `other` allows is surely allowed by this set."""
+        return self.lacks(other) is None
+
+    def lacks(self, other: "GrantSet") -> Permission | None:
+        """The first that `other` allows and this set may not; None where there is nothing of the kind.
 
         Each action of each grant must lie inside one grant of this set; what only several grants
-        together would cover is not found, so that a wrong answer is always "no".
+        together would cover is not found, so that a wrong answer is always "may not".
         """
-        return all(self._allows_all_below(pattern, action) for pattern, actions in other.rules for action in actions)
+        index = self.indexed()
+        for pattern, actions in other.rules:
+            covering = index.covering(pattern)
+            for action in actions:
+                if not covering & index.giving(action):
+                    return Permission("/".join(pattern), action)
+        return None
+
+    def indexed(self) -> "GrantIndex":
+        """Make the set ready for many questions."""
+        return GrantIndex(self.rules)
 
     def touches(self, path: Path) -> bool:
         """Whether some grant covers the path, an ancestor of it, or something below it."""
@@ -173,9 +207,63 @@ class GrantSet:
             all(want in (ANY, have) for want, have in zip(pattern, path, strict=False)) for pattern, _ in self.rules
         )
 
-    def _allows_all_below(self, pattern: Path, action: str) -> bool:
-        # A pattern is a path whose wildcards match only wildcards, so `covers` decides this as well.
-        return self.allows(pattern, action)
+
+class GrantIndex:
+    """Rules as bits, so that a question costs as much as its pattern is long, however many rules there are."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        deepest = max((len(pattern) for pattern, _ in rules), default=0)
+        self._fits = [0] * (deepest + 1)  # by length: patterns that are no longer
+        self._open = [0] * deepest  # by depth: patterns with `*` there, or that end before
+        self._literal: list[dict[str, int]] = [{} for _ in range(deepest)]
+        self._giving: dict[str, int] = {}
+        for number, (pattern, actions) in enumerate(rules):
+            self._add(1 << number, pattern, actions)
+
+    def _add(self, bit: int, pattern: Path, actions: Sequence[str]) -> None:
+        for length in range(len(pattern), len(self._fits)):
+            self._fits[length] |= bit
+        for depth in range(len(self._open)):
+            if depth >= len(pattern) or pattern[depth] == ANY:
+                self._open[depth] |= bit
+            else:
+                at = self._literal[depth]
+                at[pattern[depth]] = at.get(pattern[depth], 0) | bit
+        for action in actions:
+            self._giving[action] = self._giving.get(action, 0) | bit
+
+    def covering(self, path: Path) -> int:
+        """The rules that cover a path, or all that a pattern does: its wildcards are matched by wildcards alone."""
+        found = self._fits[min(len(path), len(self._fits) - 1)]
+        for segment, open_, literal in zip(path, self._open, self._literal, strict=False):
+            found &= open_ | literal.get(segment, 0)
+        return found
+
+    def giving(self, action: str) -> int:
+        """The rules that give an action."""
+        return self._giving.get(action, 0) | self._giving.get(ANY, 0)
+
+
+def without_repetitions(grants: Iterable[Grant]) -> tuple[Grant, ...]:
+    """The same grants, in their order, with each action of a resource once."""
+    seen: dict[str, set[str]] = {}
+    kept = []
+    for grant in grants:
+        known = seen.setdefault(grant.resource, set())
+        actions = tuple(action for action in dict.fromkeys(grant.actions) if action not in known)
+        known.update(actions)
+        if actions:
+            kept.append(Grant(grant.resource, actions))
+    return tuple(kept)
+
+
+def in_words(grants: GrantSet) -> str:
+    """The first grants of a set for people: `links: read, write; tags: read`."""
+    shown = [f"`{'/'.join(pattern)}`: {', '.join(actions)}" for pattern, actions in grants.rules[:_SHOWN_GRANTS]]
+    text = "; ".join(shown) or "nothing"
+    if len(text) > _SHOWN_CHARS:
+        return f"{text[:_SHOWN_CHARS]}…"
+    return text if len(shown) == len(grants.rules) else f"{text}; and more"
 
 
 EVERYTHING = GrantSet.of([Grant(ANY, (ANY,))])

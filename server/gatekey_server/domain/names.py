@@ -126,6 +126,24 @@ class ProductName:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckConfigName:
+    """`products/{product}/checkConfig`; the product is None for `-`, any that there is only one of."""
+
+    product: str | None
+
+    def __str__(self) -> str:
+        return f"products/{self.product or '-'}/checkConfig"
+
+    @classmethod
+    def parse(cls, text: str, field: str) -> Self:
+        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        if text == "products/-/checkConfig":
+            return cls(None)
+        (product,) = _parse(text, field, "products/{product}/checkConfig")
+        return cls(product)
+
+
+@dataclass(frozen=True, slots=True)
 class TenantName:
     """`products/{product}/tenants/{tenant}`."""
 
@@ -200,6 +218,15 @@ def parse_principal_name(text: str, field: str) -> PrincipalName:
     return MemberName.parse(text, field)
 
 
+KeyOwnerName = PrincipalName | TenantName
+"""Whom a secret key belongs to: a member, a machine user, or the tenant itself."""
+
+
+def parse_key_owner_name(text: str, field: str) -> KeyOwnerName:
+    """Read the name of whom a key belongs to. Raises as `parse_principal_name`."""
+    return TenantName.parse(text, field) if text.count("/") == 3 else parse_principal_name(text, field)
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKeyName:
     """`products/{product}/tenants/{tenant}/apiKeys/{api_key}`."""
@@ -225,8 +252,10 @@ def _parse(text: str, field: str, template: str) -> tuple[str, ...]:
     if not text:
         raise InvalidRequest.at(field, "NAME_REQUIRED", f"a name of the form `{template}` is required")
     segments, wanted = text.split("/"), template.split("/")
-    same_form = len(segments) == len(wanted) and segments[::2] == wanted[::2]
-    ids = tuple(segments[1::2])
+    same_form = len(segments) == len(wanted) and all(
+        want.startswith("{") or have == want for have, want in zip(segments, wanted, strict=True)
+    )
+    ids = tuple(have for have, want in zip(segments, wanted, strict=False) if want.startswith("{"))
     if not same_form or not is_product_id(ids[0]) or any(i in _NOT_IDS or not _ID.fullmatch(i) for i in ids):
         raise InvalidRequest.at(field, "NAME_INVALID", f"not of the form `{template}`")
     return ids

@@ -3,15 +3,16 @@
 import enum
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 from gatekey_server.domain import grants as g
 from gatekey_server.domain.errors import InvalidRequest, Violation
-from gatekey_server.domain.grants import ANY, Grant, GrantSet, Path
+from gatekey_server.domain.grants import ANY, NOTHING, Grant, GrantSet, Path, Permission
 from gatekey_server.domain.names import MAX_DISPLAY_NAME_CHARS, is_product_id
 from gatekey_server.domain.secrets import MAX_PREFIX_CHARS
 
@@ -20,6 +21,15 @@ _T = TypeVar("_T")
 MAX_COLLECTIONS = 256
 MAX_ROLES = 64
 MAX_GRANTS = 256
+MAX_READ_ACTIONS = 256
+MAX_SPEC_BYTES = 256 << 10
+MAX_SPEC_GRANTS = 2048
+"""All grants of a spec together: with its actions, they bound what it costs to validate and to compile it."""
+MAX_SPEC_ACTIONS = 8192
+"""All actions that the collections and the grants of a spec name together."""
+_MAX_MODES = 16
+_MAX_COUNTED_VIOLATIONS = 500
+_IN_ALL = {"grants": MAX_SPEC_GRANTS, "actions": MAX_SPEC_ACTIONS}
 MIN_LIFETIME = timedelta(minutes=1)
 MAX_LIFETIME = timedelta(days=36500)
 
@@ -37,6 +47,14 @@ class AccessMode(enum.StrEnum):
     ALL = "ALL"
     READ_ONLY = "READ_ONLY"
     RESTRICTED = "RESTRICTED"
+
+
+class KeyOwner(enum.StrEnum):
+    """Whom a secret key can belong to."""
+
+    MEMBER = "MEMBER"
+    MACHINE_USER = "MACHINE_USER"
+    TENANT = "TENANT"
 
 
 class RestrictedScope(enum.StrEnum):
@@ -71,7 +89,7 @@ class Role:
     display_name: str = ""
     owner: bool = False
     administration: tuple[Grant, ...] = ()
-    """What a person of the role may administer as an actor; resources are those of `ADMINISTRATION`."""
+    """What a member of the role may administer as an actor; resources are those of `ADMINISTRATION`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,15 @@ class SecretKeyPolicy:
     default_mode: AccessMode | None
     restricted: RestrictedPolicy | None = None
     max_lifetime: timedelta | None = None
+    owners: tuple[KeyOwner, ...] = ()
+    default_owner: KeyOwner | None = None
+    own_keys_only: bool = False
+    """Whether an actor makes keys, and new secrets of keys, for no other member."""
+
+    @property
+    def offered_owners(self) -> tuple[KeyOwner, ...]:
+        """Whom keys can belong to."""
+        return self.owners or (KeyOwner.MEMBER, KeyOwner.MACHINE_USER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +135,7 @@ class PublishableKeyPolicy:
 
     prefix: str
     grants: tuple[Grant, ...]
+    max_lifetime: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +144,8 @@ class MachineUserPolicy:
 
     role: str
     lifetime: Lifetime | None
+    administration: tuple[Grant, ...] = ()
+    """What machine users may administer as actors; their role's administration is for members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +171,12 @@ class ProductSpec:
     display_name: str = ""
     tenant_noun: str = ""
     limits: TenantLimits = TenantLimits()
+    actor_required: bool = False
+
+    @property
+    def owner_role(self) -> str:
+        """The role that owns the tenant, in a valid spec."""
+        return next((role.role for role in self.roles if role.owner), "")
 
     @property
     def prefixes(self) -> dict[KeyKind, str]:
@@ -172,23 +208,111 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
 _NOUN = re.compile(r"[a-z](?:[a-z -]{0,30}[a-z])?")
 
 
+PRODUCT_ID_INVALID = Violation(
+    "product",
+    "PRODUCT_ID_INVALID",
+    "a product id is a lower-case letter, then lower-case letters, digits and single dashes, up to 63",
+)
+
+
 def validate(spec: ProductSpec, found: Sequence[Violation] = ()) -> None:
     """Check a spec as a whole; `found` was found while it was read, and says all about its fields.
 
     Raises `InvalidRequest` (`SPEC_INVALID`) with every violation; paths are those of the protobuf
     message, as in `roles[1].grants[0].resource`.
     """
+    excess = too_many(spec)
+    if excess is not None:
+        raise InvalidRequest.all("SPEC_INVALID", [excess])
     told = {violation.field for violation in found}
-    violations = [*found, *(v for v in _Validation(spec).violations() if v.field not in told)]
+    counted = islice(_Validation(spec).violations(), _MAX_COUNTED_VIOLATIONS)
+    violations = [*found, *(violation for violation in counted if violation.field not in told)]
     if violations:
         raise InvalidRequest.all("SPEC_INVALID", violations)
+
+
+def too_many(spec: Any) -> Violation | None:
+    """Find the first list that is longer than that of any valid spec; `spec` is one, or a message of the same fields.
+
+    No item is looked at before the length of its list is known to be right, so that it costs little
+    to refuse a spec of any size.
+    """
+    in_all: Counter[str] = Counter()
+    for at, items, most, kind in _lists(spec):
+        in_all[kind] += len(items)
+        if len(items) > most:
+            return Violation(at, "TOO_MANY", f"at most {most} are allowed")
+        if kind and in_all[kind] > _IN_ALL[kind]:
+            return Violation(at, "TOO_MANY", f"a spec has at most {_IN_ALL[kind]} {kind} in all")
+    return None
+
+
+_List = tuple[str, Sized, int, str]
+"""Where a list is, its items, how many there can be, and as what they count together with those of other lists."""
+
+
+def _lists(spec: Any) -> Iterator[_List]:
+    """The lists of a spec, from the outside in."""
+    yield "collections", spec.collections, MAX_COLLECTIONS, ""
+    for at, collection in _indexed("collections", spec.collections):
+        yield f"{at}.actions", collection.actions, g.MAX_ACTIONS, "actions"
+    yield "read_actions", spec.read_actions, MAX_READ_ACTIONS, ""
+    yield "roles", spec.roles, MAX_ROLES, ""
+    for at, role in _indexed("roles", spec.roles):
+        yield from _lists_of_grants(f"{at}.grants", role.grants)
+        yield from _lists_of_grants(f"{at}.administration", role.administration)
+    if spec.secret_keys:
+        # What is wrong with a few too many is told with the rest.
+        yield "secret_keys.modes", spec.secret_keys.modes, _MAX_MODES, ""
+        yield "secret_keys.owners", spec.secret_keys.owners, _MAX_MODES, ""
+        if spec.secret_keys.restricted:
+            yield from _lists_of_grants("secret_keys.restricted.grantable", spec.secret_keys.restricted.grantable)
+    if spec.publishable_keys:
+        yield from _lists_of_grants("publishable_keys.grants", spec.publishable_keys.grants)
+    if spec.machine_users:
+        yield from _lists_of_grants("machine_users.administration", spec.machine_users.administration)
+
+
+def _lists_of_grants(at: str, grants: Sequence[Any]) -> Iterator[_List]:
+    yield at, grants, MAX_GRANTS, "grants"
+    for field, grant in _indexed(at, grants):
+        yield f"{field}.actions", grant.actions, g.MAX_ACTIONS, "actions"
+
+
+class _Collections:
+    """Declared collections as bits, so that a pattern is looked up in as many steps as it is long."""
+
+    def __init__(self, collections: Sequence[Collection]) -> None:
+        # By depth and id: the collections that have this id there; by depth alone: those that have any.
+        self._with: list[dict[str, int]] = []
+        self._declaring: dict[str, int] = {}
+        for number, collection in enumerate(collections):
+            bit = 1 << number
+            for depth, id_ in enumerate(collection.pattern.split("/")[::2]):
+                if depth == len(self._with):
+                    self._with.append({})
+                for name in {id_, ANY}:
+                    self._with[depth][name] = self._with[depth].get(name, 0) | bit
+            for action in collection.actions:
+                self._declaring[action] = self._declaring.get(action, 0) | bit
+
+    def reached_by(self, pattern: Path) -> int:
+        """The collections in which a pattern covers something: ids are between their names, and below."""
+        found = -1
+        for depth, name in enumerate(pattern[::2]):
+            found &= self._with[depth].get(name, 0) if depth < len(self._with) else 0
+        return found
+
+    def declaring(self, action: str) -> int:
+        """The collections that declare an action; all of them for `*`."""
+        return -1 if action == ANY else self._declaring.get(action, 0)
 
 
 class _GrantValidation:
     """What can be wrong with grants over collections."""
 
     def __init__(self, collections: Sequence[Collection]) -> None:
-        self._reached = [(tuple(c.pattern.split("/")), c.actions) for c in collections]
+        self._collections = _Collections(collections)
 
     def grants(self, grants: Sequence[Grant], at: str, *, least: int) -> Iterator[Violation]:
         yield from _size(grants, at, least, MAX_GRANTS)
@@ -196,23 +320,22 @@ class _GrantValidation:
             yield from self.grant(grant, field)
 
     def grant(self, grant: Grant, at: str) -> Iterator[Violation]:
-        wrong_form = list(_grant_form(grant, at))
+        wrong_form = [] if g.is_well_formed(grant) else list(_grant_form(grant, at))
         yield from wrong_form
         if wrong_form:
             return
-        reached = self._actions_below(tuple(grant.resource.split("/")))
-        if reached is None:
+        reached = self._collections.reached_by(tuple(grant.resource.split("/")))
+        if not reached:
             yield Violation(f"{at}.resource", "RESOURCE_UNKNOWN", f"`{grant.resource}` covers no declared collection")
             return
-        for field, action in _indexed(f"{at}.actions", grant.actions):
-            if action != ANY and action not in reached:
+        declaring = self._collections.declaring
+        for number, action in enumerate(grant.actions):
+            if not reached & declaring(action):
                 yield Violation(
-                    field, "ACTION_UNKNOWN", f"no collection that `{grant.resource}` covers declares `{action}`"
+                    f"{at}.actions[{number}]",
+                    "ACTION_UNKNOWN",
+                    f"no collection that `{grant.resource}` covers declares `{action}`",
                 )
-
-    def _actions_below(self, pattern: Path) -> set[str] | None:
-        reached = [actions for path, actions in self._reached if _reaches(pattern, path)]
-        return {action for actions in reached for action in actions} if reached else None
 
 
 class _Validation:
@@ -235,11 +358,7 @@ class _Validation:
 
     def _names(self) -> Iterator[Violation]:
         if not is_product_id(self.spec.product):
-            yield Violation(
-                "product",
-                "PRODUCT_ID_INVALID",
-                "a product id is a lower-case letter, then lower-case letters, digits and single dashes, up to 63",
-            )
+            yield PRODUCT_ID_INVALID
         yield from _display_name(self.spec.display_name, "display_name")
         if self.spec.tenant_noun and not _NOUN.fullmatch(self.spec.tenant_noun):
             yield Violation("tenant_noun", "NOUN_INVALID", "a noun is up to 32 lower-case letters, spaces and dashes")
@@ -296,19 +415,27 @@ class _Validation:
         yield from _prefix(policy.prefix, "secret_keys.prefix")
         yield from _size(policy.modes, "secret_keys.modes", 1, len(AccessMode))
         yield from _duplicates(policy.modes, "secret_keys.modes")
-        if policy.default_mode is None or policy.default_mode not in policy.modes:
+        if policy.default_mode is not None and policy.default_mode not in policy.modes:
             yield Violation("secret_keys.default_mode", "DEFAULT_MODE_INVALID", "the default is one of `modes`")
         if AccessMode.READ_ONLY in policy.modes and not self.spec.read_actions:
             yield Violation(
                 "read_actions", "READ_ACTIONS_REQUIRED", "the mode READ_ONLY is offered, so they are required"
             )
-        if policy.max_lifetime is not None and not MIN_LIFETIME <= policy.max_lifetime <= MAX_LIFETIME:
-            yield Violation(
-                "secret_keys.max_lifetime",
-                "LIFETIME_INVALID",
-                "a lifetime is between a minute and 36500 days",
-            )
+        yield from _lifetime(policy.max_lifetime, "secret_keys.max_lifetime")
+        yield from self._owners(policy)
         yield from self._restricted(policy)
+
+    def _owners(self, policy: SecretKeyPolicy) -> Iterator[Violation]:
+        at = "secret_keys.owners"
+        yield from _duplicates(policy.owners, at)
+        if policy.default_owner is None:
+            return
+        if policy.default_owner not in policy.offered_owners or policy.default_owner is KeyOwner.MACHINE_USER:
+            yield Violation(
+                "secret_keys.default_owner",
+                "DEFAULT_OWNER_INVALID",
+                "the default is OWNER_TENANT or OWNER_MEMBER, and one of `owners`",
+            )
 
     def _restricted(self, policy: SecretKeyPolicy) -> Iterator[Violation]:
         at = "secret_keys.restricted"
@@ -338,6 +465,7 @@ class _Validation:
         if self.spec.secret_keys and policy.prefix == self.spec.secret_keys.prefix:
             yield Violation("publishable_keys.prefix", "PREFIX_DUPLICATE", "secret keys have this prefix")
         yield from self._grants(policy.grants, "publishable_keys.grants", least=1)
+        yield from _lifetime(policy.max_lifetime, "publishable_keys.max_lifetime")
 
     def _machine_users(self) -> Iterator[Violation]:
         policy = self.spec.machine_users
@@ -347,6 +475,7 @@ class _Validation:
             yield Violation("machine_users.role", "ROLE_UNKNOWN", f"there is no role `{policy.role}`")
         if policy.lifetime is None:
             yield Violation("machine_users.lifetime", "LIFETIME_REQUIRED", "a lifetime is required")
+        yield from self._administration(policy.administration, "machine_users.administration", least=0)
 
     def _credential(self) -> Iterator[Violation]:
         credential = self.spec.credential
@@ -373,12 +502,15 @@ class _Validation:
                 yield Violation(f"limits.{name}", "LIMIT_INVALID", f"a limit is between 0 and {MAX_LIMIT}")
 
 
-def _reaches(pattern: Path, collection: Path) -> bool:
-    """Whether a pattern covers something in a collection: its items have one segment more than it."""
-    items = (*collection, ANY)
-    return len(pattern) <= len(items) and all(
-        ANY in (want, have) or want == have for want, have in zip(pattern, items, strict=False)
-    )
+def validate_form(grants: Sequence[Grant], field: str) -> None:
+    """Check the form of grants for a key, whatever the product. Raises as `validate_grants`."""
+    violations = [*_size(grants, field, 1, MAX_GRANTS)]
+    if len(grants) <= MAX_GRANTS:
+        wrong = ((at, grant) for at, grant in _indexed(field, grants) if not g.is_well_formed(grant))
+        forms = (violation for at, grant in wrong for violation in _grant_form(grant, at))
+        violations += islice(forms, _MAX_COUNTED_VIOLATIONS)
+    if violations:
+        raise InvalidRequest.all("GRANTS_INVALID", violations)
 
 
 def validate_grants(spec: ProductSpec, grants: Sequence[Grant], field: str) -> None:
@@ -386,31 +518,108 @@ def validate_grants(spec: ProductSpec, grants: Sequence[Grant], field: str) -> N
 
     Raises `InvalidRequest` (`GRANTS_INVALID`) with every violation.
     """
-    violations = list(_GrantValidation(spec.collections).grants(grants, field, least=1))
+    validate_form(grants, field)
+    found = _GrantValidation(spec.collections).grants(grants, field, least=1)
+    violations = list(islice(found, _MAX_COUNTED_VIOLATIONS))
     if violations:
         raise InvalidRequest.all("GRANTS_INVALID", violations)
 
 
+def not_grantable(policy: SecretKeyPolicy, grants: Sequence[Grant]) -> Permission | None:
+    """The first permission of the grants that the policy lets no restricted key be given; None where there is none."""
+    offered = _offered(policy)
+    if policy.restricted is not None and policy.restricted.scope is RestrictedScope.ACTIONS:
+        for grant in grants:
+            if grant.resource != ANY:
+                return Permission(grant.resource, grant.actions[0])
+    return offered.lacks(GrantSet.of(grants))
+
+
 def grantable(policy: SecretKeyPolicy, grants: Sequence[Grant]) -> bool:
     """Whether the grants lie inside what the policy lets a restricted key be given."""
-    if policy.restricted is None:
-        return False
-    if policy.restricted.scope is RestrictedScope.ACTIONS and any(grant.resource != ANY for grant in grants):
-        return False
-    return GrantSet.of(policy.restricted.grantable).contains(GrantSet.of(grants))
+    return not_grantable(policy, grants) is None
 
 
-def strands_key(spec: ProductSpec, kind: KeyKind, mode: AccessMode | None, grants: Sequence[Grant]) -> bool:
-    """Whether a key made under another spec would have lost what it was given: its kind, mode or grants."""
-    if kind is KeyKind.PUBLISHABLE:
-        return spec.publishable_keys is None
-    if spec.secret_keys is None or mode not in spec.secret_keys.modes:
+def _offered(policy: SecretKeyPolicy) -> GrantSet:
+    return GrantSet.of(policy.restricted.grantable) if policy.restricted is not None else NOTHING
+
+
+class Loss(NamedTuple):
+    """Something that a key was given and a spec does not give."""
+
+    permission: Permission | None
+    """None: all that it was given."""
+    text: str
+    """A sentence for people."""
+
+
+class KeyOffer:
+    """What a spec lets keys have, made ready to be compared with many keys that were made under other specs."""
+
+    def __init__(self, spec: ProductSpec) -> None:
+        self._spec = spec
+        self._collections = _Collections(spec.collections)
+        self._actions_only = False
+        self._grantable = NOTHING.indexed()
+        if spec.secret_keys is not None and spec.secret_keys.restricted is not None:
+            self._actions_only = spec.secret_keys.restricted.scope is RestrictedScope.ACTIONS
+            self._grantable = _offered(spec.secret_keys).indexed()
+
+    def losses(
+        self, kind: KeyKind, owner: KeyOwner | None, mode: AccessMode | None, grants: Sequence[Grant]
+    ) -> Iterator[Loss]:
+        """What a key was given and the spec does not give; nothing where the key has it all."""
+        if kind is KeyKind.PUBLISHABLE:
+            if self._spec.publishable_keys is None:
+                yield Loss(None, "publishable keys are not offered")
+            return
+        policy = self._spec.secret_keys
+        if policy is None or mode not in policy.modes:
+            yield Loss(None, f"the mode {mode} is not offered")
+        elif owner is not None and owner not in policy.offered_owners:
+            yield Loss(None, f"keys cannot belong to the owner {owner}")
+        elif mode is AccessMode.RESTRICTED:
+            for grant in grants:
+                yield from self._losses_of(grant)
+
+    def _losses_of(self, grant: Grant) -> Iterator[Loss]:
+        pattern = tuple(grant.resource.split("/"))
+        reached = self._collections.reached_by(pattern)
+        covering = 0 if self._actions_only and grant.resource != ANY else self._grantable.covering(pattern)
+        for action in grant.actions:
+            permission = Permission(grant.resource, action)
+            if not reached:
+                yield Loss(permission, f"there is no `{grant.resource}`")
+            elif not reached & self._collections.declaring(action):
+                yield Loss(permission, f"there is no `{action}` on `{grant.resource}`")
+            elif not covering & self._grantable.giving(action):
+                yield Loss(permission, f"`{action}` on `{grant.resource}` cannot be given")
+
+
+def may_take_from_keys(before: ProductSpec, spec: ProductSpec) -> bool:
+    """Whether a key can lose anything by a new spec. Where none can, nobody need look at the keys."""
+    if before.publishable_keys is not None and spec.publishable_keys is None:
         return True
-    if mode is not AccessMode.RESTRICTED:
-        return False
-    validation = _GrantValidation(spec.collections)
-    unknown = any(violation for grant in grants for violation in validation.grant(grant, ""))
-    return unknown or not grantable(spec.secret_keys, grants)
+    had, has = before.secret_keys, spec.secret_keys
+    if had is None or has is None:
+        return had != has
+    return (
+        not set(had.modes) <= set(has.modes)
+        or not set(had.offered_owners) <= set(has.offered_owners)
+        or had.restricted != has.restricted
+        or (has.restricted is not None and before.collections != spec.collections)
+    )
+
+
+def strands_key(
+    spec: ProductSpec,
+    kind: KeyKind,
+    mode: AccessMode | None,
+    grants: Sequence[Grant],
+    owner: KeyOwner | None = None,
+) -> bool:
+    """Whether a key made under another spec would have lost what it was given: its kind, owner, mode or grants."""
+    return next(KeyOffer(spec).losses(kind, owner, mode, grants), None) is not None
 
 
 def in_words(duration: timedelta) -> str:
@@ -451,6 +660,11 @@ def _duplicates(items: Sequence[str], at: str) -> Iterator[Violation]:
     for item, count in Counter(items).items():
         if count > 1:
             yield Violation(at, "DUPLICATE", f"`{item}` is listed {count} times")
+
+
+def _lifetime(lifetime: timedelta | None, at: str) -> Iterator[Violation]:
+    if lifetime is not None and not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
+        yield Violation(at, "LIFETIME_INVALID", "a lifetime is between a minute and 36500 days")
 
 
 def _display_name(name: str, at: str) -> Iterator[Violation]:

@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import structlog
+
 from gatekey_server.domain.decisions import Fact
-from gatekey_server.domain.errors import GatekeyError, Unavailable
+from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness.cache import FactCache
@@ -16,11 +18,13 @@ from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.loads import Loader
 from gatekey_server.store import facts
-from gatekey_server.store.database import Database
+from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.facts import Loaded
 from gatekey_server.store.products import CompiledSpecs
 
 _UNKNOWN_SHARE = 10
+
+_log = structlog.get_logger()
 _LOAD_ATTEMPTS = 2
 
 Secret = tuple[Digest, ...]
@@ -109,6 +113,11 @@ class FactSource:
         """How many bytes the entries take, by an estimate."""
         return self._known.weight + self._unknown.weight
 
+    @property
+    def applied(self) -> int:
+        """The revision that this process has applied: what is known, or will be, is never older."""
+        return self._history.applied.revision
+
     def recall(self, secret: Secret) -> Known | None:
         """What is known of a secret without a look into the database, if that is no older than it may be."""
         if not self._lease.is_held():
@@ -122,14 +131,9 @@ class FactSource:
             self.counts.hits += 1
         return known
 
-    async def get(self, secret: Secret) -> Known:
-        """What is known of a secret, no older than anything that was over when this was called.
-
-        Raises `Unavailable` or `Overloaded` where that needs the database and it cannot answer.
-        """
+    async def get(self, secret: Secret) -> Known | GatekeyError:
+        """What is known of a secret, no older than what was over when this was called. Errors as `get_each`."""
         (known,) = await self.get_each([(secret, 0)])
-        if isinstance(known, GatekeyError):
-            raise known
         return known
 
     async def get_each(self, wanted: Wanted) -> Sequence[Known | GatekeyError]:
@@ -179,6 +183,17 @@ class FactSource:
         """
         return await facts.digests(self._database, key)
 
+    async def get_within(self, connection: Connection, secret: Secret) -> Known | GatekeyError:
+        """What is known of a secret as of this statement of a transaction; the error where it cannot be read.
+
+        From the database alone: what was committed before the statement is in it, whatever this process has heard of.
+        """
+        return _pick(await facts.load_within(connection, self._specs, secret), secret, 0)
+
+    async def digests_of_within(self, connection: Connection, key: ApiKeyName) -> Secret:
+        """As `digests_of`, as of this statement of a transaction."""
+        return await facts.digests(connection, key)
+
     def _find(self, secret: Secret) -> Known | None:
         """All there is to know about a secret, where that is remembered and holds."""
         for digest in secret:
@@ -196,10 +211,14 @@ class FactSource:
     async def _load(self, digests: Sequence[Digest]) -> Loaded:
         before = self._history.resets, self._history.lapses
         loaded = await self._load_from_primary(digests)
+        for damage in loaded.unreadable.values():
+            _log.error("facts.unreadable", error=type(damage.cause).__name__, exc_info=damage.cause)
         self._drop_what_a_reset_left()
-        if before == (self._history.resets, self._history.lapses):
-            self._history.newest_loaded = max(self._history.newest_loaded, loaded.revision)
+        is_kept = before == (self._history.resets, self._history.lapses)
+        if is_kept and all(self._history.keeps(*position) for position in loaded.positions):
             for digest in digests:
+                if digest in loaded.unreadable:
+                    continue
                 fact = loaded.facts.get(digest)
                 if fact is not None or digest in self._known:
                     self._known.put(digest, fact, loaded.revision)
@@ -229,4 +248,20 @@ def _pick(loaded: Loaded | GatekeyError, secret: Secret, min_revision: int) -> K
         return loaded
     if loaded.revision < min_revision:
         return Unavailable("REVISION_NOT_REACHED", f"the database is at revision {loaded.revision}")
-    return Known(next((loaded.facts[d] for d in secret if d in loaded.facts), None), loaded.revision)
+    try:
+        return Known(_first(loaded, secret), loaded.revision)
+    except Unreadable as error:
+        return error
+
+
+def _first(loaded: Loaded, secret: Secret) -> Fact | None:
+    """Raises `Unreadable`."""
+    for digest in secret:
+        if digest in loaded.facts:
+            return loaded.facts[digest]
+    for digest in secret:
+        if digest in loaded.unreadable:
+            text = "what is stored about it cannot be read; the server's log says why"
+            damage = loaded.unreadable[digest]
+            raise Unreadable("STORED_DATA_UNREADABLE", text, product=damage.product) from damage.cause
+    return None

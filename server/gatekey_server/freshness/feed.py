@@ -7,6 +7,7 @@ from datetime import datetime
 
 import structlog
 
+from gatekey_server.domain.changes import Position
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.freshness import clock
 from gatekey_server.freshness.history import History
@@ -83,10 +84,13 @@ class Feed:
         if self._link is not None:
             self._link.wake()
 
-    async def wait_until_applied(self, revision: int) -> None:
-        """Wait until this process can no longer answer from facts that are older than a revision."""
+    async def wait_until_applied(self, position: Position) -> None:
+        """Wait until this process can no longer answer from facts that are older than a position.
+
+        A higher number is not enough: it may be of another history, as before a restore.
+        """
         async with self._applied:
-            await self._applied.wait_for(lambda: self._history.applied.revision >= revision)
+            await self._applied.wait_for(lambda: self._history.includes(position))
 
     async def _follow(self, link: FeedLink) -> None:
         registered_at = None
@@ -100,7 +104,7 @@ class Feed:
                     _log.warning("feed.given_up_for_dead", process=str(self.process))
                 registered_at = asked_at
                 self._lease.give_up()
-                await link.register(self._history.applied.revision)
+                await link.register(self._history.applied)
                 continue
             is_elsewhere = poll.server != self._lease.server
             if is_elsewhere or not self._lease.is_held():

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Hashable
 from typing import TypeVar
 
-from gatekey_server.domain.changes import NOWHERE, Change, Poll
+from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness.cache import Entry
 
@@ -12,6 +12,8 @@ K = TypeVar("K", bound=Hashable)
 
 MAX_SCOPES = 100_000
 """How many changed scopes are remembered one by one."""
+MAX_STAMPS = 10_000
+"""How many revisions' stamps are remembered."""
 
 
 class _LastChanges(dict[K, int]):
@@ -42,8 +44,9 @@ class History:
         """How often the history broke off, and everything known had to be dropped."""
         self.lapses = 0
         """How often there was no lease for a while; what was asked before that is not to be kept."""
-        self.newest_loaded = 0
-        """The newest revision that a load was as of."""
+        self._stamps: dict[int, uuid.UUID] = {}
+        self._unconfirmed: dict[int, uuid.UUID | None] = {}
+        """The stamps of revisions that loads were as of, and that have not been applied yet."""
         self._floor = 0
         self._unknown_floor = 0
         self._keys = _LastChanges[uuid.UUID]()
@@ -58,17 +61,40 @@ class History:
         if continuous:
             for change in poll.changes or ():
                 self._remember(change)
+                self._stamps[change.revision] = change.stamp
             self._forget_the_oldest()
-        else:
+        self._stamps[poll.head.revision] = poll.head.stamp
+        continuous = continuous and self._confirms_loads(poll.head.revision)
+        if not continuous:
             self._reset(poll.head.revision)
+            self._stamps[poll.head.revision] = poll.head.stamp
         self.applied = poll.head
         return continuous
+
+    @property
+    def newest_loaded(self) -> int:
+        """The newest revision that a load was as of, and that has not been applied yet; 0 where there is none."""
+        return max(self._unconfirmed, default=0)
+
+    def includes(self, position: Position) -> bool:
+        """Whether what was applied is that position, or comes after it in the same history, as far as is remembered."""
+        return self._stamps.get(position.revision) == position.stamp
+
+    def keeps(self, revision: int, stamp: uuid.UUID | None) -> bool:
+        """Take down what a load was as of; False where that is not in the history that was applied.
+
+        The stamp is None where only the revision is known.
+        """
+        if revision > self.applied.revision:
+            return self._unconfirmed.setdefault(revision, stamp) == stamp
+        return stamp is None or self.includes(Position(revision, stamp))
 
     def lapse(self) -> None:
         """There was a failover, or may have been: it may have lost what was loaded and not applied yet."""
         self.lapses += 1
-        if self.newest_loaded > self.applied.revision >= 0:
+        if self._unconfirmed and self.applied.revision >= 0:
             self._reset(self.applied.revision)
+            self._stamps[self.applied.revision] = self.applied.stamp
 
     def holds(self, entry: Entry) -> bool:
         """Whether what the entry says is true as of the applied revision, or of a later one."""
@@ -111,14 +137,26 @@ class History:
             else:
                 self._floor = revision
 
+    def _confirms_loads(self, head: int) -> bool:
+        """Whether what was loaded before it was applied is in the same history, and not in a copy of it."""
+        for revision, stamp in list(self._unconfirmed.items()):
+            if revision <= head:
+                del self._unconfirmed[revision]
+                if stamp is not None and self._stamps.get(revision) != stamp:
+                    return False
+        return True
+
     def _forget_the_oldest(self) -> None:
+        if len(self._stamps) > MAX_STAMPS:
+            self._stamps = dict(list(self._stamps.items())[len(self._stamps) // 2 :])
         for scopes in (self._keys, self._principals, self._tenants, self._products, self._digests):
             if len(scopes) > MAX_SCOPES:
                 self._floor = max(self._floor, scopes.forget_half())
 
     def _reset(self, floor: int) -> None:
         self.resets += 1
-        self.newest_loaded = 0
+        self._stamps.clear()
+        self._unconfirmed.clear()
         for scopes in (self._keys, self._principals, self._tenants, self._products, self._digests):
             scopes.clear()
         self._floor = self._unknown_floor = floor

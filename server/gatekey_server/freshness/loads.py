@@ -8,9 +8,13 @@ from gatekey_server.domain.errors import Overloaded
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.store.facts import Loaded
 
-MAX_BATCH = 256
-MAX_IN_FLIGHT = 4
-MAX_WAITING = 16
+MAX_FEW = 16
+"""Whoever wants more secrets than that waits for others who do: one query of a kind may take a second."""
+MAX_BATCH = 64
+MAX_IN_FLIGHT = 3
+MAX_LARGE_IN_FLIGHT = 1
+MAX_WAITING = 64
+MAX_LARGE_WAITING = 16
 PATIENCE_S = 0.005
 """How long a query may take before another one is sent beside it: fewer that ask for more cost everyone less."""
 
@@ -26,15 +30,13 @@ class _Batch:
 class Loader:
     """Gathers what is wanted in one turn of the event loop, and while a query is under way, into one query.
 
-    Whoever asks gets what was read after they asked: a query that was sent before is never waited for.
+    Whoever asks gets what was read after they asked: a query that was sent before is never waited for. Nor does who
+    wants few secrets wait for who wants many.
     """
 
     def __init__(self, load: Load) -> None:
-        self._load = load
-        self._waiting: deque[_Batch] = deque()
-        self._in_flight: set[asyncio.Task[None]] = set()
-        self._is_scheduled = False
-        self._patient_until = float("-inf")
+        self._few = _Queue(load, MAX_IN_FLIGHT, MAX_WAITING)
+        self._many = _Queue(load, MAX_LARGE_IN_FLIGHT, MAX_LARGE_WAITING)
 
     def begin(self, digests: Sequence[Digest]) -> "asyncio.Future[Loaded]":
         """Load facts, by a query that is sent from now on. It may answer more than was asked for.
@@ -42,9 +44,23 @@ class Loader:
         To be cancelled by whoever does not want them any more. Fails with `Unavailable` where the
         database cannot answer, and with `Overloaded` where too much is wanted already.
         """
+        return (self._few if len(digests) <= MAX_FEW else self._many).begin(digests)
+
+
+class _Queue:
+    def __init__(self, load: Load, max_in_flight: int, max_waiting: int) -> None:
+        self._load = load
+        self._max_in_flight = max_in_flight
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Batch] = deque()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._is_scheduled = False
+        self._patient_until = float("-inf")
+
+    def begin(self, digests: Sequence[Digest]) -> "asyncio.Future[Loaded]":
         loop = asyncio.get_running_loop()
         loading: asyncio.Future[Loaded] = loop.create_future()
-        if len(self._waiting) > MAX_WAITING:
+        if len(self._waiting) > self._max_waiting:
             loading.set_exception(Overloaded("OVERLOADED", "too many keys wait to be looked up"))
             return loading
         if not self._waiting or len(self._waiting[-1].digests) >= MAX_BATCH:
@@ -73,7 +89,7 @@ class Loader:
                 task.get_loop().call_at(self._patient_until, self._send)
 
     def _may_send(self) -> bool:
-        if len(self._in_flight) >= MAX_IN_FLIGHT:
+        if len(self._in_flight) >= self._max_in_flight:
             return False
         is_worth_it = not self._in_flight or len(self._waiting[0].digests) >= MAX_BATCH
         return is_worth_it or asyncio.get_running_loop().time() >= self._patient_until

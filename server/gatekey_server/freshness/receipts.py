@@ -3,6 +3,7 @@
 import asyncio
 from bisect import bisect_left
 
+from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.freshness import clock
 from gatekey_server.freshness.feed import Feed
@@ -30,23 +31,24 @@ class Receipts:
         self.seconds = 0.0
         """How long all waits took together."""
 
-    async def wait(self, revision: int, *, everywhere: bool = False) -> float:
-        """Return once no process can answer from facts older than a committed revision; answers after how long.
+    async def wait(self, commit: Commit, *, everywhere: bool = False) -> float:
+        """Return once no process can answer from facts older than a commit; answers after how long.
 
         The commit must have returned before this is called. Takes a lease and a little at the longest;
-        and always, with `everywhere`: then no client with a cache of its own can either.
+        and always, with `everywhere`: then no client with a cache of its own can either. It always does after a
+        fork as well: the processes of the former history may not be known in this one.
         """
         started_at = clock.now()
         self._feed.wake()
         try:
             async with asyncio.timeout(SURELY_OVER_S):
-                await self._feed.wait_until_applied(revision)
-                await self._wait_for_others(revision)
+                await self._feed.wait_until_applied(commit.position)
+                await self._wait_for_others(commit.position.revision)
         except TimeoutError:
             # Whoever has not applied it holds no lease but one from before the commit, and that is over.
             pass
         # Nobody knows all clients, but no lease of theirs lasts longer than the one of a process that it comes from.
-        if everywhere:
+        if everywhere or commit.is_after_fork:
             await asyncio.sleep(started_at + SURELY_OVER_S - clock.now())
         waited = clock.now() - started_at
         self.bucket_counts[bisect_left(WAIT_BUCKETS_S, waited)] += 1

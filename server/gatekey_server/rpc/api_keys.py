@@ -5,16 +5,17 @@ from datetime import datetime, timedelta
 from gatekey.v1 import api_key_service_pb2 as pb
 
 from gatekey_server.commands import api_keys
-from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, NewApiKey, NewMachineUser
-from gatekey_server.domain.entities import ApiKey, Deleted
+from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, KeyAndPolicy, NewApiKey, NewMachineUser
+from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.entities import ApiKey, Creator, Deleted, Identified, SecretInfo
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.names import (
     ApiKeyName,
-    PrincipalName,
+    KeyOwnerName,
     TenantName,
     parse_display_name,
+    parse_key_owner_name,
     parse_labels,
-    parse_principal_name,
     parse_text,
 )
 from gatekey_server.domain.secrets import Keyring, Mint
@@ -22,12 +23,13 @@ from gatekey_server.domain.specs import MAX_LIFETIME, KeyKind
 from gatekey_server.rpc import paging
 from gatekey_server.rpc.edge import Call, Clock
 from gatekey_server.rpc.people import read_new_machine_user, write_machine_user
+from gatekey_server.rpc.specs import write_credential
 from gatekey_server.rpc.values import (
     ACCESS_MODE,
     KEY_KIND,
     KEY_STATE,
     read_duration,
-    read_grants,
+    read_key_grants,
     read_mask,
     read_time,
     write_deleted,
@@ -54,8 +56,12 @@ class ApiKeyServicer:
         self._clock = clock
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, call: Call) -> pb.CreateApiKeyResponse:
+        parent = TenantName.parse(request.parent, "parent")
+        api_keys.authorise_creation(call.caller, parent, with_machine_user=request.HasField("new_machine_user"))
         mint, mutation = Mint(self._keyring), call.mutation(request, self._write_created)
-        created = await api_keys.create_api_key(self._database, mutation, mint, _read_new(request, call.caller.now))
+        created = await api_keys.create_api_key(
+            self._database, mutation, mint, _read_new(parent, request, call.caller.now)
+        )
         response = self._write_created(created)
         if not mutation.validate_only:
             response.secret, response.secret_withheld = mint.secret, False
@@ -63,37 +69,38 @@ class ApiKeyServicer:
 
     async def GetApiKey(self, request: pb.GetApiKeyRequest, call: Call) -> pb.ApiKey:
         name = ApiKeyName.parse(request.name, "name")
-        return self._write(await api_keys.get_api_key(self._database, call.caller, name))
+        return self._write_key(await api_keys.get_api_key(self._database, call.caller, name))
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, call: Call) -> pb.ListApiKeysResponse:
         parent = TenantName.parse(request.parent, "parent")
-        size = paging.read_size(request.page_size)
         after = paging.read_uuid(request, request.page_token)
-        owner = parse_principal_name(request.owner, "owner") if request.owner else None
-        page = await api_keys.list_api_keys(self._database, call.caller, parent, after, size, owner)
-        return pb.ListApiKeysResponse(
-            api_keys=[self._write(key) for key in page.items],
-            next_page_token=paging.write_token(request, page.next_cursor),
-        )
+        owner = parse_key_owner_name(request.owner, "owner") if request.owner else None
+        response = pb.ListApiKeysResponse()
+        page = paging.PageWriter(response.api_keys, self._write_key, request.page_size)
+        following = await api_keys.list_api_keys(self._database, call.caller, parent, after, page, owner)
+        response.next_page_token = paging.write_token(request, following)
+        return response
 
     async def UpdateApiKey(self, request: pb.UpdateApiKeyRequest, call: Call) -> pb.ApiKey:
-        key, mutation = request.api_key, call.mutation(request, self._write)
+        key = request.api_key
         name = ApiKeyName.parse(key.name, "api_key.name")
+        call.caller.require(name.path, "update")
+        mutation = call.mutation(request, self._write_key)
         change = _read_change(key, read_mask(request.update_mask, _CHANGEABLE, "a key"))
-        return self._write(await api_keys.update_api_key(self._database, mutation, name, key.etag, change))
+        return self._write_key(await api_keys.update_api_key(self._database, mutation, name, key.etag, change))
 
     async def DisableApiKey(self, request: pb.DisableApiKeyRequest, call: Call) -> pb.ApiKey:
-        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write)
-        return self._write(await api_keys.disable_api_key(self._database, mutation, name, request.etag))
+        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write_key)
+        return self._write_key(await api_keys.disable_api_key(self._database, mutation, name, request.etag))
 
     async def EnableApiKey(self, request: pb.EnableApiKeyRequest, call: Call) -> pb.ApiKey:
-        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write)
-        return self._write(await api_keys.enable_api_key(self._database, mutation, name, request.etag))
+        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write_key)
+        return self._write_key(await api_keys.enable_api_key(self._database, mutation, name, request.etag))
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, call: Call) -> pb.ApiKey:
-        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write)
+        name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, self._write_key)
         reason = parse_text(request.reason, "reason", MAX_REASON_CHARS)
-        return self._write(await api_keys.revoke_api_key(self._database, mutation, name, request.etag, reason))
+        return self._write_key(await api_keys.revoke_api_key(self._database, mutation, name, request.etag, reason))
 
     async def RotateApiKey(self, request: pb.RotateApiKeyRequest, call: Call) -> pb.RotateApiKeyResponse:
         name = ApiKeyName.parse(request.name, "name")
@@ -111,7 +118,14 @@ class ApiKeyServicer:
         if not request.secret:
             raise InvalidRequest.at("secret", "SECRET_REQUIRED", "a secret is required")
         digests = self._keyring.digests(request.secret)
-        return self._write(await api_keys.identify_secret(self._database, call.caller, digests))
+        identified, policy = await api_keys.identify_secret(self._database, call.caller, digests)
+        if identified.key is None or policy is None:
+            key = _write_gone(identified)
+        else:
+            key = self._write(identified.key, policy)
+        if identified.secret.expire_time is not None:
+            key.identified.CopyFrom(_write_secret(identified.secret))
+        return key
 
     async def DeleteApiKey(self, request: pb.DeleteApiKeyRequest, call: Call) -> pb.DeleteApiKeyResponse:
         name, mutation = ApiKeyName.parse(request.name, "name"), call.mutation(request, _write_deleted)
@@ -120,15 +134,21 @@ class ApiKeyServicer:
     def _write_created(self, created: CreatedApiKey) -> pb.CreateApiKeyResponse:
         user = created.machine_user
         return pb.CreateApiKeyResponse(
-            api_key=self._write(created.key),
+            api_key=self._write(created.key, created.policy),
             secret_withheld=True,
+            credential=write_credential(created.policy.spec),
             machine_user=write_machine_user(user, created.policy) if user else None,
         )
 
-    def _write_rotated(self, key: ApiKey) -> pb.RotateApiKeyResponse:
-        return pb.RotateApiKeyResponse(api_key=self._write(key), secret_withheld=True)
+    def _write_rotated(self, rotated: KeyAndPolicy) -> pb.RotateApiKeyResponse:
+        return pb.RotateApiKeyResponse(
+            api_key=self._write_key(rotated), secret_withheld=True, credential=write_credential(rotated[1].spec)
+        )
 
-    def _write(self, key: ApiKey) -> pb.ApiKey:
+    def _write_key(self, found: KeyAndPolicy) -> pb.ApiKey:
+        return self._write(*found)
+
+    def _write(self, key: ApiKey, policy: Policy) -> pb.ApiKey:
         return pb.ApiKey(
             name=str(key.name),
             display_name=key.display_name,
@@ -139,21 +159,50 @@ class ApiKeyServicer:
             state=KEY_STATE.write(key.state(self._clock())),
             expire_time=write_time(key.expire_time),
             create_time=write_time(key.create_time),
-            secrets=[
-                pb.ApiKey.Secret(
-                    hint=secret.hint,
-                    create_time=write_time(secret.create_time),
-                    expire_time=write_time(secret.expire_time),
-                )
-                for secret in key.secrets
-            ],
+            secrets=[_write_secret(secret) for secret in key.secrets],
+            creator=_write_creator(key.creator),
             description=key.description,
             labels=key.labels,
             revoke_time=write_time(key.revoke_time),
             revoke_reason=key.revoke_reason,
             etag=key.etag,
             last_use_time=write_time(key.last_use_time),
+            stranded=_stranded(key, policy),
+            actor_required=key.actor_required,
         )
+
+
+def _write_gone(identified: Identified) -> pb.ApiKey:
+    """A key that is gone, with what is known of it: events of former releases may tell less."""
+    told = {name: str(identified.description.get(name) or "") for name in ("display_name", "owner", "kind")}
+    key = pb.ApiKey(
+        name=str(identified.name),
+        state=pb.ApiKey.STATE_DELETED,
+        display_name=told["display_name"],
+        owner=told["owner"],
+    )
+    if told["kind"] in KeyKind.__members__:
+        key.kind = KEY_KIND.write(KeyKind[told["kind"]])
+    return key
+
+
+def _write_secret(secret: SecretInfo) -> pb.ApiKey.Secret:
+    return pb.ApiKey.Secret(
+        hint=secret.hint, create_time=write_time(secret.create_time), expire_time=write_time(secret.expire_time)
+    )
+
+
+def _write_creator(creator: Creator) -> pb.ApiKey.Creator | None:
+    if not creator.caller:
+        return None
+    return pb.ApiKey.Creator(
+        actor=creator.actor, caller=creator.caller, caller_display_name=creator.caller_display_name
+    )
+
+
+def _stranded(key: ApiKey, policy: Policy) -> str:
+    loss = next(policy.offer.losses(key.kind, key.owner_kind, key.mode, key.grants), None)
+    return loss.text if loss else ""
 
 
 def _write_deleted(deleted: Deleted) -> pb.DeleteApiKeyResponse:
@@ -172,7 +221,7 @@ def _read_change(key: pb.ApiKey, fields: frozenset[str]) -> ApiKeyChange:
         else "",
         labels=parse_labels(key.labels, "api_key.labels") if "labels" in fields else {},
         mode=ACCESS_MODE.read(key.mode, "api_key.mode") if "mode" in fields else None,
-        grants=read_grants(key.grants) if "grants" in fields else (),
+        grants=read_key_grants(key.grants, "api_key.grants") if "grants" in fields else (),
         expire_time=_read_expire_time(key) if "expire_time" in fields else None,
     )
 
@@ -192,24 +241,25 @@ def _read_expiry(request: pb.CreateApiKeyRequest, now: datetime) -> datetime | N
     return now + ttl
 
 
-def _read_new(request: pb.CreateApiKeyRequest, now: datetime) -> NewApiKey:
+def _read_new(parent: TenantName, request: pb.CreateApiKeyRequest, now: datetime) -> NewApiKey:
     if not request.HasField("api_key"):
         raise InvalidRequest.at("api_key", "API_KEY_REQUIRED", "what to create is required")
-    parent, key = TenantName.parse(request.parent, "parent"), request.api_key
+    key = request.api_key
     return NewApiKey(
         parent=parent,
         display_name=parse_display_name(key.display_name, "api_key.display_name", required=True),
         kind=KEY_KIND.read(key.kind, "api_key.kind") or KeyKind.SECRET,
         owner=_read_owner(parent, request),
         mode=ACCESS_MODE.read(key.mode, "api_key.mode"),
-        grants=read_grants(key.grants),
+        grants=read_key_grants(key.grants, "api_key.grants"),
         expire_time=_read_expiry(request, now),
         description=parse_text(key.description, "api_key.description", MAX_DESCRIPTION_CHARS),
         labels=parse_labels(key.labels, "api_key.labels"),
+        actor_required=key.actor_required,
     )
 
 
-def _read_owner(parent: TenantName, request: pb.CreateApiKeyRequest) -> PrincipalName | NewMachineUser | None:
+def _read_owner(parent: TenantName, request: pb.CreateApiKeyRequest) -> KeyOwnerName | NewMachineUser | None:
     if request.HasField("new_machine_user"):
         if request.api_key.owner:
             raise InvalidRequest.at(
@@ -221,4 +271,4 @@ def _read_owner(parent: TenantName, request: pb.CreateApiKeyRequest) -> Principa
             read_new_machine_user(parent, wanted.machine_user_id, f"{at}.machine_user_id"),
             parse_display_name(wanted.display_name, f"{at}.display_name") or request.api_key.display_name,
         )
-    return parse_principal_name(request.api_key.owner, "api_key.owner") if request.api_key.owner else None
+    return parse_key_owner_name(request.api_key.owner, "api_key.owner") if request.api_key.owner else None

@@ -7,11 +7,12 @@ from functools import lru_cache
 _TAG = 0x0A
 
 
-def split(data: bytes) -> Sequence[bytes] | None:
-    """The serialized checks of a serialized request; None where it holds anything else."""
-    checks, start, end = [], 0, len(data)
+def split(data: bytes, most: int) -> Sequence[bytes] | None:
+    """The serialized checks of a serialized request; None where it holds anything else, or more of them."""
+    checks: list[bytes] = []
+    start, end = 0, len(data)
     while start < end:
-        if data[start] != _TAG:
+        if data[start] != _TAG or len(checks) >= most:
             return None
         length, shift, start = 0, 0, start + 1
         while True:

@@ -1,5 +1,6 @@
 """`CacheService` on the wire."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -9,10 +10,11 @@ from gatekey.v1 import cache_service_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
 
 from gatekey_server.commands.cache import Cursor, NearCaches, Synced
+from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.changes import Change
 from gatekey_server.domain.decisions import RULES, Fact, Owner, Policy, PrincipalKind
-from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest
+from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.scopes import ScopeNames
 from gatekey_server.domain.secrets import Keyring
@@ -20,8 +22,12 @@ from gatekey_server.freshness.facts import Known, Secret
 from gatekey_server.rpc.edge import Clock, Token
 from gatekey_server.rpc.specs import write_spec
 from gatekey_server.rpc.values import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time
+from gatekey_server.store import pauses
 
 MAX_RESOLVED_KEYS = 1000
+MAX_RESOLVED_BYTES = 1 << 20
+"""How large an answer gets; what does not fit is told when it is asked for again."""
+
 MAX_KNOWN_SPECS = 256
 MAX_REPORTED_USES = 1000
 MAX_USE_AGE = timedelta(days=1)
@@ -47,17 +53,13 @@ class CacheServicer:
     async def Resolve(self, request: pb.ResolveRequest, token: Token) -> pb.ResolveResponse:  # noqa: N802
         """See the protocol definition."""
         now = self._clock()
-        try:
-            _check_resolve(request)
-        except InvalidRequest:
-            await self._caches.identify(token.digests, now)
-            raise
+        _check_resolve(request)
         secrets = [self._keyring.digests(key) for key in request.keys]
-        caller, found = await self._caches.resolve(token.digests, secrets, now)
+        caller, found = await self._caches.resolve(token.digests, secrets, Cursor.read(request.cursor), now)
         self._usage.record(caller.fact, now)
         if request.rules != RULES:
             raise FailedPrecondition("RULES_UNKNOWN", f"this server decides by the rules {RULES}")
-        return _write_resolved(found, secrets, self._caches.names(), set(request.known_specs), now)
+        return await _write_resolved(found, secrets, self._caches.names(), set(request.known_specs), now)
 
     def sync_at_once(self, data: bytes, authorization: str) -> bytes | None:
         """Answer by what is remembered; None where that is too little."""
@@ -77,7 +79,8 @@ class CacheServicer:
         self._usage.record(caller.fact, now)
         if not 1 <= len(request.uses) <= MAX_REPORTED_USES:
             raise InvalidRequest.at("uses", "USES_COUNT_INVALID", f"must hold 1 to {MAX_REPORTED_USES}")
-        uses = [_read_use(use, f"uses[{number}]", now) for number, use in enumerate(request.uses)]
+        uses = await pauses.each(_read_use(use, f"uses[{number}]", now) for number, use in enumerate(request.uses))
+        await asyncio.sleep(0)
         await self._caches.report_uses(caller, uses)
         return pb.ReportUsesResponse()
 
@@ -93,7 +96,7 @@ class CacheServicer:
         if synced.changes:
             names = self._caches.names()
             response.changes.extend(
-                _write_change(change, names)
+                _write_change(change, names, synced.caller)
                 for change in synced.changes
                 if change.product is None or synced.caller.may_check(change.product)
             )
@@ -121,9 +124,13 @@ def _write_lease(seconds: float) -> Duration:
     return lease
 
 
-def _write_change(change: Change, names: ScopeNames) -> pb.ScopeChange:
+def _write_change(change: Change, names: ScopeNames, caller: Caller) -> pb.ScopeChange:
     if change.key_uid is not None:
-        secret = names.secret(change.digest) if change.digest is not None else b""
+        # Whoever presented a secret knows its name, which is to tell of products that they may check alone. The tenant
+        # of what is gone with it has none; then there is nothing new about the secret either.
+        secret = b""
+        if change.digest is not None and change.tenant_product is not None and caller.may_check(change.tenant_product):
+            secret = names.secret(change.digest)
         return pb.ScopeChange(revision=change.revision, key=names.key(change.key_uid), secret=secret)
     if change.principal_uid is not None:
         return pb.ScopeChange(revision=change.revision, principal=names.principal(change.principal_uid))
@@ -132,19 +139,39 @@ def _write_change(change: Change, names: ScopeNames) -> pb.ScopeChange:
     return pb.ScopeChange(revision=change.revision, product=change.product or "")
 
 
-def _write_resolved(
-    found: Sequence[Known], secrets: Sequence[Secret], names: ScopeNames, known_specs: set[bytes], now: datetime
+async def _write_resolved(
+    found: Sequence[Known | Unreadable],
+    secrets: Sequence[Secret],
+    names: ScopeNames,
+    known_specs: set[bytes],
+    now: datetime,
 ) -> pb.ResolveResponse:
-    response = pb.ResolveResponse(time=write_time(now))
+    response, size, rest = pb.ResolveResponse(time=write_time(now)), 0, pauses.Pauses()
     for known, secret in zip(found, secrets, strict=True):
+        await rest()
+        if isinstance(known, Unreadable):
+            response.results.add(unreadable=True).secret_scopes.extend(names.secret(digest) for digest in secret)
+            continue
         result = response.results.add(revision=known.revision)
         if known.fact is None:
             result.secret_scopes.extend(names.secret(digest) for digest in secret)
             continue
-        result.key.CopyFrom(_write_key(known.fact, names))
-        if result.key.spec not in known_specs:
-            known_specs.add(result.key.spec)
-            response.specs.append(_write_policy(known.fact.policy))
+        if size > MAX_RESOLVED_BYTES:
+            # Without its spec, a key says nothing: whoever wants to know asks again, with the specs that are here.
+            result.key.SetInParent()
+            continue
+        key, spec = _write_key(known.fact, names), _write_policy(known.fact.policy)
+        is_new = spec.id not in known_specs
+        more = key.ByteSize() + (spec.ByteSize() if is_new else 0)
+        if size and size + more > MAX_RESOLVED_BYTES:
+            size = MAX_RESOLVED_BYTES + 1
+            result.key.SetInParent()
+            continue
+        size += more
+        result.key.CopyFrom(key)
+        if is_new:
+            known_specs.add(spec.id)
+            response.specs.append(spec)
     return response
 
 

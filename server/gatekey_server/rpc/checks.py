@@ -1,29 +1,36 @@
 """`CheckService` on the wire."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Self
+from functools import partial
 
 from gatekey.v1 import check_service_pb2 as pb
 
-from gatekey_server.commands import callers, checks
+from gatekey_server.commands import callers, checks, products
 from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.checks import CheckResult, Question
+from gatekey_server.commands.checks import Checking, CheckResult, Question
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.decisions import ALLOWED, PrincipalKind, Request
+from gatekey_server.domain.entities import Product
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest
 from gatekey_server.domain.grants import parse_action, parse_path
-from gatekey_server.domain.names import parse_id
+from gatekey_server.domain.names import CheckConfigName, parse_id
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource, Secret
 from gatekey_server.rpc import batches, errors
 from gatekey_server.rpc.edge import Clock, Later, Token
-from gatekey_server.rpc.repeats import Recent, Repeats
+from gatekey_server.rpc.repeats import Repeats
+from gatekey_server.rpc.specs import write_spec
 from gatekey_server.rpc.values import KEY_KIND, REASON
+from gatekey_server.store import pauses
+from gatekey_server.store.database import Database
 
 MAX_CHECKS = 1000
-_MAX_TOKENS = 10_000
+
+MAX_CHECKS_AT_ONCE = 128
+MAX_AT_ONCE_BYTES = 32 << 10
+"""Batches that are no larger are read without a pause: some milliseconds."""
 
 _PEOPLE = {PrincipalKind.MEMBER: "members", PrincipalKind.MACHINE_USER: "machineUsers"}
 
@@ -33,18 +40,19 @@ class CheckServicer:
 
     def __init__(
         self,
+        database: Database,
         facts: FactSource,
         keyring: Keyring,
         clock: Clock,
         usage: UsageRecorder,
         token_of: Callable[[str], Token],
     ) -> None:
+        self._database = database
         self._facts = facts
         self._keyring = keyring
         self._clock = clock
         self._usage = usage
         self._token_of = token_of
-        self._tokens = Recent[Secret](_MAX_TOKENS)
         self._repeats = Repeats(facts, usage, _write_without_revision)
 
     def check_at_once(self, data: bytes, authorization: str) -> bytes | Later | None:
@@ -54,26 +62,26 @@ class CheckServicer:
         said = self._repeats.say_again((name,), now)
         if said is not None:
             return said[0]
-        token = self._token(authorization, names)
+        token = self._token_of(authorization).digests
         question = _read(pb.CheckRequest.FromString(data), self._keyring.digests)
         checking = checks.begin(self._facts, token, (question,), now)
         if checking is None:
             return None
         if checking.loading is not None:
-            return Later(checking.loading, lambda: self._answer(*checking.result()))
-        caller, results = checking.result()
+            return Later(checking.loading, partial(self._answer_later, checking))
+        caller, decided = checking.result()
+        results = list(decided)
         self._remember((name,), token, caller, (question,), results)
         return self._answer(caller, results).SerializeToString()
 
+    async def _answer_later(self, checking: Checking) -> pb.CheckResponse:
+        caller, results = checking.result()
+        return self._answer(caller, list(results))
+
     async def Check(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse:  # noqa: N802
         """See the protocol definition."""
-        now = self._clock()
-        try:
-            question = _read(request, self._keyring.digests)
-        except InvalidRequest:
-            await self._identify(token, now)
-            raise
-        return self._answer(*await checks.check_each(self._facts, token.digests, (question,), now))
+        question = _read(request, self._keyring.digests)
+        return self._answer(*await checks.check_each(self._facts, token.digests, (question,), self._clock()))
 
     def _answer(self, caller: Caller, results: Sequence[CheckResult | GatekeyError]) -> pb.CheckResponse:
         (result,) = results
@@ -83,48 +91,52 @@ class CheckServicer:
         return _write(result)
 
     def batch_check_at_once(self, data: bytes, authorization: str) -> bytes | Later | None:
-        """Answer a batch as `check_at_once` answers a check."""
-        name, now, parts = self._repeats.names(authorization), self._clock(), batches.split(data)
-        names = list(map(name, parts)) if parts else []
-        said = self._repeats.say_again(names, now) if 1 <= len(names) <= MAX_CHECKS else None
+        """Answer a batch as `check_at_once` answers a check, if it is none of the largest."""
+        if len(data) > MAX_AT_ONCE_BYTES:
+            return None
+        name, now, parts = self._repeats.names(authorization), self._clock(), batches.split(data, MAX_CHECKS_AT_ONCE)
+        if not parts:
+            return None
+        names = list(map(name, parts))
+        said = self._repeats.say_again(names, now)
         if said is not None:
             return b"".join([piece for answer in said for piece in (batches.head(len(answer)), answer)])
-        token = self._token(authorization, name)
-        batch = _Batch.read(pb.BatchCheckRequest.FromString(data), self._keyring.digests)
+        token = self._token_of(authorization).digests
+        batch = _Batch(list(_read_each(pb.BatchCheckRequest.FromString(data), self._keyring.digests)))
         checking = checks.begin(self._facts, token, batch.questions, now)
         if checking is None:
             return None
-        if checking.loading is not None:
-            return Later(checking.loading, lambda: self._answer_batch(batch, *checking.result()))
-        caller, results = checking.result()
+        if not checking.is_quick:
+            return Later(checking.loading, partial(self._answer_batch_later, batch, checking))
+        caller, decided = checking.result()
+        results = list(decided)
         if len(results) == len(names):
             self._remember(names, token, caller, batch.questions, results)
-        return self._answer_batch(batch, caller, results).SerializeToString()
+        self._record(caller, results)
+        return pb.BatchCheckResponse(results=batch.write(results)).SerializeToString()
+
+    async def _answer_batch_later(self, batch: "_Batch", checking: Checking) -> pb.BatchCheckResponse:
+        caller, results = checking.result()
+        return await self._answer_batch(batch, caller, await pauses.each(results))
 
     async def BatchCheck(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse:  # noqa: N802
         """See the protocol definition."""
-        now = self._clock()
-        try:
-            batch = _Batch.read(request, self._keyring.digests)
-        except InvalidRequest:
-            await self._identify(token, now)
-            raise
-        return self._answer_batch(batch, *await checks.check_each(self._facts, token.digests, batch.questions, now))
+        batch = _Batch(await pauses.each(_read_each(request, self._keyring.digests)))
+        decided = await checks.check_each(self._facts, token.digests, batch.questions, self._clock())
+        return await self._answer_batch(batch, *decided)
 
-    def _answer_batch(
+    async def GetCheckConfig(self, request: pb.GetCheckConfigRequest, token: Token) -> pb.CheckConfig:  # noqa: N802
+        """See the protocol definition."""
+        caller = await self._identify(token, self._clock())
+        self._usage.record(caller.fact, caller.now)
+        name = CheckConfigName.parse(request.name, "name")
+        return _write_config(await products.get_check_config(self._database, caller, name))
+
+    async def _answer_batch(
         self, batch: "_Batch", caller: Caller, results: Sequence[CheckResult | GatekeyError]
     ) -> pb.BatchCheckResponse:
         self._record(caller, results)
-        return batch.write(results)
-
-    def _token(self, authorization: str, names: Callable[[bytes], bytes]) -> Secret:
-        """The token of `authorization`, by the name of what says nothing else."""
-        name = names(b"")
-        token = self._tokens.get(name)
-        if token is None:
-            token = self._token_of(authorization).digests
-            self._tokens.put(name, token)
-        return token
+        return pb.BatchCheckResponse(results=await pauses.each(batch.write(results)))
 
     def _remember(
         self,
@@ -138,9 +150,9 @@ class CheckServicer:
             if isinstance(result, CheckResult):
                 self._repeats.remember(name, token, caller, question, result)
 
-    async def _identify(self, token: Token, now: datetime) -> None:
+    async def _identify(self, token: Token, now: datetime) -> Caller:
         # To whoever has no valid token, a bad request tells nothing.
-        callers.identify((await self._facts.get(token.digests)).fact, now)
+        return callers.identify(await self._facts.get(token.digests), now)
 
     def _record(self, caller: Caller, results: Iterable[CheckResult | GatekeyError]) -> None:
         self._usage.record(caller.fact, caller.now)
@@ -179,6 +191,30 @@ def _read_wish(resource: str, action: str, tenant: str | None, product: str | No
     )
 
 
+def _write_config(product: Product) -> pb.CheckConfig:
+    spec = write_spec(product.policy.spec)
+    return pb.CheckConfig(
+        name=str(CheckConfigName(product.name.product)),
+        credential=spec.credential,
+        collections=spec.collections,
+        tenant_noun=product.policy.tenant_noun,
+        spec_version=product.spec_version,
+    )
+
+
+def _read_each(request: pb.BatchCheckRequest, digests: Callable[[str], Secret]) -> Iterator[Question | InvalidRequest]:
+    """The questions of a batch, one by one. Raises `InvalidRequest` where the batch as a whole makes no sense."""
+    if not 1 <= len(request.checks) <= MAX_CHECKS:
+        raise InvalidRequest.at("checks", "CHECKS_COUNT_INVALID", f"must hold 1 to {MAX_CHECKS}")
+    # Many questions of a batch are often about one key.
+    digests = functools.cache(digests)
+    for check in request.checks:
+        try:
+            yield _read(check, digests)
+        except InvalidRequest as error:
+            yield error
+
+
 class _Batch:
     """The questions of a batch, those that make no sense among them."""
 
@@ -186,36 +222,19 @@ class _Batch:
         self._read = read
         self.questions = [question for question in read if not isinstance(question, InvalidRequest)]
 
-    @classmethod
-    def read(cls, request: pb.BatchCheckRequest, digests: Callable[[str], Secret]) -> Self:
-        """Raises `InvalidRequest` where the batch as a whole makes none."""
-        if not 1 <= len(request.checks) <= MAX_CHECKS:
-            raise InvalidRequest.at("checks", "CHECKS_COUNT_INVALID", f"must hold 1 to {MAX_CHECKS}")
-        # Many questions of a batch are often about one key.
-        digests = functools.cache(digests)
-        read: list[Question | InvalidRequest] = []
-        for check in request.checks:
-            try:
-                read.append(_read(check, digests))
-            except InvalidRequest as error:
-                read.append(error)
-        return cls(read)
-
-    def write(self, results: Sequence[CheckResult | GatekeyError]) -> pb.BatchCheckResponse:
+    def write(self, results: Sequence[CheckResult | GatekeyError]) -> Iterator[pb.BatchCheckResult]:
         """The answers, in the order of the questions."""
         decided, written = iter(results), dict[tuple[int, int, int], pb.BatchCheckResult]()
-        answers = []
         for question in self._read:
             result = next(decided) if isinstance(question, Question) else question
             if not isinstance(result, CheckResult):
-                answers.append(_write_error(result))
+                yield _write_error(result)
                 continue
             # Many answers about one key are the same; its fact is the same object then.
             same = (id(result.decision), id(result.fact), result.revision)
             if same not in written:
                 written[same] = pb.BatchCheckResult(response=_write(result))
-            answers.append(written[same])
-        return pb.BatchCheckResponse(results=answers)
+            yield written[same]
 
 
 def _write_error(error: GatekeyError) -> pb.BatchCheckResult:

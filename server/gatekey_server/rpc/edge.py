@@ -1,26 +1,26 @@
-"""What happens around every RPC: decoding, the caller's token, and errors.
+"""What happens around every RPC: the caller's token, decoding, and errors.
 
 Servicers are plain classes with one coroutine function for each method of their service. They are
 registered from the service's descriptor, so that no method can be left without the edge, and none
-of them sees a request whose caller is not known. What comes out are endpoints, from bytes to bytes,
-which a transport serves.
+of them sees a request whose caller is not known. What comes out are endpoints, which the transport
+serves: it identifies the caller by the metadata, and only then receives the request.
 """
 
 import asyncio
 import hashlib
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
@@ -28,14 +28,19 @@ from gatekey_server.commands.events import Place
 from gatekey_server.commands.mutations import Mutation, Replayed
 from gatekey_server.commands.receipts import ReceiptBook
 from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unauthenticated, Unavailable
-from gatekey_server.domain.names import PrincipalName, parse_principal_name
+from gatekey_server.domain.names import ApiKeyName, PrincipalName, parse_principal_name
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.facts import FactSource, Secret
-from gatekey_server.rpc import errors, tls
+from gatekey_server.rpc import decoding, errors, tls
+from gatekey_server.rpc.repeats import Recent
 from gatekey_server.rpc.tls import CertificateCallers
+from gatekey_server.store import pauses
+from gatekey_server.store.database import Connection
 
-MAX_REQUEST_BYTES = 1 << 20
+MAX_TOKENS = 10_000
+"""Tokens whose digests are remembered, by a keyed hash."""
 
 REVISION_KEY = "gatekey-revision"
 RECEIPT_WAIT_KEY = "gatekey-receipt-wait-ms"
@@ -82,12 +87,12 @@ class Reply(NamedTuple):
 
 
 class Later(NamedTuple):
-    """An answer that is waiting for something."""
+    """An answer that is waiting for something, or takes long to make."""
 
-    loading: "asyncio.Future[Any]"
-    """To be cancelled where nobody wants the answer any more."""
-    answer: Callable[[], Message]
-    """Makes the answer once `loading` is done. Raises what the method does."""
+    loading: "asyncio.Future[Any] | None"
+    """To be cancelled where nobody wants the answer any more; None where nothing has to be waited for."""
+    answer: Callable[[], Awaitable[Message]]
+    """Makes the answer once `loading` is done, and lets others work meanwhile. Raises what the method does."""
 
 
 MethodAtOnce = Callable[[bytes, str], bytes | Later | None]
@@ -98,6 +103,8 @@ class Token:
     """A service token, not yet looked up: as it was presented, hashed, or the one that a certificate stands for."""
 
     digests: Secret
+    key: ApiKeyName | None = None
+    """The key that a certificate stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ class Call:
     """One call of a caller who is known."""
 
     caller: Caller
+    identify_again: Callable[[Connection], Awaitable[Caller]]
+    """Identifies the caller in a transaction. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
     method: MethodDescriptor
     actors: tuple[str, ...]
     """The values of the metadata `gatekey-actor`."""
@@ -124,6 +133,7 @@ class Call:
             raise InvalidRequest.at(_WAIT, "WAIT_INVALID", f"is not `{_EVERYWHERE}`")
         return Mutation(
             caller=self.caller,
+            identify_again=self.identify_again,
             verb=self.method.name,
             actor=self._actor(),
             validate_only=wish.validate_only,
@@ -133,10 +143,10 @@ class Call:
             settle=self._settle,
         )
 
-    async def _settle(self, revision: int, event: Place | None, *, wait: bool) -> None:
-        self.trailers.append((REVISION_KEY, str(revision)))
+    async def _settle(self, commit: Commit, event: Place | None, *, wait: bool) -> None:
+        self.trailers.append((REVISION_KEY, str(commit.position.revision)))
         if wait:
-            waited = await self.book.settle(revision, event, everywhere=bool(self.waits))
+            waited = await self.book.settle(commit, event, everywhere=bool(self.waits))
             self.trailers.append((RECEIPT_WAIT_KEY, str(round(waited / timedelta(milliseconds=1)))))
 
     def _actor(self) -> PrincipalName | None:
@@ -185,6 +195,8 @@ class Edge:
         self._certificate_callers = certificate_callers
         self._usage = usage
         self._book = book
+        self._hash_key = os.urandom(32)
+        self._tokens = Recent[Token](MAX_TOKENS)
         self.endpoints: dict[str, Endpoint] = {}
         """By the path of the method."""
 
@@ -212,15 +224,35 @@ class Edge:
     ) -> None:
         for method in service.methods:
             path, sooner = f"/{service.full_name}/{method.name}", (at_once or {}).get(method.name)
-            self.endpoints[path] = Endpoint(method, getattr(servicer, method.name), identify, sooner)
+            knows = self._knows if sooner is not None else None
+            self.endpoints[path] = Endpoint(method, getattr(servicer, method.name), identify, knows, sooner)
 
     def token_of(self, authorization: str) -> Token:
         """The token that is presented by a value of `authorization`. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
-        if not authorization[: len(_SCHEME)].lower() == _SCHEME:
-            raise Unauthenticated("TOKEN_INVALID", "`authorization` is not of the form `Bearer <service token>`")
-        return Token(self._keyring.digests(authorization[len(_SCHEME) :].strip()))
+        name = hashlib.blake2b(authorization.encode(), digest_size=16, key=self._hash_key).digest()
+        token = self._tokens.get(name)
+        if token is None:
+            if not authorization[: len(_SCHEME)].lower() == _SCHEME:
+                raise Unauthenticated("TOKEN_INVALID", "`authorization` is not of the form `Bearer <service token>`")
+            # Nothing but spaces: what else looks like one would make another text of the same token.
+            token = Token(self._keyring.digests(authorization[len(_SCHEME) :].strip(" ")))
+            self._tokens.put(name, token)
+        return token
+
+    def _knows(self, authorization: str) -> bool:
+        """Whether a token is remembered, and works."""
+        known = self._facts.recall(self.token_of(authorization).digests)
+        if known is None:
+            return False
+        callers.identify(known, self._clock())
+        return True
 
     async def _token(self, _: MethodDescriptor, incoming: Incoming) -> Token:
+        token = await self._presented(incoming)
+        callers.identify(await self._facts.get(token.digests), self._clock())
+        return token
+
+    async def _presented(self, incoming: Incoming) -> Token:
         values = [value for key, value in incoming.metadata if key == "authorization"]
         if not values and self._certificate_callers:
             return await self._certificate_token(incoming)
@@ -235,14 +267,21 @@ class Edge:
         digests = await self._facts.digests_of(key)
         if not digests:
             raise Unauthenticated("TOKEN_INVALID", f"the client certificate stands for {key}, which is no more")
-        return Token(digests)
+        return Token(digests, key)
 
     async def _call(self, method: MethodDescriptor, incoming: Incoming) -> Call:
-        token = await self._token(method, incoming)
-        known = await self._facts.get(token.digests)
-        caller = callers.identify(known.fact, self._clock())
+        token = await self._presented(incoming)
+        caller = callers.identify(await self._facts.get(token.digests), self._clock())
         self._usage.record(caller.fact, caller.now)
-        return Call(caller, method, _values(incoming, _ACTOR), _values(incoming, _WAIT), self._book)
+        again = partial(self._identify_again, token)
+        return Call(caller, again, method, _values(incoming, _ACTOR), _values(incoming, _WAIT), self._book)
+
+    async def _identify_again(self, token: Token, connection: Connection) -> Caller:
+        digests = token.digests
+        if token.key is not None:
+            # A certificate stands for a key, whose secrets may have been exchanged.
+            digests = await self._facts.digests_of_within(connection, token.key)
+        return callers.identify(await self._facts.get_within(connection, digests), self._clock())
 
 
 def _values(incoming: Incoming, name: str) -> tuple[str, ...]:
@@ -250,30 +289,29 @@ def _values(incoming: Incoming, name: str) -> tuple[str, ...]:
 
 
 class Endpoint:
-    """One method, from bytes to bytes."""
+    """One method. A call is identified first, by its metadata; then its request is received and answered."""
 
     def __init__(
         self,
         method: MethodDescriptor,
         answer: Method,
         identify: Callable[[MethodDescriptor, Incoming], Awaitable[Any]],
+        knows: Callable[[str], bool] | None,
         at_once: MethodAtOnce | None,
     ) -> None:
         self._method = method
         self._answer = answer
         self._identify = identify
+        self._knows = knows
         self._at_once = at_once
         self._request_class = GetMessageClass(method.input_type)
         self._answer_class = GetMessageClass(method.output_type)
+        self.max_bytes = decoding.max_bytes(method.full_name)
+        """How many bytes a request may have."""
 
-    @property
-    def can_answer_at_once(self) -> bool:
-        """Whether it is worth asking."""
-        return self._at_once is not None
-
-    def answer_at_once(self, data: bytes, metadata: Metadata) -> bytes | Later | None:
-        """Answer a request without a task of its own; None where that cannot be done, or something is wrong."""
-        if self._at_once is None or len(data) > MAX_REQUEST_BYTES:
+    def recognise(self, metadata: Metadata) -> str | None:
+        """The `authorization` of a caller whose requests can be tried at once; None where it must be identified."""
+        if self._knows is None:
             return None
         authorization = None
         for key, value in metadata:
@@ -281,24 +319,38 @@ class Endpoint:
                 if authorization is not None or not isinstance(value, str):
                     return None
                 authorization = value
-        if authorization is None:
+        try:
+            return authorization if authorization is not None and self._knows(authorization) else None
+        except Exception:  # noqa: BLE001 - whatever it is, `identify` meets it again and says it
+            return None
+
+    async def identify(self, incoming: Incoming) -> Any:
+        """Find out who calls, before there is a request; a `Reply` where that is an error."""
+        try:
+            return await self._identify(self._method, incoming)
+        except Exception as error:  # noqa: BLE001 - the transport would send the text of whatever gets through
+            return self._refuse(error)
+
+    def answer_at_once(self, data: bytes, authorization: str) -> bytes | Later | None:
+        """Answer a request without a task of its own; None where that cannot be done, or something is wrong."""
+        if self._at_once is None or len(data) > self.max_bytes:
             return None
         try:
             return self._at_once(data, authorization)
         except Exception:  # noqa: BLE001 - whatever it is, `answer` meets it again and says it
             return None
 
-    async def answer(self, data: bytes, incoming: Incoming) -> Reply:
-        """Answer a request; errors are replies, too."""
+    async def answer(self, data: bytes, identity: Any) -> Reply:
+        """Answer the request of a caller that was identified; errors are replies, too."""
         try:
-            return await self._try_to_answer(data, incoming)
-        except Exception as error:  # noqa: BLE001 - the transport would send the text of whatever gets through
+            return await self._try_to_answer(data, identity)
+        except Exception as error:  # noqa: BLE001 - as above
             return self._refuse(error)
 
-    def answer_later(self, later: Later) -> Reply:
+    async def answer_later(self, later: Later) -> Reply:
         """The answer that was waiting, now that it need not wait any more."""
         try:
-            return Reply(later.answer().SerializeToString())
+            return Reply((await later.answer()).SerializeToString())
         except Exception as error:  # noqa: BLE001 - as above
             return self._refuse(error)
 
@@ -311,47 +363,18 @@ class Endpoint:
             _log.warning("rpc.unavailable", method=self._method.full_name, reason=error.reason, cause=cause)
         return Reply.of(error)
 
-    async def _try_to_answer(self, data: bytes, incoming: Incoming) -> Reply:
-        # The token first: to whoever has none, a bad request tells nothing.
-        identity = await self._identify(self._method, incoming)
-        request = self._decode(data)
+    async def _try_to_answer(self, data: bytes, identity: Any) -> Reply:
+        if len(data) > self.max_bytes:
+            raise InvalidRequest("REQUEST_TOO_LARGE", f"the request has more than {self.max_bytes} bytes")
+        is_large = len(data) > decoding.MAX_UNSEEN_BYTES
+        # To decode it takes some milliseconds.
+        if is_large:
+            await pauses.pause()
+        request = decoding.decode(self._request_class, data)
+        if is_large:
+            await pauses.pause()
         try:
             message = await self._answer(request, identity)
         except Replayed as replayed:
             message = self._answer_class.FromString(replayed.answer)
         return Reply(message.SerializeToString(), tuple(identity.trailers) if isinstance(identity, Call) else ())
-
-    def _decode(self, data: bytes) -> Message:
-        if len(data) > MAX_REQUEST_BYTES:
-            raise InvalidRequest("REQUEST_TOO_LARGE", f"the request has more than {MAX_REQUEST_BYTES} bytes")
-        try:
-            return self._request_class.FromString(data)
-        except DecodeError:
-            field = _field_with_bad_text(self._method.input_type, data)
-            if field is not None:
-                raise InvalidRequest.at(field, "TEXT_INVALID", "is not UTF-8") from None
-            raise InvalidRequest("REQUEST_MALFORMED", "the request is not a message of the method's type") from None
-
-
-def _field_with_bad_text(descriptor: Descriptor, data: bytes) -> str | None:
-    """The path of the first string field that is not UTF-8, in a message that could not be decoded."""
-    try:
-        # Every field is unknown to an empty message, which therefore keeps them as they came.
-        fields = UnknownFieldSet(Empty.FromString(data))
-    except DecodeError:
-        return None
-    for index in range(len(fields)):
-        unknown = fields[index]
-        field = descriptor.fields_by_number.get(unknown.field_number)
-        if field is None or not isinstance(unknown.data, bytes):
-            continue
-        if field.type == FieldDescriptor.TYPE_STRING:
-            try:
-                unknown.data.decode()
-            except UnicodeDecodeError:
-                return field.name
-        elif field.message_type is not None:
-            inner = _field_with_bad_text(field.message_type, unknown.data)
-            if inner is not None:
-                return f"{field.name}.{inner}"
-    return None

@@ -25,11 +25,15 @@ _CODES: Mapping[type[errors.GatekeyError], grpc.StatusCode] = {
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Unreadable: grpc.StatusCode.INTERNAL,
 }
 
 # Details travel in a header, in base 64; a client may refuse all headers beyond 8 KiB, and the answer with them.
 _MAX_DETAILS_BYTES = 4000
 _MAX_MESSAGE_CHARS = 1000
+# Around the details, and around each violation: types, tags, lengths.
+_HEAD_BYTES = 256
+_VIOLATION_HEAD_BYTES = 4
 
 
 def status_code(error: errors.GatekeyError) -> grpc.StatusCode:
@@ -40,26 +44,37 @@ def status_code(error: errors.GatekeyError) -> grpc.StatusCode:
 def details(error: errors.GatekeyError) -> bytes:
     """The `google.rpc.Status` of an error: `ErrorInfo`, `BadRequest` where fields are at fault, and `RetryInfo`."""
     status = status_pb2.Status(code=status_code(error).value[0], message=message(error))
-    _add(
-        status,
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata),
-    )
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
+    bad_request = _bad_request(error, _MAX_DETAILS_BYTES - _HEAD_BYTES - status.ByteSize() - info.ByteSize())
+    unlisted = len(error.violations) - len(bad_request.field_violations)
+    if isinstance(error, errors.InvalidRequest):
+        unlisted += error.unlisted
+    if unlisted:
+        info.metadata["unlisted"] = str(unlisted)
+    _add(status, info)
     if isinstance(error, errors.Overloaded):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(error.RETRY_AFTER)
         _add(status, retry)
     if error.violations:
-        bad_request = error_details_pb2.BadRequest()
-        for violation in error.violations:
-            added = bad_request.field_violations.add(
-                field=violation.field, reason=violation.reason, description=violation.description
-            )
-            if status.ByteSize() + bad_request.ByteSize() > _MAX_DETAILS_BYTES:
-                bad_request.field_violations.remove(added)
-                break
         _add(status, bad_request)
     data: bytes = status.SerializeToString()
     return data
+
+
+def _bad_request(error: errors.GatekeyError, most_bytes: int) -> error_details_pb2.BadRequest:
+    """The violations of an error, as many as there is room for."""
+    bad_request = error_details_pb2.BadRequest()
+    room = most_bytes
+    for violation in error.violations:
+        written = error_details_pb2.BadRequest.FieldViolation(
+            field=violation.field, reason=violation.reason, description=violation.description
+        )
+        room -= written.ByteSize() + _VIOLATION_HEAD_BYTES
+        if room < 0:
+            break
+        bad_request.field_violations.append(written)
+    return bad_request
 
 
 def message(error: errors.GatekeyError) -> str:

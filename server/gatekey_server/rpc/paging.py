@@ -7,16 +7,57 @@ and no permission: whoever makes one up can only start elsewhere in a list that 
 import base64
 import hashlib
 import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
 
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import Message
 
 from gatekey_server.domain.errors import InvalidRequest
+from gatekey_server.store.pauses import Pauses
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+MAX_PAGE_BYTES = 1 << 20
+"""How large a page gets; one item alone may be larger. Clients take 4 MiB."""
+
+T = TypeVar("T")
 
 _FINGERPRINT_BYTES = 12
 _PAGE_FIELDS = ("page_size", "page_token")
+
+
+class PageWriter(Generic[T]):
+    """Writes items into the repeated field of an answer, as far as there is room.
+
+    Args:
+        items: the field.
+        write: makes the message of an item; at intervals, of one that takes long, it lets others work.
+        page_size: as in the request. Raises `InvalidRequest` (`PAGE_SIZE_NEGATIVE`).
+    """
+
+    def __init__(
+        self,
+        items: "RepeatedCompositeFieldContainer[Any]",
+        write: Callable[[T], Message] | Callable[[T], Awaitable[Message]],
+        page_size: int,
+    ) -> None:
+        self.size = read_size(page_size)
+        self._items = items
+        self._write = write
+        self._bytes = 0
+        self._pauses = Pauses()
+
+    async def take(self, item: T) -> bool:
+        """Add an item; False where there is no room for it."""
+        written = self._write(item)
+        message = written if isinstance(written, Message) else await written
+        self._bytes += message.ByteSize()
+        if self._items and self._bytes > MAX_PAGE_BYTES:
+            return False
+        self._items.append(message)
+        await self._pauses()
+        return True
 
 
 def read_size(page_size: int) -> int:
@@ -45,7 +86,8 @@ def read_token(request: Message, token: str) -> str | None:
         cursor = data[_FINGERPRINT_BYTES:].decode()
     except ValueError:
         raise invalid_token() from None
-    if data[:_FINGERPRINT_BYTES] != _fingerprint(request):
+    # A cursor is a text that is looked up; the database has no text with a NUL.
+    if "\0" in cursor or data[:_FINGERPRINT_BYTES] != _fingerprint(request):
         raise invalid_token()
     return cursor
 

@@ -44,14 +44,17 @@ class MemberServicer:
         self, request: member_service_pb2.ListPeopleRequest, call: Call
     ) -> member_service_pb2.ListPeopleResponse:
         parent = TenantName.parse(request.parent, "parent")
-        size = paging.read_size(request.page_size)
         after = paging.read_number(request, request.page_token)
-        page, policy, users = await people.list_people(self._database, call.caller, parent, after, size)
-        return member_service_pb2.ListPeopleResponse(
-            people=[_write_person(principal, policy) for principal in page.items],
-            next_page_token=paging.write_token(request, page.next_cursor),
-            user_count=users,
-        )
+        response = member_service_pb2.ListPeopleResponse()
+
+        def page(policy: Policy) -> paging.PageWriter[Principal]:
+            return paging.PageWriter(
+                response.people, lambda principal: _write_person(principal, policy), request.page_size
+            )
+
+        following, response.user_count = await people.list_people(self._database, call.caller, parent, after, page)
+        response.next_page_token = paging.write_token(request, following)
+        return response
 
     async def UpdateMember(
         self, request: member_service_pb2.UpdateMemberRequest, call: Call
@@ -107,13 +110,17 @@ class MachineUserServicer:
         self, request: machine_user_service_pb2.ListMachineUsersRequest, call: Call
     ) -> machine_user_service_pb2.ListMachineUsersResponse:
         parent = TenantName.parse(request.parent, "parent")
-        size = paging.read_size(request.page_size)
         after = paging.read_number(request, request.page_token)
-        page, policy = await people.list_machine_users(self._database, call.caller, parent, after, size)
-        return machine_user_service_pb2.ListMachineUsersResponse(
-            machine_users=[write_machine_user(user, policy) for user in page.items],
-            next_page_token=paging.write_token(request, page.next_cursor),
-        )
+        response = machine_user_service_pb2.ListMachineUsersResponse()
+
+        def page(policy: Policy) -> paging.PageWriter[Principal]:
+            return paging.PageWriter(
+                response.machine_users, lambda user: write_machine_user(user, policy), request.page_size
+            )
+
+        following = await people.list_machine_users(self._database, call.caller, parent, after, page)
+        response.next_page_token = paging.write_token(request, following)
+        return response
 
     async def UpdateMachineUser(
         self, request: machine_user_service_pb2.UpdateMachineUserRequest, call: Call

@@ -3,14 +3,17 @@
 from gatekey.v1 import product_service_pb2 as pb
 
 from gatekey_server.commands import products
-from gatekey_server.domain.entities import Deleted, Product
+from gatekey_server.domain.entities import Deleted, Product, UnreadableProduct
 from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.names import ProductName
 from gatekey_server.rpc import paging
 from gatekey_server.rpc.edge import Call
-from gatekey_server.rpc.specs import read_spec, write_spec
+from gatekey_server.rpc.specs import read_spec, refuse_too_large, write_spec
 from gatekey_server.rpc.values import write_deleted, write_time
+from gatekey_server.store import pauses
 from gatekey_server.store.database import Database
+
+_UNCHANGED = "gatekey-unchanged"
 
 # ruff: noqa: N802 - methods are named and described by the protocol definition
 
@@ -24,9 +27,14 @@ class ProductServicer:
     async def ApplyProduct(self, request: pb.ApplyProductRequest, call: Call) -> pb.Product:
         if not request.HasField("spec"):
             raise InvalidRequest.at("spec", "SPEC_REQUIRED", "a spec is required")
-        violations: list[Violation] = []
-        spec = read_spec(request.spec, violations)
         try:
+            products.authorise_application(call.caller, request.spec.product)
+            # Each of these takes some milliseconds for a large spec.
+            refuse_too_large(request.spec)
+            violations: list[Violation] = []
+            await pauses.pause()
+            spec = read_spec(request.spec, violations)
+            await pauses.pause()
             product = await products.apply_product(
                 self._database,
                 call.mutation(request, _write),
@@ -36,7 +44,10 @@ class ProductServicer:
                 violations=violations,
             )
         except InvalidRequest as error:
-            raise InvalidRequest.all(error.reason, [v.below("spec") for v in error.violations]) from None
+            raise error.below("spec") from None
+        await pauses.pause()
+        if product.unchanged:
+            call.trailers.append((_UNCHANGED, "true"))
         return _write(product)
 
     async def GetProduct(self, request: pb.GetProductRequest, call: Call) -> pb.Product:
@@ -44,13 +55,12 @@ class ProductServicer:
         return _write(await products.get_product(self._database, call.caller, name))
 
     async def ListProducts(self, request: pb.ListProductsRequest, call: Call) -> pb.ListProductsResponse:
-        size = paging.read_size(request.page_size)
         after = paging.read_token(request, request.page_token) or ""
-        page = await products.list_products(self._database, call.caller, after, size)
-        return pb.ListProductsResponse(
-            products=[_write(product) for product in page.items],
-            next_page_token=paging.write_token(request, page.next_cursor),
-        )
+        response = pb.ListProductsResponse()
+        page = paging.PageWriter(response.products, _write, request.page_size)
+        following = await products.list_products(self._database, call.caller, after, page)
+        response.next_page_token = paging.write_token(request, following)
+        return response
 
     async def DeleteProduct(self, request: pb.DeleteProductRequest, call: Call) -> pb.DeleteProductResponse:
         name = ProductName.parse(request.name, "name")
@@ -63,10 +73,11 @@ def _write_deleted(deleted: Deleted) -> pb.DeleteProductResponse:
     return pb.DeleteProductResponse(deleted=write_deleted(deleted))
 
 
-def _write(product: Product) -> pb.Product:
+def _write(product: Product | UnreadableProduct) -> pb.Product:
     return pb.Product(
         name=str(product.name),
-        spec=write_spec(product.policy.spec),
+        # None that cannot be read, so that the others of a list are told.
+        spec=write_spec(product.policy.spec) if isinstance(product, Product) else None,
         spec_version=product.spec_version,
         create_time=write_time(product.create_time),
         update_time=write_time(product.update_time),

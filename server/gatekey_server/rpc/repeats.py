@@ -35,6 +35,8 @@ class Repeat(NamedTuple):
     fact: Fact | None
     """What the decision was made from; None where there was no such key."""
     min_revision: int
+    is_seen: bool
+    """Whether the caller may know of the key."""
     expire_time: datetime | None
     """When the first of the two facts expires."""
     told_fact: Fact | None
@@ -85,7 +87,7 @@ class Repeats:
     def say_again(self, names: Iterable[bytes], now: datetime) -> list[bytes] | None:
         """The answers to requests of one caller, serialized; None where one of them must be decided anew."""
         asking = known = key = None
-        ending, answers, used = b"", [], dict[int, Fact]()
+        ending, revision, answers, used = b"", 0, list[bytes](), dict[int, Fact]()
         for name in names:
             repeat = self._known.get(name)
             if repeat is None:
@@ -97,11 +99,18 @@ class Repeats:
                 key, known = repeat.key, self._facts.recall(repeat.key)
                 if asking is None or known is None:
                     return None
-                ending = _write_revision(min(asking.revision, known.revision))
+                revision = min(asking.revision, known.revision)
+                ending = _write_revision(revision)
             if asking is None or known is None or not repeat.holds(asking, known, now):
                 return None
             if repeat.told_fact is not None:
                 used[id(repeat.told_fact)] = repeat.told_fact
+            if not repeat.is_seen:
+                # As `callers.as_seen`.
+                answers.append(
+                    repeat.answer + _write_revision(min(revision, max(self._facts.applied, repeat.min_revision)))
+                )
+                continue
             answers.append(repeat.answer + ending)
         if asking is not None and asking.fact is not None:
             for fact in (asking.fact, *used.values()):
@@ -132,6 +141,7 @@ class Repeats:
                 question.key,
                 known.fact,
                 question.min_revision,
+                known.fact is not None and caller.may_check(known.fact.product),
                 min((time for time in times if time is not None), default=None),
                 result.fact if result.decision.allowed else None,
                 self._write(result),

@@ -1,5 +1,6 @@
 """The gRPC server: which services there are, and how they are served."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,8 +15,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
 )
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from gatekey_server.commands.cache import NearCaches
 from gatekey_server.commands.receipts import ReceiptBook
@@ -28,12 +27,13 @@ from gatekey_server.rpc.api_keys import ApiKeyServicer
 from gatekey_server.rpc.audit import AuditServicer
 from gatekey_server.rpc.cache import CacheServicer
 from gatekey_server.rpc.checks import CheckServicer
-from gatekey_server.rpc.edge import Clock, Edge, MethodAtOnce
+from gatekey_server.rpc.edge import Clock, Edge, Endpoint, MethodAtOnce
+from gatekey_server.rpc.health import Health
 from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
 from gatekey_server.rpc.products import ProductServicer
 from gatekey_server.rpc.tenants import TenantServicer
-from gatekey_server.rpc.tls import MAX_CONNECTION_AGE_S, ServerTls
-from gatekey_server.rpc.transports import GrpcServer, Transport, grpcio
+from gatekey_server.rpc.tls import ServerTls
+from gatekey_server.rpc.transport import GrpcServer
 from gatekey_server.store.database import Database
 
 SERVICES: dict[str, ServiceDescriptor] = {
@@ -55,16 +55,12 @@ SERVICES: dict[str, ServiceDescriptor] = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A gRPC server that is ready to start, and the health that it tells."""
+    """A gRPC server that is ready to listen, and the health that it tells."""
 
     grpc: GrpcServer
-    health: health.aio.HealthServicer
-
-    async def tell_health(self, *, serving: bool) -> None:
-        """Tell whoever asks, or watches, whether requests can be answered now."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *SERVICES):
-            await self.health.set(name, status)
+    health: Health
+    endpoints: Mapping[str, Endpoint]
+    """What it serves, by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,6 @@ class Parts:
     book: ReceiptBook
     tenant_retention: timedelta
     tls: ServerTls | None
-    transport: Transport = Transport.GRPCIO
     shares_port: bool = False
     """Whether other processes serve on the same port."""
 
@@ -90,7 +85,7 @@ def build_server(parts: Parts) -> Server:
     """Put all services together. Only health and reflection answer without a service token."""
     database, facts, keyring, clock, tls = parts.database, parts.facts, parts.keyring, parts.clock, parts.tls
     edge = Edge(facts, keyring, clock, tls.callers if tls else {}, parts.usage, parts.book)
-    checks = CheckServicer(facts, keyring, clock, parts.usage, edge.token_of)
+    checks = CheckServicer(database, facts, keyring, clock, parts.usage, edge.token_of)
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
     caches = CacheServicer(
@@ -106,16 +101,5 @@ def build_server(parts: Parts) -> Server:
         "gatekey.v1.AuditService": AuditServicer(database),
     }.items():
         edge.register(SERVICES[name], servicer)
-    server = grpcio.new_server(
-        shares_port=parts.shares_port, max_connection_age_s=MAX_CONNECTION_AGE_S if tls else None
-    )
-    health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    if parts.transport is Transport.GRPCIO:
-        grpcio.serve(server, edge.endpoints)
-        return Server(server, health_servicer)
-    # May not be installed.
-    from gatekey_server.rpc.transports.native import NativeServer  # noqa: PLC0415
-
-    return Server(NativeServer(edge.endpoints, server, shares_port=parts.shares_port), health_servicer)
+    health = Health(SERVICES)
+    return Server(GrpcServer(edge.endpoints, health, tls=tls, shares_port=parts.shares_port), health, edge.endpoints)

@@ -1,16 +1,19 @@
 """Product specs on the wire."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 from gatekey.v1 import product_spec_pb2 as pb
 from gatekey.v1 import types_pb2
 
+from gatekey_server.domain import specs
 from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.specs import (
     AccessMode,
     Collection,
     CredentialHeader,
+    KeyOwner,
     MachineUserPolicy,
     ProductSpec,
     PublishableKeyPolicy,
@@ -21,6 +24,7 @@ from gatekey_server.domain.specs import (
 )
 from gatekey_server.rpc.values import (
     ACCESS_MODE,
+    KEY_OWNER,
     LIFETIME,
     SCOPE,
     read_duration,
@@ -31,6 +35,19 @@ from gatekey_server.rpc.values import (
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+
+def refuse_too_large(message: pb.ProductSpec) -> None:
+    """Refuse a spec that is larger than any valid one, before anything of it is read.
+
+    Raises `InvalidRequest` (`SPEC_INVALID`).
+    """
+    if message.ByteSize() > specs.MAX_SPEC_BYTES:
+        too_large = Violation("", "SPEC_TOO_LARGE", f"a spec has at most {specs.MAX_SPEC_BYTES} bytes")
+        raise InvalidRequest.all("SPEC_INVALID", [too_large])
+    excess = specs.too_many(message)
+    if excess is not None:
+        raise InvalidRequest.all("SPEC_INVALID", [excess])
 
 
 def read_spec(message: pb.ProductSpec, violations: list[Violation]) -> ProductSpec:
@@ -47,13 +64,16 @@ def read_spec(message: pb.ProductSpec, violations: list[Violation]) -> ProductSp
         ),
         secret_keys=_read_secret_keys(message.secret_keys, violations) if message.HasField("secret_keys") else None,
         publishable_keys=PublishableKeyPolicy(
-            message.publishable_keys.prefix, read_grants(message.publishable_keys.grants)
+            message.publishable_keys.prefix,
+            read_grants(message.publishable_keys.grants),
+            _read_lifetime(message.publishable_keys, violations, "publishable_keys"),
         )
         if message.HasField("publishable_keys")
         else None,
         machine_users=MachineUserPolicy(
             message.machine_users.role,
             _read(violations, LIFETIME.read, message.machine_users.lifetime, "machine_users.lifetime"),
+            read_grants(message.machine_users.administration),
         )
         if message.HasField("machine_users")
         else None,
@@ -61,6 +81,7 @@ def read_spec(message: pb.ProductSpec, violations: list[Violation]) -> ProductSp
         if message.HasField("credential")
         else None,
         limits=TenantLimits(message.limits.members, message.limits.machine_users, message.limits.api_keys),
+        actor_required=message.actor_required,
     )
 
 
@@ -74,6 +95,8 @@ def write_spec(spec: ProductSpec) -> pb.ProductSpec:
             pb.Collection(pattern=c.pattern, display_name=c.display_name, actions=c.actions) for c in spec.collections
         ],
         read_actions=spec.read_actions,
+        actor_required=spec.actor_required,
+        credential=write_credential(spec),
         roles=[
             pb.Role(
                 role=r.role,
@@ -90,12 +113,12 @@ def write_spec(spec: ProductSpec) -> pb.ProductSpec:
     if spec.publishable_keys:
         message.publishable_keys.prefix = spec.publishable_keys.prefix
         message.publishable_keys.grants.extend(write_grants(spec.publishable_keys.grants))
+        if spec.publishable_keys.max_lifetime is not None:
+            message.publishable_keys.max_lifetime.CopyFrom(write_duration(spec.publishable_keys.max_lifetime))
     if spec.machine_users:
         message.machine_users.role = spec.machine_users.role
         message.machine_users.lifetime = LIFETIME.write(spec.machine_users.lifetime)
-    if spec.credential:
-        message.credential.header = spec.credential.header
-        message.credential.scheme = spec.credential.scheme
+        message.machine_users.administration.extend(write_grants(spec.machine_users.administration))
     if spec.limits != TenantLimits():
         message.limits.members = spec.limits.members
         message.limits.machine_users = spec.limits.machine_users
@@ -103,10 +126,19 @@ def write_spec(spec: ProductSpec) -> pb.ProductSpec:
     return message
 
 
+def write_credential(spec: ProductSpec) -> pb.CredentialHeader | None:
+    """Where holders present keys of the product."""
+    credential = spec.credential
+    return pb.CredentialHeader(header=credential.header, scheme=credential.scheme) if credential else None
+
+
 def _read_secret_keys(message: pb.SecretKeyPolicy, violations: list[Violation]) -> SecretKeyPolicy:
     at = "secret_keys"
     modes = [
         _read(violations, _read_mode, number, f"{at}.modes[{index}]") for index, number in enumerate(message.modes)
+    ]
+    owners = [
+        _read(violations, _read_owner, number, f"{at}.owners[{index}]") for index, number in enumerate(message.owners)
     ]
     return SecretKeyPolicy(
         prefix=message.prefix,
@@ -118,10 +150,26 @@ def _read_secret_keys(message: pb.SecretKeyPolicy, violations: list[Violation]) 
         )
         if message.HasField("restricted")
         else None,
-        max_lifetime=_read(violations, read_duration, message.max_lifetime, f"{at}.max_lifetime")
-        if message.HasField("max_lifetime")
-        else None,
+        max_lifetime=_read_lifetime(message, violations, at),
+        owners=tuple(owner for owner in owners if owner is not None),
+        default_owner=_read(violations, KEY_OWNER.read, message.default_owner, f"{at}.default_owner"),
+        own_keys_only=message.own_keys_only,
     )
+
+
+def _read_lifetime(
+    message: pb.SecretKeyPolicy | pb.PublishableKeyPolicy, violations: list[Violation], at: str
+) -> timedelta | None:
+    if not message.HasField("max_lifetime"):
+        return None
+    return _read(violations, read_duration, message.max_lifetime, f"{at}.max_lifetime")
+
+
+def _read_owner(number: pb.SecretKeyPolicy.Owner.ValueType, field: str) -> KeyOwner:
+    owner = KEY_OWNER.read(number, field)
+    if owner is None:
+        raise InvalidRequest.at(field, "ENUM_UNKNOWN", "an owner is required")
+    return owner
 
 
 def _read_mode(number: types_pb2.AccessMode.ValueType, field: str) -> AccessMode:
@@ -148,4 +196,7 @@ def _write_secret_keys(policy: SecretKeyPolicy) -> pb.SecretKeyPolicy:
         message.restricted.grantable.extend(write_grants(policy.restricted.grantable))
     if policy.max_lifetime is not None:
         message.max_lifetime.CopyFrom(write_duration(policy.max_lifetime))
+    message.owners.extend(KEY_OWNER.write(owner) for owner in policy.owners)
+    message.default_owner = KEY_OWNER.write(policy.default_owner)
+    message.own_keys_only = policy.own_keys_only
     return message

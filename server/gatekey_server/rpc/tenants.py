@@ -35,15 +35,14 @@ class TenantServicer:
 
     async def ListTenants(self, request: pb.ListTenantsRequest, call: Call) -> pb.ListTenantsResponse:
         parent = ProductName.parse(request.parent, "parent")
-        size = paging.read_size(request.page_size)
         after = paging.read_number(request, request.page_token)
-        page = await tenants.list_tenants(
-            self._database, call.caller, parent, after, size, show_deleted=request.show_deleted
+        response = pb.ListTenantsResponse()
+        page = paging.PageWriter(response.tenants, _write, request.page_size)
+        following = await tenants.list_tenants(
+            self._database, call.caller, parent, after, page, show_deleted=request.show_deleted
         )
-        return pb.ListTenantsResponse(
-            tenants=[_write(tenant) for tenant in page.items],
-            next_page_token=paging.write_token(request, page.next_cursor),
-        )
+        response.next_page_token = paging.write_token(request, following)
+        return response
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, call: Call) -> pb.Tenant:
         name = TenantName.parse(request.tenant.name, "tenant.name")

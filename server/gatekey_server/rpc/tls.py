@@ -18,9 +18,6 @@ from gatekey_server.domain.names import ApiKeyName
 CertificateCallers = Mapping[x509.GeneralName, ApiKeyName]
 """Service tokens, by the alternative names of the certificates that stand for them."""
 
-MAX_CONNECTION_AGE_S = 3600
-"""Certificates are looked at when a connection is made; it may not outlive what was seen by much."""
-
 _LOOK_INTERVAL_S = 1.0
 _CERTIFICATES_MAX = 1024
 _MAX_NAMES_TOLD = 5

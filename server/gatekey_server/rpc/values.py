@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from gatekey.v1 import (
@@ -16,11 +16,20 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from gatekey_server.domain import times
 from gatekey_server.domain.decisions import Reason
 from gatekey_server.domain.entities import Deleted, KeyState, TenantState
-from gatekey_server.domain.errors import InvalidRequest
-from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.specs import AccessMode, KeyKind, Lifetime, RestrictedScope
+from gatekey_server.domain.errors import InvalidRequest, Violation
+from gatekey_server.domain.grants import MAX_ACTIONS, Grant
+from gatekey_server.domain.specs import MAX_GRANTS, AccessMode, KeyKind, KeyOwner, Lifetime, RestrictedScope
+
+MAX_MASK_PATHS = 64
+
+MAX_DURATION_S = 10_000_000_000
+"""Longer than any duration that a field allows, and short enough for every sum with a time."""
+
+_NANOS = 10**9
+_MIN_S, _MAX_S = (int(time.timestamp()) for time in (times.MIN_TIME, times.MAX_TIME))
 
 E = TypeVar("E", bound=enum.Enum)
 V = TypeVar("V", bound=int)
@@ -59,6 +68,7 @@ ACCESS_MODE = EnumMapping(AccessMode, types_pb2.AccessMode, "ACCESS_MODE_")
 REASON = EnumMapping(Reason, check_service_pb2.CheckResponse.Reason, "REASON_")
 SCOPE = EnumMapping(RestrictedScope, product_spec_pb2.RestrictedPolicy.Scope, "SCOPE_")
 LIFETIME = EnumMapping(Lifetime, product_spec_pb2.MachineUserPolicy.Lifetime, "LIFETIME_")
+KEY_OWNER = EnumMapping(KeyOwner, product_spec_pb2.SecretKeyPolicy.Owner, "OWNER_")
 KEY_STATE = EnumMapping(KeyState, api_key_service_pb2.ApiKey.State, "STATE_")
 TENANT_STATE = EnumMapping(TenantState, tenant_service_pb2.Tenant.State, "STATE_")
 
@@ -73,11 +83,16 @@ def write_time(time: datetime | None) -> Timestamp | None:
 
 
 def read_time(timestamp: Timestamp, field: str) -> datetime:
-    """A time with time zone. Raises `InvalidRequest` (`TIME_INVALID`)."""
-    try:
-        return timestamp.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidRequest.at(field, "TIME_INVALID", "not a time between the years 1 and 9999") from None
+    """A time with time zone, in whole microseconds. Raises `InvalidRequest` (`TIME_INVALID`).
+
+    Bounded before it is rounded, which takes it no further than the bounds.
+    """
+    seconds, nanos = timestamp.seconds, timestamp.nanos
+    if not 0 <= nanos < _NANOS or not (_MIN_S, 0) <= (seconds, nanos) <= (_MAX_S, 0):
+        raise InvalidRequest.at(
+            field, "TIME_INVALID", f"not a time between the years {times.MIN_TIME.year} and {times.MAX_TIME.year}"
+        )
+    return times.MIN_TIME + timedelta(seconds=seconds - _MIN_S, microseconds=nanos // 1000)
 
 
 def write_duration(duration: timedelta) -> Duration:
@@ -88,16 +103,35 @@ def write_duration(duration: timedelta) -> Duration:
 
 
 def read_duration(duration: Duration, field: str) -> timedelta:
-    """A span of time. Raises `InvalidRequest` (`DURATION_INVALID`)."""
-    try:
-        return duration.ToTimedelta()
-    except (ValueError, OverflowError):
-        raise InvalidRequest.at(field, "DURATION_INVALID", "not a duration of at most 10000 years") from None
+    """A span of time, in whole microseconds. Raises `InvalidRequest` (`DURATION_INVALID`).
+
+    Rounded away from 0: what is negative or over a bound, however little, stays so.
+    """
+    seconds, nanos = duration.seconds, duration.nanos
+    if abs(nanos) >= _NANOS or seconds * nanos < 0 or abs(seconds) >= MAX_DURATION_S:
+        raise InvalidRequest.at(field, "DURATION_INVALID", f"not a duration of less than {MAX_DURATION_S} s")
+    microseconds = -(-nanos // 1000) if nanos > 0 else nanos // 1000
+    return timedelta(seconds=seconds, microseconds=microseconds)
 
 
 def read_grants(grants: Iterable[types_pb2.Grant]) -> tuple[Grant, ...]:
     """Grants, of whatever form."""
     return tuple(Grant(grant.resource, tuple(grant.actions)) for grant in grants)
+
+
+def read_key_grants(grants: Sequence[types_pb2.Grant], field: str) -> tuple[Grant, ...]:
+    """Grants for a key, of whatever form.
+
+    Raises `InvalidRequest` (`GRANTS_INVALID`) where there are more than any key can have.
+    """
+    if len(grants) > MAX_GRANTS:
+        too_many = Violation(field, "TOO_MANY", f"at most {MAX_GRANTS} are allowed")
+        raise InvalidRequest.all("GRANTS_INVALID", [too_many])
+    for number, grant in enumerate(grants):
+        if len(grant.actions) > MAX_ACTIONS:
+            too_many = Violation(f"{field}[{number}].actions", "TOO_MANY", f"at most {MAX_ACTIONS} are allowed")
+            raise InvalidRequest.all("GRANTS_INVALID", [too_many])
+    return read_grants(grants)
 
 
 def write_grants(grants: Iterable[Grant]) -> list[types_pb2.Grant]:
@@ -119,6 +153,8 @@ def read_mask(mask: FieldMask, changeable: Sequence[str], at: str) -> frozenset[
     """The fields to change, `*` for all of `changeable`. Raises `InvalidRequest` (`UPDATE_MASK_*`)."""
     if not mask.paths:
         raise InvalidRequest.at("update_mask", "UPDATE_MASK_REQUIRED", "the fields to change are required")
+    if len(mask.paths) > MAX_MASK_PATHS:
+        raise InvalidRequest.at("update_mask", "UPDATE_MASK_INVALID", f"more than {MAX_MASK_PATHS} paths")
     if list(mask.paths) == ["*"]:
         return frozenset(changeable)
     for path in mask.paths:

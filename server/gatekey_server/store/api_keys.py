@@ -2,24 +2,35 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
+from typing import TypeVar
 
 import asyncpg
+import structlog
 from pydantic import TypeAdapter
 
-from gatekey_server.domain.entities import ApiKey, Principal, SecretInfo, Tenant
+from gatekey_server.domain.entities import ApiKey, Creator, Principal, SecretInfo, Tenant
 from gatekey_server.domain.grants import Grant
 from gatekey_server.domain.names import ApiKeyName, TenantName, format_key_id, parse_key_id
 from gatekey_server.domain.secrets import Digest, SealedSecret
 from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.store.database import Connection, Database
+from gatekey_server.store.pauses import Pauses
 from gatekey_server.store.principals import principal_name
 from gatekey_server.store.queries import queries
+from gatekey_server.store.slices import Slice
 
 _GRANTS = TypeAdapter(tuple[Grant, ...])
+_LABELS = TypeAdapter(dict[str, str])
 _SLOTS = (1, 2)
+_NOBODY = Creator()
+SCANNED_KEYS = 5000
+"""How many keys of a tenant one query passes over at most, of owners that have been removed."""
+
+_log = structlog.get_logger()
+T = TypeVar("T")
 _UPDATE_USES_SQL: str = queries.usage_update.sql
 _INSERT_USES_SQL: str = queries.usage_insert.sql
 _FIND_USED_SQL: str = queries.usage_find.sql
@@ -32,16 +43,34 @@ async def get(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> Api
 
 
 async def page(
-    connection: Connection, tenant: Tenant, after: uuid.UUID, limit: int, owner: Principal | None = None
-) -> list[ApiKey]:
-    """Read up to `limit` keys of the tenant, or of one owner in it, from the one after `after`."""
-    if owner is None:
-        rows = queries.key_list(connection, tenant_uid=tenant.uid, after=after, limit=limit)
-    else:
+    connection: Connection, tenant: Tenant, after: uuid.UUID, limit: int, owner: Principal | Tenant | None = None
+) -> Slice[ApiKey, uuid.UUID]:
+    """Read up to `limit` keys in the tenant, or of one owner in it, from the one after `after`."""
+    if isinstance(owner, Tenant):
+        rows = queries.key_list_of_tenant(connection, tenant_uid=tenant.uid, after=after, limit=limit)
+        return Slice.of(await _to_keys(tenant, rows), limit, lambda key: key.uid)
+    if owner is not None:
         rows = queries.key_list_by_principal(
             connection, tenant_uid=tenant.uid, principal_uid=owner.uid, after=after, limit=limit
         )
-    return [_to_key(tenant, row) async for row in rows]
+        return Slice.of(await _to_keys(tenant, rows), limit, lambda key: key.uid)
+    rows = queries.key_list(connection, tenant_uid=tenant.uid, after=after, scan=SCANNED_KEYS, limit=limit)
+    found = Slice.of(await _to_keys(tenant, rows), limit, lambda key: key.uid)
+    if found.last is not None:
+        return found
+    return Slice(
+        found.items,
+        await queries.key_scan_end(connection, tenant_uid=tenant.uid, after=after, scan=SCANNED_KEYS),
+    )
+
+
+async def _to_keys(tenant: Tenant, rows: AsyncIterable[asyncpg.Record]) -> list[ApiKey]:
+    """Read rows, and let others work meanwhile: many grants take a millisecond."""
+    keys, pause = [], Pauses()
+    async for row in rows:
+        keys.append(_to_key(tenant, row))
+        await pause()
+    return keys
 
 
 async def insert(
@@ -58,6 +87,8 @@ async def insert(
     grants: tuple[Grant, ...],
     expire_time: datetime | None,
     secret: SealedSecret,
+    creator: Creator = _NOBODY,
+    actor_required: bool = False,
 ) -> None:
     """Create a key with its first secret."""
     await queries.key_insert(
@@ -72,6 +103,10 @@ async def insert(
         mode=mode,
         grants=_write_grants(mode, grants),
         expire_time=expire_time,
+        creator_actor=creator.actor,
+        creator_caller=creator.caller,
+        creator_caller_display_name=creator.caller_display_name,
+        actor_required=actor_required,
     )
     await _insert_secret(connection, tenant, key_uid, _SLOTS[0], secret)
 
@@ -139,6 +174,17 @@ async def count_up_to(connection: Connection, tenant: Tenant, limit: int) -> int
     return int(await queries.key_count_up_to(connection, tenant_uid=tenant.uid, limit=limit))
 
 
+async def count_living(connection: Connection, tenant: Tenant, now: datetime, limit: int) -> int:
+    """Count the keys of a tenant that may work, disabled ones included, as far as `limit`."""
+    return int(await queries.key_count_living(connection, tenant_uid=tenant.uid, now=now, limit=limit))
+
+
+async def display_name(connection: Connection, tenant_uid: int, key_uid: uuid.UUID) -> str | None:
+    """Read the name for people of a key; None where there is no such key."""
+    name: str | None = await queries.key_display_name(connection, tenant_uid=tenant_uid, key_uid=key_uid)
+    return name
+
+
 async def list_ended(connection: Connection, retention: timedelta, limit: int) -> list[ApiKeyName]:
     """Keys that expired or were revoked longer ago than `retention`; up to about `limit`."""
     rows = queries.key_list_ended(connection, retention=retention, limit=limit)
@@ -168,12 +214,22 @@ async def find_used(database: Database, keys: Sequence[ApiKeyName]) -> dict[ApiK
     return {by_uid[row["key_uid"]]: (row["tenant_uid"], row["key_uid"]) for row in rows}
 
 
-async def locate(connection: Connection, digests: Sequence[Digest]) -> ApiKeyName | None:
-    """The name of the key that a secret belongs to."""
-    row = await queries.key_locate(connection, digests=digests)
+async def locate(connection: Connection, digests: Sequence[Digest]) -> tuple[ApiKeyName, SecretInfo] | None:
+    """The name of the key that a secret belongs to, or belonged to, and when the secret ends or ended.
+
+    None for a secret that never was, or has been gone for longer than `purge_past_secrets` was told to keep it.
+    """
+    row = await queries.secret_locate(connection, digests=digests)
     if row is None:
         return None
-    return ApiKeyName(TenantName(row["product_id"], row["tenant_id"]), format_key_id(row["key_uid"]))
+    name = ApiKeyName(TenantName(row["product_id"], row["tenant_id"]), format_key_id(row["key_uid"]))
+    end = min(filter(None, (row["expire_time"], row["end_time"])), default=None)
+    return name, SecretInfo(row["hint"], row["create_time"], end)
+
+
+async def purge_past_secrets(connection: Connection, retention: timedelta, limit: int) -> int:
+    """Forget up to `limit` secrets that have been gone for longer than `retention`; answers how many."""
+    return int(await queries.past_secret_purge(connection, retention=retention, limit=limit))
 
 
 async def delete(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> tuple[bool, int | None]:
@@ -216,25 +272,37 @@ async def _insert_secret(
     )
 
 
+def _legible(read: Callable[[str], T], text: str, otherwise: T) -> T:
+    """What was stored, or what stands for it where that makes no sense: the key can be listed and revoked."""
+    try:
+        return read(text)
+    except ValueError as error:
+        _log.error("api_key.unreadable", error=type(error).__name__, exc_info=error)
+        return otherwise
+
+
 def _to_key(tenant: Tenant, row: asyncpg.Record) -> ApiKey:
-    owner = principal_name(tenant.name, row["owner_kind"], row["owner_id"]) if row["owner_kind"] else None
+    kind = KeyKind(row["kind"])
+    owner = principal_name(tenant.name, row["owner_kind"], row["owner_id"]) if row["owner_kind"] else tenant.name
     secrets = zip(row["hints"] or (), row["create_times"] or (), row["expire_times"] or (), strict=True)
     return ApiKey(
         uid=row["key_uid"],
         name=ApiKeyName(tenant.name, format_key_id(row["key_uid"])),
         display_name=row["display_name"],
-        kind=KeyKind(row["kind"]),
-        owner=owner,
+        kind=kind,
+        owner=None if kind is KeyKind.PUBLISHABLE else owner,
         mode=AccessMode(row["mode"]) if row["mode"] else None,
-        grants=parse_grants(row["grants"]),
+        grants=_legible(parse_grants, row["grants"], ()),
         create_time=row["create_time"],
         expire_time=row["expire_time"],
         disable_time=row["disable_time"],
         revoke_time=row["revoke_time"],
-        secrets=tuple(SecretInfo(*secret) for secret in secrets),
+        secrets=tuple(SecretInfo(hint, created, expires) for hint, created, expires in secrets),
         description=row["description"],
-        labels=json.loads(row["labels"]),
+        labels=_legible(_LABELS.validate_json, row["labels"], {}),
         revoke_reason=row["revoke_reason"],
         version=row["version"],
         last_use_time=row["last_use_time"],
+        creator=Creator(row["creator_actor"], row["creator_caller"], row["creator_caller_display_name"]),
+        actor_required=row["actor_required"],
     )

@@ -2,16 +2,26 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
+import structlog
 
-from gatekey_server.domain.audit import GENESIS, Event
+from gatekey_server.domain.audit import GENESIS, Description, Event
+from gatekey_server.store import pauses
 from gatekey_server.store.database import Connection
 from gatekey_server.store.queries import queries
+from gatekey_server.store.slices import Slice
+
+SCANNED_EVENTS = 10_000
+"""How many events one query looks at, at most, for those that a filter lets through."""
+
+_LONG_CHARS = 50_000
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +45,38 @@ class Filter:
     verb: str = ""
 
 
-async def head(connection: Connection, product: str, tenant: str) -> tuple[int, bytes]:
-    """The number and the hash of the newest event of a chain; 0 and zeros where there is none."""
-    row = await queries.audit_head(connection, product_id=product, tenant_id=tenant)
-    return (0, GENESIS) if row is None else (row["sequence"], row["hash"])
+@dataclass(frozen=True, slots=True)
+class ChainInfo:
+    """The events of a product itself, or of one tenant."""
+
+    product: str
+    tenant: str
+    """Empty for the product itself."""
+    sequence: int
+    """Of the newest event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the next event of a chain goes."""
+
+    product: str
+    tenant: str
+    sequence: int
+    """Of the newest event; 0 where there is none."""
+    hash: bytes
+    caller_display_name: str | None
+    """What people call the token of the caller that is about to append."""
+
+
+async def head(connection: Connection, product: str, tenant: str, caller: tuple[int, uuid.UUID] | None = None) -> Head:
+    """The end of a chain that is locked, for a caller whose token has these uids; None for the server itself."""
+    tenant_uid, key_uid = caller or (None, None)
+    row = await queries.audit_head(
+        connection, product_id=product, tenant_id=tenant, caller_tenant_uid=tenant_uid, caller_key_uid=key_uid
+    )
+    sequence, hash_ = (0, GENESIS) if row["sequence"] is None else (row["sequence"], row["hash"])
+    return Head(product, tenant, sequence, hash_, row["caller_display_name"])
 
 
 async def append(connection: Connection, event: Event, hash_: bytes) -> None:
@@ -52,6 +90,7 @@ async def append(connection: Connection, event: Event, hash_: bytes) -> None:
         verb=event.verb,
         target=event.target,
         caller=event.caller,
+        caller_display_name=event.caller_display_name,
         actor=event.actor,
         request_id=event.request_id,
         before=_write(event.before),
@@ -63,8 +102,12 @@ async def append(connection: Connection, event: Event, hash_: bytes) -> None:
 
 async def page(
     connection: Connection, product: str, tenant: str, filter_: Filter, after: int, limit: int
-) -> Sequence[StoredEvent]:
-    """Read up to `limit` events of a chain, from the one after the number `after`."""
+) -> Slice[StoredEvent, int]:
+    """Read up to `limit` events of a chain that a filter lets through, from the one after the number `after`.
+
+    Among the next `SCANNED_EVENTS`: there may be any number in between that it does not let through.
+    """
+    end = after + SCANNED_EVENTS
     rows = queries.audit_list(
         connection,
         product_id=product,
@@ -75,9 +118,38 @@ async def page(
         actor=filter_.actor,
         verb=filter_.verb,
         after=after,
+        end=end,
         limit=limit,
     )
-    return [_to_event(row) async for row in rows]
+    events = [await _to_event(row) async for row in rows]
+    if len(events) == limit:
+        return Slice(events, events[-1].event.sequence)
+    newest = await head(connection, product, tenant)
+    return Slice(events, end if newest.sequence > end else None)
+
+
+async def chains(
+    connection: Connection, product: str | None, after: tuple[str, str] | None, limit: int
+) -> Slice[ChainInfo, tuple[str, str]]:
+    """Read up to `limit` chains of a product, or of all, from the one after `after`, by product and tenant.
+
+    The product's own chain, whose tenant is empty, comes first; None for the first page.
+    """
+    start = after or (product or "", "")
+    rows = queries.audit_chains(connection, product_id=start[0], tenant_id=start[1], only=product, limit=limit + 1)
+    found = [ChainInfo(row["product_id"], row["tenant_id"], row["sequence"]) async for row in rows]
+    if found and (found[0].product, found[0].tenant) == after:
+        del found[0]
+    return Slice.of(found[:limit], limit, lambda chain: (chain.product, chain.tenant))
+
+
+async def last_before(connection: Connection, product: str, tenant: str, target: str) -> Description | None:
+    """What was told of something when it was removed, if that is among the newest `SCANNED_EVENTS` of its chain."""
+    text = await queries.audit_last_before(
+        connection, product_id=product, tenant_id=tenant, target=target, scan=SCANNED_EVENTS, limit=1
+    )
+    description: Description | None = json.loads(text) if text else None
+    return description
 
 
 async def begin_request(connection: Connection, caller: str, request_id: uuid.UUID, fingerprint: bytes) -> bool:
@@ -120,7 +192,22 @@ def _write(description: Any) -> str | None:
     return None if description is None else json.dumps(description)
 
 
-def _to_event(row: asyncpg.Record) -> StoredEvent:
+async def _read(text: str | None) -> Any:
+    if not text:
+        return None
+    if len(text) > _LONG_CHARS:
+        await pauses.pause()
+    try:
+        description = json.loads(text)
+    except ValueError as error:
+        _log.error("audit_event.unreadable", error=type(error).__name__)
+        description = None
+    # The others of the page are to be read, and verification finds this one by its hash.
+    return description if isinstance(description, dict) else {}
+
+
+async def _to_event(row: asyncpg.Record) -> StoredEvent:
+    before, after = await _read(row["before"]), await _read(row["after"])
     return StoredEvent(
         Event(
             product=row["product_id"],
@@ -130,10 +217,11 @@ def _to_event(row: asyncpg.Record) -> StoredEvent:
             verb=row["verb"],
             target=row["target"],
             caller=row["caller"],
+            caller_display_name=row["caller_display_name"],
             actor=row["actor"],
             request_id=row["request_id"],
-            before=json.loads(row["before"]) if row["before"] else None,
-            after=json.loads(row["after"]) if row["after"] else None,
+            before=before,
+            after=after,
             revision=row["revision"],
         ),
         row["hash"],

@@ -5,14 +5,14 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
-from gatekey_server.domain.changes import Change, Poll, Position
+from gatekey_server.domain.changes import Change, Commit, Poll, Position
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.store.database import SESSION, Connection, Database, checked_url, translated_errors
+from gatekey_server.store.database import SESSION, Connection, Database, translated_errors, unavailable
 from gatekey_server.store.queries import queries
 
 MAX_CHANGES = 10_000
@@ -20,6 +20,9 @@ MAX_CHANGES = 10_000
 
 KEPT_REVISIONS = 10_000
 """How many revisions' changes are kept for processes that are behind."""
+
+FORK_WAIT_S = 5.0
+"""For how long after a fork mutations wait for a whole lease: for longer than one can last that began before it."""
 
 _CHANNEL = "gatekey_change"
 _PURGE_BATCH = 1000
@@ -51,12 +54,11 @@ class FeedLink:
     async def open(cls, database: Database, process: uuid.UUID, timeout_s: float) -> AsyncIterator["FeedLink"]:
         """Connect and listen. No statement may take longer than `timeout_s`. Raises `Unavailable`."""
         with translated_errors():
-            async with checked_url():
-                connection = await database.primary.connect(
-                    timeout=timeout_s,
-                    command_timeout=timeout_s,
-                    server_settings={**SESSION, "application_name": "gatekey-feed"},
-                )
+            connection = await database.primary.connect(
+                timeout=timeout_s,
+                command_timeout=timeout_s,
+                server_settings={**SESSION, "application_name": "gatekey-feed"},
+            )
             link = cls(connection, process, timeout_s)
             try:
                 connection.add_termination_listener(link.wake)
@@ -66,10 +68,12 @@ class FeedLink:
                 # At once: a peer that is gone would be waited for.
                 connection.terminate()
 
-    async def register(self, applied: int) -> None:
+    async def register(self, applied: Position) -> None:
         """Make the process one that mutations wait for."""
         with translated_errors():
-            await queries.process_register(self._connection, process_uid=self._process, applied=applied)
+            await queries.process_register(
+                self._connection, process_uid=self._process, applied=applied.revision, stamp=applied.stamp
+            )
 
     async def poll(self, applied: Position) -> Poll:
         """Acknowledge what was applied and ask for what has changed since."""
@@ -120,18 +124,18 @@ async def processes(database: Database) -> list[Process]:
         return await _processes(connection)
 
 
-async def take_revision(connection: Connection) -> int:
-    """The revision that this transaction's changes get; the last one where it has made none.
+async def take_position(connection: Connection) -> Commit:
+    """Return the position that this transaction's changes get; the last one where it has made none.
 
     To be called towards the end of a transaction: all others that change something wait until it is over.
     """
-    return int(await queries.revision_take(connection))
+    row = await queries.position_take(connection, patience=timedelta(seconds=FORK_WAIT_S))
+    return Commit(Position(row["reached"], row["its_stamp"]), row["is_after_fork"])
 
 
-async def current_revision(database: Database) -> int:
-    """The revision of the last change that was committed."""
-    async with database.connection() as connection:
-        return int(await queries.revision_current(connection))
+async def current_position(database: Database) -> Commit:
+    """Return the position of the last change that was committed."""
+    return await database.transaction(take_position)
 
 
 async def purge(database: Database) -> int:
@@ -153,6 +157,9 @@ async def _processes(connection: Any) -> list[Process]:
 
 
 def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
+    if not rows:
+        # As in `facts.load`.
+        raise unavailable()
     first = rows[0]
     changes = None
     if first["continuous"] and len(rows) <= MAX_CHANGES:
@@ -165,6 +172,7 @@ def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
                 row["key_uid"],
                 Digest(row["digest"]) if row["digest"] else None,
                 row["change_stamp"],
+                row["tenant_product"],
             )
             for row in rows
             if row["change_revision"] is not None

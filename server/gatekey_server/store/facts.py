@@ -1,25 +1,37 @@
 """The facts behind secrets."""
 
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 
 import asyncpg
 
 from gatekey_server.domain.decisions import Fact, Owner, Policy, PrincipalKind
+from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.domain.grants import GrantSet
 from gatekey_server.domain.names import ApiKeyName, format_key_id, parse_key_id
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.store.api_keys import parse_grants
-from gatekey_server.store.database import Database
+from gatekey_server.store.database import Connection, Database, unavailable
+from gatekey_server.store.pauses import Pauses
 from gatekey_server.store.products import CompiledSpecs
 from gatekey_server.store.queries import queries
 
 _FACTS_SQL: str = queries.facts_by_digest.sql
+_PRODUCT_SQL: str = queries.product_by_digest.sql
 _DIGESTS_SQL: str = queries.digests_by_key.sql
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Why a fact cannot be read, and of which product it is."""
+
+    product: str
+    cause: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +40,83 @@ class Loaded:
 
     revision: int
     facts: Mapping[Digest, Fact]
-    """By digest; a digest of no secret is left out."""
+    """By digest; a digest of no secret is left out, and so is one whose fact cannot be read."""
     server: datetime
     """When the database's server was started, by which it is told from others."""
+    unreadable: Mapping[Digest, Damage] = field(default_factory=dict)
+    """What cannot be read, by digest."""
+    positions: Sequence[tuple[int, uuid.UUID]] = ()
+    """What the statements that have read it were as of: revisions and stamps."""
 
 
 async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
-    """Read the facts behind digests in one round trip."""
+    """Read the facts behind digests in one round trip; where that fails for some, in as many as find out for which.
+
+    Raises `Unavailable` where the database cannot answer.
+    """
+    try:
+        known = specs.known()
+        return await _to_loaded(specs, known, await database.fetch(_FACTS_SQL, list(known), digests))
+    except GatekeyError:
+        raise
+    except Exception as error:
+        if not digests:
+            raise
+        if len(digests) == 1:
+            rows = await database.fetch(_PRODUCT_SQL, digests[0])
+            if not rows:
+                # It was there a moment ago.
+                raise unavailable() from error
+            damage = Damage(rows[0]["product_id"], error)
+            return replace(await load(database, specs, ()), unreadable={digests[0]: damage})
+        half = len(digests) // 2
+        return _together(await load(database, specs, digests[:half]), await load(database, specs, digests[half:]))
+
+
+async def load_within(connection: Connection, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
+    """Read the facts behind digests in a transaction, as of this statement."""
     known = specs.known()
-    rows = await database.fetch(_FACTS_SQL, list(known), digests)
-    facts = {
-        Digest(row["digest"]): _to_fact(row, specs.policy(known, row["spec_digest"], row["spec"]))
-        for row in rows
-        if row["digest"] is not None
-    }
-    return Loaded(rows[0]["revision"], facts, rows[0]["server"])
+    return await _to_loaded(specs, known, await connection.fetch(_FACTS_SQL, list(known), digests))
 
 
-async def digests(database: Database, key: ApiKeyName) -> tuple[Digest, ...]:
+async def _to_loaded(specs: CompiledSpecs, known: Mapping[bytes, Policy], rows: Sequence[asyncpg.Record]) -> Loaded:
+    if not rows:
+        # A restore has made the table `revision`, and not its row yet.
+        raise unavailable()
+    facts, unreadable = dict[Digest, Fact](), dict[Digest, Damage]()
+    pause = Pauses()
+    for row in rows:
+        # Many grants take a millisecond, and large specs several.
+        await pause()
+        if row["digest"] is not None:
+            digest = Digest(row["digest"])
+            try:
+                facts[digest] = _to_fact(row, specs.policy(known, row["spec_digest"], row["spec"]))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
+                unreadable[digest] = Damage(row["product_id"], error)
+    revision = rows[0]["revision"]
+    return Loaded(revision, facts, rows[0]["server"], unreadable, [(revision, rows[0]["stamp"])])
+
+
+def _together(one: Loaded, other: Loaded) -> Loaded:
+    """What two statements have read, as of the older one: what is newer is taken for older, never the reverse."""
+    if one.server != other.server:
+        raise unavailable()
+    return Loaded(
+        min(one.revision, other.revision),
+        {**one.facts, **other.facts},
+        one.server,
+        {**one.unreadable, **other.unreadable},
+        [*one.positions, *other.positions],
+    )
+
+
+async def digests(where: "Database | Connection", key: ApiKeyName) -> tuple[Digest, ...]:
     """Read the digests of a key's secrets, the one that lives longest first; none where there is no such key."""
     key_uid = parse_key_id(key.api_key)
     if key_uid is None:
         return ()
-    rows = await database.fetch(_DIGESTS_SQL, key.parent.product, key.parent.tenant, key_uid)
+    rows = await where.fetch(_DIGESTS_SQL, key.parent.product, key.parent.tenant, key_uid)
     return tuple(Digest(row["digest"]) for row in rows)
 
 
@@ -61,19 +127,20 @@ def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
         policy=policy,
         # One text for all facts that share it.
         tenant=sys.intern(row["tenant_id"]),
-        tenant_suspended=row["suspend_time"] is not None,
-        tenant_deleted=row["delete_time"] is not None,
+        tenant_suspended=row["is_suspended"],
+        tenant_deleted=row["is_deleted"],
         key_id=format_key_id(row["key_uid"]),
         kind=KeyKind(row["kind"]),
         mode=AccessMode(row["mode"]) if row["mode"] else None,
         grants=_grants(row["grants"]),
         owner=owner,
-        key_revoked=row["revoke_time"] is not None,
-        key_disabled=row["disable_time"] is not None,
+        key_revoked=row["is_revoked"],
+        key_disabled=row["is_disabled"],
         uid=(row["tenant_uid"], row["key_uid"]),
         principal_uid=row["principal_uid"],
         was_used=row["was_used"],
-        expire_time=min(filter(None, (row["expire_time"], row["secret_expire_time"])), default=None),
+        actor_required=row["actor_required"],
+        expire_time=row["expire_time"],
     )
 
 

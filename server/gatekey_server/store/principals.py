@@ -1,12 +1,27 @@
 """Members and machine users."""
 
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
 import asyncpg
 
 from gatekey_server.domain.decisions import PrincipalKind
 from gatekey_server.domain.entities import Principal, Tenant
-from gatekey_server.domain.names import MachineUserName, MemberName, PrincipalName, TenantName
-from gatekey_server.store.database import Connection
+from gatekey_server.domain.names import MachineUserName, MemberName, PrincipalName, TenantName, format_key_id
+from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.queries import queries
+
+PURGE_BATCH_ROWS = 1000
+
+
+class RemovedPrincipal(NamedTuple):
+    """What is left of a principal that has been removed."""
+
+    tenant_uid: int
+    principal_uid: int
 
 
 def principal_name(tenant: TenantName, kind: str, principal_id: str) -> PrincipalName:
@@ -43,15 +58,47 @@ async def page(
     return [_to_principal(tenant, row) async for row in rows]
 
 
-async def count_members(connection: Connection, tenant: Tenant) -> int:
-    """Count the tenant's users."""
-    return int(await queries.member_count(connection, tenant_uid=tenant.uid))
+async def remove(connection: Connection, tenant: Tenant, principal: Principal) -> None:
+    """Remove a principal of a locked tenant: nothing of it counts any more, and its rows are purged later."""
+    await queries.principal_remove(connection, tenant_uid=tenant.uid, principal_uid=principal.uid)
 
 
-async def delete(connection: Connection, tenant: Tenant, name: PrincipalName) -> bool:
-    """Remove a principal with its keys; False where there is none."""
-    uid = await queries.principal_delete(connection, tenant_uid=tenant.uid, **_identity(name))
-    return uid is not None
+async def next_removed(database: Database, but: Sequence[int] = ()) -> RemovedPrincipal | None:
+    """A removed principal whose rows are still there, but none of some uids."""
+    async with database.connection() as connection:
+        row = await queries.principal_next_removed(connection, but=but)
+    return None if row is None else RemovedPrincipal(row["tenant_uid"], row["principal_uid"])
+
+
+async def purge_removed(
+    database: Database, principal: RemovedPrincipal, rest: Callable[[float], Awaitable[None]]
+) -> bool:
+    """Remove the rows of a removed principal in transactions of bounded size; False where another server has done it.
+
+    `rest` is called with the seconds that each took. May be interrupted and called again, and by several at once.
+    """
+    identity = principal._asdict()
+    after: uuid.UUID | None = uuid.UUID(int=0)
+    while after is not None:
+        began = time.monotonic()
+        after = await database.transaction(partial(_purge_some_keys, identity=identity, after=after))
+        await rest(time.monotonic() - began)
+    return await database.transaction(partial(_purge, identity=identity))
+
+
+async def _purge_some_keys(
+    connection: Connection, *, identity: Mapping[str, int], after: uuid.UUID
+) -> uuid.UUID | None:
+    await queries.purge_begin(connection)
+    last: uuid.UUID | None = await queries.principal_purge_keys(
+        connection, **identity, after=after, limit=PURGE_BATCH_ROWS
+    )
+    return last
+
+
+async def _purge(connection: Connection, *, identity: Mapping[str, int]) -> bool:
+    await queries.purge_begin(connection)
+    return await queries.principal_purge(connection, **identity) is not None
 
 
 async def delete_if_keyless(connection: Connection, tenant: Tenant, principal_uid: int) -> bool:
@@ -76,15 +123,33 @@ async def count_up_to(connection: Connection, tenant: Tenant, kind: PrincipalKin
     return int(count)
 
 
-async def count_with_role(connection: Connection, tenant: Tenant, role: str) -> int:
-    """Count the members that have a role."""
-    return int(await queries.member_count_with_role(connection, tenant_uid=tenant.uid, role=role))
+async def count_with_role(connection: Connection, tenant: Tenant, role: str, limit: int) -> int:
+    """Count the members that have a role, as far as `limit`."""
+    return int(await queries.member_count_with_role(connection, tenant_uid=tenant.uid, role=role, limit=limit))
 
 
-async def count_keys(connection: Connection, tenant: Tenant, principal: Principal) -> int:
-    """Count the keys that go with a principal."""
-    count = await queries.principal_count_keys(connection, tenant_uid=tenant.uid, principal_uid=principal.uid)
+async def has_member(connection: Connection, tenant: Tenant) -> bool:
+    """Whether a tenant has a member."""
+    return bool(await queries.member_exists(connection, tenant_uid=tenant.uid))
+
+
+async def has_key(connection: Connection, tenant: Tenant, principal: Principal) -> bool:
+    """Whether a principal has a key, in whatever state."""
+    return await count_keys(connection, tenant, principal, 1) > 0
+
+
+async def count_keys(connection: Connection, tenant: Tenant, principal: Principal, limit: int) -> int:
+    """Count the keys that go with a principal, as far as `limit`."""
+    count = await queries.principal_count_keys(
+        connection, tenant_uid=tenant.uid, principal_uid=principal.uid, limit=limit
+    )
     return int(count)
+
+
+async def key_ids(connection: Connection, tenant: Tenant, principal: Principal, limit: int) -> list[str]:
+    """The ids of a principal's first `limit` keys, in the order of their creation."""
+    rows = queries.principal_key_uids(connection, tenant_uid=tenant.uid, principal_uid=principal.uid, limit=limit)
+    return [format_key_id(row["key_uid"]) async for row in rows]
 
 
 def _identity(name: PrincipalName) -> dict[str, str]:

@@ -2,25 +2,29 @@
 
 import hashlib
 import json
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
 
 import asyncpg
+import structlog
 from pydantic import TypeAdapter
 
 from gatekey_server.domain.decisions import Policy
-from gatekey_server.domain.entities import Product
-from gatekey_server.domain.grants import Grant
+from gatekey_server.domain.entities import Product, UnreadableProduct
 from gatekey_server.domain.names import ProductName
-from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
-from gatekey_server.store.api_keys import parse_grants
-from gatekey_server.store.database import Connection
+from gatekey_server.domain.specs import KeyKind, ProductSpec
+from gatekey_server.store import tenants
+from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.queries import queries
 
 MAX_COMPILED_SPECS = 256
 
 _SPEC = TypeAdapter(ProductSpec)
+
+_log = structlog.get_logger()
 
 
 class CompiledSpecs:
@@ -42,7 +46,7 @@ class CompiledSpecs:
         if policy is None:
             if spec is None:
                 raise KeyError(digest.hex())
-            policy = Policy(_SPEC.validate_json(spec))
+            policy = _policy(spec)
         self._policies[digest] = policy
         self._policies.move_to_end(digest)
         if len(self._policies) > MAX_COMPILED_SPECS:
@@ -50,18 +54,8 @@ class CompiledSpecs:
         return policy
 
 
-@dataclass(frozen=True, slots=True)
-class KeyGroup:
-    """Keys of a product that are given the same."""
-
-    kind: KeyKind
-    mode: AccessMode | None
-    grants: tuple[Grant, ...]
-    count: int
-
-
 async def get(connection: Connection, name: ProductName) -> Product | None:
-    """Read a product."""
+    """Read a product. Raises `Unreadable`, as all that answers one product."""
     return _product(await queries.product_get(connection, product_id=name.product))
 
 
@@ -75,9 +69,15 @@ async def lock(connection: Connection, name: ProductName) -> Product | None:
     return _product(await queries.product_lock(connection, product_id=name.product))
 
 
-async def page(connection: Connection, after: str, limit: int) -> list[Product]:
+async def lock_whatever_it_is(connection: Connection, name: ProductName) -> Product | UnreadableProduct | None:
+    """As `lock`, also where the spec cannot be read."""
+    row = await queries.product_lock(connection, product_id=name.product)
+    return None if row is None else _read(row)
+
+
+async def page(connection: Connection, after: str, limit: int) -> list[Product | UnreadableProduct]:
     """Read up to `limit` products by id, from the one after `after`."""
-    return [_to_product(row) async for row in queries.product_list(connection, after=after, limit=limit)]
+    return [_read(row) async for row in queries.product_list(connection, after=after, limit=limit)]
 
 
 async def insert(
@@ -121,29 +121,46 @@ async def delete(connection: Connection, name: ProductName) -> None:
     await queries.product_delete(connection, product_id=name.product)
 
 
-async def count_members_by_role(connection: Connection, name: ProductName) -> dict[str, int]:
-    """Count the members of living tenants by role."""
-    rows = queries.member_count_by_role(connection, product_id=name.product)
-    return {row["role"]: row["members"] async for row in rows}
+async def mark_deleted(connection: Connection, product: Product) -> None:
+    """Make a locked product a deleted one: nothing of it counts any more, its prefixes are free, its rows are left."""
+    spec = product.policy.spec
+    text, digest = _write(replace(spec, collections=()))
+    await queries.prefix_delete_by_product(connection, product_id=spec.product)
+    await queries.product_mark_deleted(connection, product_id=spec.product, spec=text, spec_digest=digest)
 
 
-async def count_machine_users(connection: Connection, name: ProductName) -> int:
-    """Count the machine users of living tenants."""
-    return int(await queries.machine_user_count(connection, product_id=name.product))
+async def next_deleted(database: Database, but: Sequence[str] = ()) -> ProductName | None:
+    """A deleted product that has not been purged yet, but none of some ids."""
+    async with database.connection() as connection:
+        product = await queries.product_next_deleted(connection, but=but)
+    return None if product is None else ProductName(product)
 
 
-async def count_keys_by_permissions(connection: Connection, name: ProductName) -> Sequence[KeyGroup]:
-    """Count the unrevoked keys of living tenants by what they are given."""
-    rows = queries.key_count_by_permissions(connection, product_id=name.product)
-    return [
-        KeyGroup(
-            KeyKind(row["kind"]),
-            AccessMode(row["mode"]) if row["mode"] else None,
-            parse_grants(row["grants"]),
-            row["keys"],
-        )
-        async for row in rows
-    ]
+async def purge(database: Database, name: ProductName) -> AsyncGenerator[float, None]:
+    """Remove a deleted product with everything in it, as `tenants.purge_contents` does."""
+    while (tenant := await tenants.next_of_deleted(database, name)) is not None:
+        async for took_s in tenants.purge_contents(database, tenant):
+            yield took_s
+        began = time.monotonic()
+        await database.transaction(partial(tenants.purge_of_deleted, tenant=tenant))
+        yield time.monotonic() - began
+    async with database.connection() as connection:
+        await queries.product_purge(connection, product_id=name.product)
+
+
+async def prefixes_of_others(connection: Connection, spec: ProductSpec) -> set[str]:
+    """Which prefixes of a spec belong to other products."""
+    prefixes = list(spec.prefixes.values())
+    return {
+        row["prefix"]
+        async for row in queries.prefix_list_of_others(connection, prefixes=prefixes, product_id=spec.product)
+    }
+
+
+# Every mutation reads the spec of its product; to compile a large one takes longer than all else it does.
+@lru_cache(maxsize=MAX_COMPILED_SPECS)
+def _policy(text: str) -> Policy:
+    return Policy(_SPEC.validate_json(text))
 
 
 def _write(spec: ProductSpec) -> tuple[str, bytes]:
@@ -156,9 +173,22 @@ def _product(row: asyncpg.Record | None) -> Product | None:
 
 
 def _to_product(row: asyncpg.Record) -> Product:
+    product = _read(row)
+    if isinstance(product, UnreadableProduct):
+        raise product.error()
+    return product
+
+
+def _read(row: asyncpg.Record) -> Product | UnreadableProduct:
+    name = ProductName(row["product_id"])
+    try:
+        policy = _policy(row["spec"])
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this product's
+        _log.error("product.unreadable", product=name.product, error=type(error).__name__, exc_info=error)
+        return UnreadableProduct(name, row["spec_version"], row["create_time"], row["update_time"])
     return Product(
-        name=ProductName(row["product_id"]),
-        policy=Policy(_SPEC.validate_json(row["spec"])),
+        name=name,
+        policy=policy,
         spec_version=row["spec_version"],
         built_in=row["built_in"],
         create_time=row["create_time"],

@@ -4,26 +4,22 @@ Migrations only go forward, hold their locks briefly or give up, and leave a sch
 previous release can go on using.
 """
 
-import time
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection as SyncConnection
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
-from gatekey_server.store.database import Database, Primary, checked_url, translated_errors
+from gatekey_server.store import sessions
+from gatekey_server.store.database import Database, Primary, translated_errors
+from gatekey_server.store.lock import MigrationLock, Tell
 
+_MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 _ADVISORY_LOCK = 7016996765293437282
 _CONNECT_TIMEOUT_S = 60
+_SLOW_S = 3
 _LOCK_TIMEOUT_S = 5
-_LOCK_RETRY_S = 0.1
 _STATEMENT_TIMEOUT_S = 300
 
 # What a server needs, by kind of object: the word for it, and the privileges.
@@ -95,74 +91,85 @@ class SchemaError(Exception):
 
 def newest_version() -> str:
     """The version of the schema that this release needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise AssertionError("the package holds no migrations")
-    return head
+    # Versions are numbers of four digits.
+    return max(path.name[:4] for path in _MIGRATIONS.glob("[0-9]*.py"))
 
 
 async def current_version(database: Database) -> str | None:
     """The version of the database's schema; None where it holds none."""
-    try:
-        rows = await database.fetch("select version_num from schema_version")
-    except asyncpg.UndefinedTableError:
+    (found,) = await database.fetch("select to_regclass('schema_version') is not null as is_there")
+    if not found["is_there"]:
         return None
+    rows = await database.fetch("select version_num from schema_version")
     return str(rows[0]["version_num"]) if rows else None
 
 
-async def migrate(dsn: str, *, version: str = "head", grant_to: str | None = None) -> None:
-    """Bring the schema up to a version. Two at once queue; an interrupted one is taken up by the next.
+async def migrate(
+    url: str,
+    *,
+    version: str = "head",
+    grant_to: str | None = None,
+    lock_timeout_s: float = 60,
+    tell: Tell = lambda _: None,
+) -> str:
+    """Bring the schema up to a version; returns that which it then has. A newer one is left as it is.
+
+    Of two at once one waits; an interrupted one is taken up by the next.
 
     The role `grant_to` is then given what a server needs, and loses what else it has been given in this
-    database: it can add audit events, and neither change nor remove any.
+    database: it can add audit events, and neither change nor remove any. `tell` gets a line whenever there is
+    somebody to wait for.
 
-    Raises `Unavailable` where the database cannot be reached or a lock was not to be had in time, and
-    `SchemaError` where privileges are missing, or where `grant_to` is not there or could do more all the same.
+    Raises `Unavailable` where the database cannot be reached, `UnfitError` where it cannot be used,
+    `LockTimeoutError` where a lock was not to be had in time, and `SchemaError` where privileges are missing, or
+    where `grant_to` is not there or could do more all the same.
     """
+    primary = Primary(url)
+    slow = f"the database does not respond yet; giving up after {_CONNECT_TIMEOUT_S} s"
+    note = asyncio.get_running_loop().call_later(_SLOW_S, tell, slow)
+    try:
+        await sessions.check(primary, _CONNECT_TIMEOUT_S)
+    finally:
+        note.cancel()
     with translated_errors():
-        # The driver reads the URL itself, so that every form of it means here what it means to the server.
-        async with checked_url():
-            connection = await Primary(dsn).connect(
-                timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "gatekey-migrate"}
-            )
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=_giver(connection), poolclass=NullPool)
-        try:
-            async with engine.connect() as wrapped:
-                await wrapped.run_sync(_upgrade, version)
-                if grant_to is not None:
-                    async with connection.transaction():
-                        await _grant(connection, grant_to)
-        except DBAPIError as error:
-            # SQLAlchemy wraps the driver's error twice.
-            cause = (error.orig and error.orig.__cause__) or error
-            if isinstance(cause, asyncpg.InsufficientPrivilegeError):
-                raise SchemaError(f"the role that migrates may not do that: {cause}") from error
-            raise cause from None
-        finally:
-            await engine.dispose()
-            await connection.close()
+        async with AsyncExitStack() as stack:
+            # A session for the work, one that holds the lock meanwhile, and one to look who is in the way.
+            worker, keeper, watcher = [await stack.enter_async_context(_session(primary)) for _ in range(3)]
+            lock = MigrationLock(_ADVISORY_LOCK, keeper, watcher, tell)
+            async with lock.held(lock_timeout_s):
+                return await lock.guard(_work(worker, version, grant_to), worker)
 
 
-def _giver(connection: asyncpg.Connection) -> Callable[[], Awaitable[asyncpg.Connection]]:
-    async def give() -> asyncpg.Connection:
-        return connection
+@asynccontextmanager
+async def _session(primary: Primary) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    settings = {
+        "application_name": "gatekey-migrate",
+        # Whoever waits for a lock makes everyone behind it wait: give up early and be called again.
+        "lock_timeout": f"{_LOCK_TIMEOUT_S}s",
+        "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
+        "timezone": "UTC",
+    }
+    connection = await primary.connect(timeout=_CONNECT_TIMEOUT_S, server_settings=settings)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
 
-    return give
 
+async def _work(connection: "asyncpg.Connection[asyncpg.Record]", version: str, grant_to: str | None) -> str:
+    # Alembic and SQLAlchemy take longer to load than the rest of a server, and more memory in every worker.
+    from gatekey_server.store import upgrade  # noqa: PLC0415
 
-def _upgrade(connection: SyncConnection, version: str) -> None:
-    # Asked again and again: whoever waits inside a statement keeps an index from being built concurrently.
-    while not connection.execute(text(f"select pg_try_advisory_lock({_ADVISORY_LOCK})")).scalar_one():
-        connection.commit()
-        time.sleep(_LOCK_RETRY_S)
-    # Whoever waits for a lock makes everyone behind it wait: give up early and be called again.
-    connection.execute(text(f"set lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
-    connection.execute(text(f"set statement_timeout = '{_STATEMENT_TIMEOUT_S}s'"))
-    connection.commit()
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, version)
-    connection.commit()
+    try:
+        await upgrade.run(connection, version, newest=newest_version())
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise SchemaError(f"the role that migrates may not do that: {error}") from error
+    except asyncpg.SyntaxOrAccessError as error:
+        raise SchemaError(f"something is in the way that is not Gatekey's: {error}") from error
+    if grant_to is not None:
+        async with connection.transaction():
+            await _grant(connection, grant_to)
+    return str(await connection.fetchval("select version_num from schema_version"))
 
 
 async def _grant(connection: asyncpg.Connection, role: str) -> None:
@@ -188,9 +195,3 @@ async def _grant(connection: asyncpg.Connection, role: str) -> None:
 
 def _not_granted(why: str) -> SchemaError:
     return SchemaError(f"nothing was granted: {why}")
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config

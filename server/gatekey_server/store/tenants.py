@@ -1,6 +1,11 @@
 """Tenants, and the purge of what was below a deleted one."""
 
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import asyncpg
 
@@ -8,6 +13,7 @@ from gatekey_server.domain.entities import Deleted, Tenant
 from gatekey_server.domain.names import ProductName, TenantName
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.queries import queries
+from gatekey_server.store.slices import Slice
 
 PURGE_BATCH_ROWS = 1000
 
@@ -24,12 +30,11 @@ async def lock(connection: Connection, name: TenantName) -> Tenant | None:
 
 async def page(
     connection: Connection, product: ProductName, after: int, limit: int, *, show_deleted: bool
-) -> list[Tenant]:
+) -> Slice[Tenant, int]:
     """Read up to `limit` tenants of a product, from the one after the uid `after`."""
-    rows = queries.tenant_list(
-        connection, product_id=product.product, after=after, limit=limit, show_deleted=show_deleted
-    )
-    return [_to_tenant(row) async for row in rows]
+    rows = queries.tenant_list(connection, product_id=product.product, after=after, limit=limit)
+    found = Slice.of([_to_tenant(row) async for row in rows], limit, lambda tenant: tenant.uid)
+    return found if show_deleted else Slice([t for t in found.items if t.delete_time is None], found.last)
 
 
 async def insert(connection: Connection, name: TenantName, display_name: str) -> Tenant | None:
@@ -66,53 +71,56 @@ async def undelete(connection: Connection, tenant: Tenant) -> Tenant | None:
     return _tenant(await queries.tenant_undelete(connection, tenant_uid=tenant.uid))
 
 
-async def count_contents(connection: Connection, tenant: Tenant) -> Deleted:
-    """Count what would go with a tenant, and the tenant itself."""
-    row = await queries.tenant_count_contents(connection, tenant_uid=tenant.uid)
-    return Deleted(1, row["members"], row["machine_users"], row["api_keys"])
+async def count(connection: Connection, product: ProductName, limit: int) -> int:
+    """Count the tenants of a product, deleted ones included, as far as `limit`."""
+    return int(await queries.tenant_count(connection, product_id=product.product, limit=limit))
 
 
-async def mark_all_deleted(connection: Connection, product: ProductName) -> None:
-    """Make all tenants of a product deleted ones."""
-    await queries.tenant_mark_all_deleted(connection, product_id=product.product)
-
-
-async def count(connection: Connection, product: ProductName) -> int:
-    """Count the tenants of a product, deleted ones included."""
-    return int(await queries.tenant_count(connection, product_id=product.product))
-
-
-async def next_deleted(connection: Connection, product: ProductName) -> Tenant | None:
-    """A deleted tenant that has not been purged yet."""
-    return _tenant(await queries.tenant_next_deleted(connection, product_id=product.product))
-
-
-async def count_contents_of_all(connection: Connection, product: ProductName) -> Deleted:
-    """Count the tenants of a product and what they hold."""
-    row = await queries.product_count_contents(connection, product_id=product.product)
-    return Deleted(row["tenants"], row["members"], row["machine_users"], row["api_keys"])
-
-
-async def next_due(database: Database) -> Tenant | None:
-    """A deleted tenant whose retention period is over."""
+async def next_of_deleted(database: Database, product: ProductName) -> Tenant | None:
+    """A tenant of a deleted product that has not been purged yet."""
     async with database.connection() as connection:
-        return _tenant(await queries.tenant_next_due(connection))
+        return _tenant(await queries.tenant_next_of_deleted_product(connection, product_id=product.product))
 
 
-async def purge_contents(database: Database, tenant: Tenant) -> None:
-    """Remove everything below a deleted tenant, in transactions of bounded size.
+async def count_contents_of_all(connection: Connection, product: ProductName, limit: int) -> Deleted:
+    """Count the tenants of a product and what they hold, each as far as `limit`."""
+    row = await queries.product_count_contents(connection, product_id=product.product, limit=limit)
+    return Deleted(row["tenants"], row["members"], row["machine_users"], min(row["api_keys"], limit))
 
-    May be interrupted and called again.
+
+async def next_due(database: Database, but: Sequence[int] = ()) -> Tenant | None:
+    """A deleted tenant whose retention period is over, but none of some uids."""
+    async with database.connection() as connection:
+        return _tenant(await queries.tenant_next_due(connection, but=but))
+
+
+async def purge_contents(database: Database, tenant: Tenant) -> AsyncGenerator[float, None]:
+    """Remove everything below a deleted tenant, in transactions of bounded size; yields the seconds that each took.
+
+    Nothing of it has counted since the deletion, so that nobody is told. May be interrupted and begun again, and by
+    several at once.
     """
-    for remove in (queries.tenant_purge_keys, queries.tenant_purge_principals):
-        removed = PURGE_BATCH_ROWS
-        while removed == PURGE_BATCH_ROWS:
-            async with database.connection() as connection:
-                removed = int(await remove(connection, tenant_uid=tenant.uid, limit=PURGE_BATCH_ROWS))
+    for remove, first in ((queries.tenant_purge_keys, uuid.UUID(int=0)), (queries.tenant_purge_principals, 0)):
+        after: object = first
+        while after is not None:
+            began = time.monotonic()
+            after = await database.transaction(partial(_purge_some, tenant=tenant, remove=remove, after=after))
+            yield time.monotonic() - began
+
+
+async def _purge_some(connection: Connection, *, tenant: Tenant, remove: Any, after: object) -> object:
+    await queries.purge_begin(connection)
+    return await remove(connection, tenant_uid=tenant.uid, after=after, limit=PURGE_BATCH_ROWS)
 
 
 async def purge(connection: Connection, tenant: Tenant) -> None:
     """Remove a deleted tenant with nothing below it."""
+    await queries.tenant_purge(connection, tenant_uid=tenant.uid)
+
+
+async def purge_of_deleted(connection: Connection, *, tenant: Tenant) -> None:
+    """The same for a tenant of a deleted product, of which nobody need be told."""
+    await queries.purge_begin(connection)
     await queries.tenant_purge(connection, tenant_uid=tenant.uid)
 
 

@@ -10,9 +10,13 @@ import (
 	"log"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
 
 	"gatekey.example/gatekey"
@@ -26,6 +30,16 @@ type input struct {
 	Address string  `json:"address"`
 	TLS     *pem    `json:"tls"`
 	Cases   []query `json:"cases"`
+	// Paths are the segments of each.
+	Paths [][]string `json:"paths"`
+	Load  *load      `json:"load"`
+}
+
+// load is calls to be made without a pause, until a file is there.
+type load struct {
+	Addresses []string `json:"addresses"`
+	Token     string   `json:"token"`
+	Until     string   `json:"until"`
 }
 
 type pem struct {
@@ -59,6 +73,10 @@ type answer struct {
 type output struct {
 	Alone    []answer `json:"alone"`
 	Together []answer `json:"together"`
+	// Paths are null where there is none.
+	Paths    []*string `json:"paths"`
+	Done     int       `json:"done"`
+	Failures []string  `json:"failures"`
 }
 
 func main() {
@@ -79,7 +97,19 @@ func run(given input) (output, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	count := len(given.Cases)
-	result := output{make([]answer, count), make([]answer, count)}
+	result := output{
+		Alone: make([]answer, count), Together: make([]answer, count), Paths: make([]*string, len(given.Paths)),
+	}
+	for i, segments := range given.Paths {
+		if path, err := gatekey.Path(segments...); err == nil {
+			result.Paths[i] = &path
+		}
+	}
+	if given.Load != nil {
+		if err := given.Load.run(ctx, &result); err != nil {
+			return output{}, err
+		}
+	}
 	places := map[string][]int{}
 	for i, query := range given.Cases {
 		places[query.Token] = append(places[query.Token], i)
@@ -90,6 +120,51 @@ func run(given input) (output, error) {
 		}
 	}
 	return result, nil
+}
+
+func (l *load) run(ctx context.Context, result *output) error {
+	servers := manual.NewBuilderWithScheme("servers")
+	var state resolver.State
+	for _, address := range l.Addresses {
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: address})
+	}
+	servers.InitialState(state)
+	client, err := gatekey.New("servers:///gatekey", gatekey.WithPlaintext(), gatekey.WithToken(l.Token),
+		gatekey.WithDialOptions(grpc.WithResolvers(servers)))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	check := gatekey.NewCheck("x", "links", "read")
+	calls := []func() error{
+		func() error { _, err := client.Checks.Check(ctx, check); return err },
+		func() error { _, err := client.BatchCheck(ctx, check, check); return err },
+		func() error {
+			_, err := client.Products.GetProduct(ctx, &gatekeyv1.GetProductRequest{Name: "products/gatekey"})
+			return err
+		},
+	}
+	var mutex sync.Mutex
+	var group sync.WaitGroup
+	for number := range 12 {
+		group.Go(func() {
+			for {
+				if _, err := os.Stat(l.Until); err == nil {
+					return
+				}
+				err := calls[number%len(calls)]()
+				mutex.Lock()
+				if err != nil {
+					result.Failures = append(result.Failures, err.Error())
+				} else {
+					result.Done++
+				}
+				mutex.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	return nil
 }
 
 // ask puts the questions of one token.

@@ -1,17 +1,17 @@
 """The command line, put together."""
 
-import contextlib
 import io
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from gatekey.cli import audit, checks, keys, machine_users, members, products, server, tenants, tokens
-from gatekey.cli.problems import Failure, Misuse, complain
+from gatekey.cli import audit, checks, keys, machine_users, members, products, server, streams, tenants, tokens
+from gatekey.cli.problems import Failure, complain
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
 
@@ -41,19 +41,43 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(server.peppers, name="peppers")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata  # noqa: PLC0415 - slow, and for this only
+
+        typer.echo(f"gatekey {metadata.version('gatekey')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an unexpected error comes from, as GATEKEY_DEBUG=1 does.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["GATEKEY_DEBUG"] = "1"
+
+
 def run() -> int:
-    """Run one command; answers its exit code: 0, 1 for a failure, 2 for bad usage, 3 for a denied check."""
+    """Run one command; answers its exit code, which docs/configuration.md lists. Nothing is raised."""
+    streams.open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        result = app(standalone_mode=False)
+        result = app(_spelled_out(sys.argv[1:]), standalone_mode=False)
         sys.stdout.flush()
     except Failure as failure:
+        _drop_rest()
         complain("error", *failure.lines)
-        return _MISUSED if isinstance(failure, Misuse) else _FAILED
+        return failure.exit_code
     except _UsageError as error:
         return _misused(error)
     except (KeyboardInterrupt, typer.Abort):
+        _drop_rest()
         return _INTERRUPTED
     except UnicodeEncodeError:
         complain("error", "an argument is not UTF-8")
@@ -61,6 +85,12 @@ def run() -> int:
     except Exception as error:  # noqa: BLE001 - its text and its traceback might hold a secret
         return _failed(error)
     return result if isinstance(result, int) else 0
+
+
+def _spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--json` as the option that it stands for, which is what people try first."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return ["--output=json" if word == "--json" else word for word in options] + [*arguments[len(options) :]]
 
 
 def _misused(error: Any) -> int:
@@ -72,17 +102,30 @@ def _misused(error: Any) -> int:
     return _MISUSED
 
 
+def _drop_rest() -> None:
+    """Write what is left of the output; where that fails, what failed has been told or is about to be."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        streams.discard_output()
+
+
 def _failed(error: BaseException) -> int:
     if isinstance(error, OSError):
-        # What could not be written is still in the buffer, and would be complained of once more.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard_output()
         if not isinstance(error, BrokenPipeError):
-            complain("error", f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
+            where = f"{error.filename}" if error.filename else "output cannot be written"
+            complain("error", f"{where}: {error.strerror or error}")
         return _FAILED
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    kind = type(error).__name__
+    if os.environ.get("GATEKEY_DEBUG", "") not in ("", "0", "false"):
+        trace = "".join(traceback.format_exception(error)).splitlines()
+        complain("error", f"unexpected {kind}: this is a fault of Gatekey", *trace)
+        return _FAILED
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     places = (f"at {Path(frame.filename).name}, line {frame.lineno}, in {frame.name}" for frame in frames)
-    complain("error", f"unexpected {type(error).__name__}: this is a fault of Gatekey", *places)
+    hint = "`gatekey --debug …` tells more, which may hold secrets"
+    complain("error", f"unexpected {kind}: this is a fault of Gatekey", *places, hint)
     return _FAILED

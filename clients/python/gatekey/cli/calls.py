@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 
 from gatekey import errors
+from gatekey._connection import OPTIONS, PAGE_SIZE, target_of
 from gatekey.cli.connection import CALL_S, Endpoint
-from gatekey.cli.problems import Failure
+from gatekey.cli.fields import typed
+from gatekey.cli.problems import Failure, complain
 from gatekey.v1 import (
     api_key_service_pb2_grpc,
     audit_service_pb2_grpc,
@@ -21,9 +24,7 @@ from gatekey.v1 import (
     tenant_service_pb2_grpc,
 )
 
-_PAGE_SIZE = 200
-# A page may hold that many of the largest things that the server accepts.
-_MAX_ANSWER_BYTES = _PAGE_SIZE << 20
+_MAY_BE_DONE = "what was asked may still have been done"
 
 
 class _PageRequest(Protocol):
@@ -47,12 +48,11 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        options = [
-            ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
-            # A proxy for the web is not meant to see tokens in plain text.
-            ("grpc.enable_http_proxy", 0),
-        ]
-        target = f"dns:///{endpoint.address}"
+        options = list(OPTIONS)
+        if len(endpoint.addresses) > 1:
+            # Else all of them together are told to the server as its name, which is none.
+            options.append(("grpc.default_authority", endpoint.addresses[0]))
+        target = target_of(endpoint.addresses)
         if endpoint.ca is None:
             self._channel = grpc.insecure_channel(target, options)
         else:
@@ -77,18 +77,35 @@ class Connection:
     def call(
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float = CALL_S
     ) -> Response:
-        """Call one method. Raises `Failure`."""
+        """Call one method. Raises as `call_with_trailers`."""
+        return self.call_with_trailers(method, request, timeout_s)[0]
+
+    def call_with_trailers(
+        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float = CALL_S
+    ) -> tuple[Response, dict[str, str]]:
+        """Call one method; answers what the metadata behind the response says as well. Raises `Failure`.
+
+        A mutation gets a `request_id`: the connection's options repeat a call whose answer was lost.
+        """
+        message: Any = request
+        if "request_id" in message.DESCRIPTOR.fields_by_name and not (message.request_id or message.validate_only):
+            message.request_id = str(uuid.uuid4())
         metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {self._endpoint.token}"),)
         if self._endpoint.actor:
             metadata += (("gatekey-actor", self._endpoint.actor),)
         try:
-            return method(request, timeout=timeout_s, metadata=metadata)
+            response, call = method.with_call(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
             raise _failure(error, self._endpoint, timeout_s) from None
+        except KeyboardInterrupt:
+            if "request_id" in message.DESCRIPTOR.fields_by_name and not message.validate_only:
+                complain("warning", f"interrupted: {_MAY_BE_DONE}")
+            raise
+        return response, {key: value for key, value in call.trailing_metadata() or () if isinstance(value, str)}
 
     def pages(self, method: grpc.UnaryUnaryMultiCallable[PageRequest, Page], request: PageRequest) -> Iterator[Page]:
         """Call a method that lists until the list ends; one page at least. Raises `Failure`."""
-        request.page_size = _PAGE_SIZE
+        request.page_size = PAGE_SIZE
         while True:
             page = self.call(method, request)
             yield page
@@ -101,28 +118,49 @@ def _failure(error: grpc.RpcError, endpoint: Endpoint, timeout_s: float) -> Fail
     failed = errors.from_rpc(error)
     text, violations = failed.message, failed.violations
     if not failed.reason:
-        return _transport_failure(failed.code, error.details() or "", endpoint.address, timeout_s)
-    lines = [f"{v.field}: {v.description} ({v.reason})" for v in violations]
+        return _transport_failure(failed.code, error.details() or "", endpoint, timeout_s)
+    lines = [f"{typed(v.field)}: {v.description} ({v.reason})" for v in violations]
     if failed.code is grpc.StatusCode.UNAUTHENTICATED:
-        lines.append(f"the token came from {endpoint.token_source}")
+        lines.append(f"the token came from {endpoint.token_source}, and went to {endpoint.address}")
     if len(violations) == 1 and violations[0].reason == failed.reason:
         lines = []
+        if text.startswith(f"{violations[0].field}: "):
+            text = f"{typed(violations[0].field)}: {text.partition(': ')[2]}"
     elif violations and text.startswith(f"{violations[0].field}: "):
         text = f"the request has {len(violations)} problems" if len(violations) > 1 else "the request has a problem"
     return Failure(text, *lines, reason=failed.reason)
 
 
-def _transport_failure(code: grpc.StatusCode, text: str, address: str, timeout_s: float) -> Failure:
+def _transport_failure(code: grpc.StatusCode, text: str, endpoint: Endpoint, timeout_s: float) -> Failure:
     if code is grpc.StatusCode.UNAVAILABLE:
         return Failure(
-            f"no Gatekey answers at {address}",
-            text,
+            f"no Gatekey answers at {endpoint.address}",
+            *(line for line in (text, *_hints(text, endpoint)) if line),
             "`gatekey serve` starts one; GATEKEY_ADDRESS and GATEKEY_TOKEN name another",
             reason=code.name,
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(
-            f"{address} did not answer within {timeout_s:g} s; what was asked may still have been done",
+            f"{endpoint.address} did not answer within {timeout_s:g} s; {_MAY_BE_DONE}",
             reason=code.name,
         )
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return Failure(f"what listens at {endpoint.address} is no Gatekey, or an older one", text, reason=code.name)
     return Failure(text or "the call failed", reason=code.name)
+
+
+def _hints(text: str, endpoint: Endpoint) -> Iterator[str]:
+    """Name the variable that is probably wrong: the transport tells only what it saw."""
+    # A server that speaks TLS, or wants a certificate, hangs up.
+    hung_up = any(word in text.lower() for word in ("closed", "reset", "broken pipe", "eof", "parsing"))
+    if endpoint.ca is None:
+        if hung_up:
+            yield "this was plain text; if the server speaks TLS, GATEKEY_CA has to name the file of its authorities"
+    elif "WRONG_VERSION_NUMBER" in text:
+        yield "the server does not speak TLS: leave GATEKEY_CA out"
+    elif "CERTIFICATE_VERIFY_FAILED" in text:
+        yield "GATEKEY_CA does not vouch for the server's certificate, or the certificate has another name or is over"
+    elif "handshaker" in text:
+        yield "what GATEKEY_CA, GATEKEY_CLIENT_CERTIFICATE or GATEKEY_CLIENT_KEY names cannot be used"
+    elif endpoint.certificate is None and hung_up:
+        yield "the server may want a certificate: GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY"

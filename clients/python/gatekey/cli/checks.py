@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gatekey.cli import streams
+from gatekey.cli.calls import Connection
 from gatekey.cli.connection import connect
 from gatekey.cli.output import Columns, Output, OutputOption, enum_text, show, time_text
 from gatekey.cli.problems import Failure
@@ -39,11 +41,24 @@ def check(
     request = pb.CheckRequest(key=read_secret(key), resource=resource, action=action, tenant=tenant, product=product)
     with connect() as gatekey:
         answer = gatekey.call(gatekey.checks.Check, request)
+        hint = _hint(gatekey, product) if answer.reason == pb.CheckResponse.REASON_KEY_UNKNOWN else ""
     if output is Output.TABLE:
         typer.echo("Allowed" if answer.allowed else f"Denied: {answer.message}")
-    show(answer, output, _COLUMNS)
+    show(answer, output, (*_COLUMNS, ("Hint", lambda _: hint)))
     if not answer.allowed:
         raise typer.Exit(DENIED)
+
+
+def _hint(gatekey: Connection, product: str | None) -> str:
+    """Why a key may be unknown though it is not: the token, or --product, is of another product."""
+    if product is not None:
+        return f"a key of another product than {product} is unknown as well"
+    request = pb.GetCheckConfigRequest(name="products/-/checkConfig")
+    try:
+        config = gatekey.call(gatekey.checks.GetCheckConfig, request)
+    except Failure:
+        return ""  # It may check several, or none at all, which the check would have said.
+    return f"the service token may check keys of {config.name.split('/')[1]} only; all others are unknown to it"
 
 
 def reason_text(reason: pb.CheckResponse.Reason.ValueType) -> str:
@@ -56,7 +71,7 @@ def read_secret(text: str) -> str:
     if text != "-":
         return text
     # What is not a key is for the server to say.
-    key = sys.stdin.buffer.readline(_MAX_KEY_BYTES).decode(errors="replace").strip()
+    key = streams.stripped(streams.decode(sys.stdin.buffer.readline(_MAX_KEY_BYTES), "standard input"))
     if not key:
         raise Failure("there is no key on standard input", reason="KEY_REQUIRED")
     return key

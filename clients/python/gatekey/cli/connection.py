@@ -9,13 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gatekey import _pem
+from gatekey._connection import target_of
+from gatekey._secret_text import clean
 from gatekey.cli import local
 from gatekey.cli.problems import Failure, complain
+from gatekey.cli.streams import stripped
 
 if TYPE_CHECKING:
     from gatekey.cli.calls import Connection
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+_TLS = ("GATEKEY_CA", "GATEKEY_CLIENT_CERTIFICATE", "GATEKEY_CLIENT_KEY")
 CALL_S = 10.0
 """How long one call may take."""
 
@@ -25,6 +30,7 @@ class Endpoint:
     """A server, and the service token to present to it."""
 
     address: str
+    """HOST:PORT, or several with commas between them."""
     token: str = field(repr=False)
     token_source: str
     """Where the token was found, for people."""
@@ -37,6 +43,11 @@ class Endpoint:
     key: bytes | None = field(default=None, repr=False)
     """The key of the client's certificate."""
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where the server, or the servers of one database, are."""
+        return [part.strip() for part in self.address.split(",")]
+
 
 def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
     """Find the server and how to speak to it: in plain text, or by TLS where GATEKEY_CA names authorities.
@@ -44,22 +55,28 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
     Raises `Failure`.
     """
     endpoint = _find_address(environment)
-    certificate, key = (_read_file(environment, f"GATEKEY_CLIENT_{part}") for part in ("CERTIFICATE", "KEY"))
-    ca = _read_file(environment, "GATEKEY_CA")
-    if (certificate is None) != (key is None) or (certificate is not None and ca is None):
+    ca_file, certificate_file, key_file = (environment.get(name, "") for name in _TLS)
+    if bool(certificate_file) != bool(key_file) or (certificate_file and not ca_file):
         raise Failure(
             "GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY need each other, and GATEKEY_CA", reason="TLS_INCOMPLETE"
         )
-    actor = environment.get("GATEKEY_ACTOR", "")
-    return replace(endpoint, actor=actor, ca=ca, certificate=certificate, key=key)
-
-
-def _read_file(environment: Mapping[str, str], name: str) -> bytes | None:
-    path = environment.get(name)
+    ca = certificate = key = None
     try:
-        return Path(path).read_bytes() if path else None
-    except OSError as error:
-        raise Failure(f"{name}: {error}", reason="TLS_INCOMPLETE") from error
+        if ca_file:
+            ca = _pem.read_authorities(Path(ca_file), _TLS[0])
+        if certificate_file:
+            certificate, key = _pem.read_pair(Path(certificate_file), Path(key_file), _TLS[1:])
+    except ValueError as error:
+        raise Failure(str(error), reason="TLS_INVALID") from error
+    if ca is not None and len(endpoint.addresses) > 1:
+        raise Failure(
+            f"GATEKEY_CA: with TLS, give one name instead of {endpoint.address}, the one in all of their certificates",
+            reason="ADDRESS_INVALID",
+        )
+    actor = stripped(environment.get("GATEKEY_ACTOR", ""))
+    if not actor.isascii() or not actor.isprintable():
+        raise Failure(f"GATEKEY_ACTOR: {actor} is not the name of a member or machine user", reason="NAME_INVALID")
+    return replace(endpoint, actor=actor, ca=ca, certificate=certificate, key=key)
 
 
 def _find_address(environment: Mapping[str, str]) -> Endpoint:
@@ -68,9 +85,9 @@ def _find_address(environment: Mapping[str, str]) -> Endpoint:
     A token goes only to the address that came with it: one from the environment never to an address
     from the file, and the file's never to an address from the environment. Raises `Failure`.
     """
-    address, token = environment.get("GATEKEY_ADDRESS"), environment.get("GATEKEY_TOKEN")
+    address, token = (stripped(environment.get(f"GATEKEY_{name}", "")) for name in ("ADDRESS", "TOKEN"))
     if token:
-        return _checked(Endpoint(address or DEFAULT_ADDRESS, token.strip(), "GATEKEY_TOKEN"))
+        return _checked(Endpoint(address or DEFAULT_ADDRESS, token, "GATEKEY_TOKEN"))
     if address:
         raise Failure(
             "GATEKEY_TOKEN is missing: GATEKEY_ADDRESS is set, and needs a service token of its own",
@@ -87,20 +104,23 @@ def _find_address(environment: Mapping[str, str]) -> Endpoint:
             "`gatekey serve` writes that file, below the directory where it was started",
             reason="TOKEN_MISSING",
         )
-    return _checked(Endpoint(config.address, config.token, str(path)))
+    return _checked(Endpoint(stripped(config.address), stripped(config.token), str(path)))
 
 
 def _checked(endpoint: Endpoint) -> Endpoint:
-    host, _, port = endpoint.address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or "/" in host:
-        raise Failure(f"the address {endpoint.address} is not HOST:PORT", reason="ADDRESS_INVALID")
-    # The transport would print a token that it cannot send.
-    if not endpoint.token.isascii() or not endpoint.token.isprintable() or " " in endpoint.token:
-        raise Failure(f"what {endpoint.token_source} holds is not a service token", reason="TOKEN_INVALID")
-    return endpoint
+    try:
+        target_of(endpoint.addresses)
+    except ValueError as error:
+        raise Failure(str(error), reason="ADDRESS_INVALID") from None
+    try:
+        return replace(endpoint, token=clean(endpoint.token, endpoint.token_source))
+    except ValueError as error:
+        raise Failure(str(error), reason="TOKEN_INVALID") from None
 
 
 def _is_this_machine(address: str) -> bool:
+    if address.startswith("unix:"):
+        return True
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
@@ -116,7 +136,7 @@ def connect() -> Connection:
     from gatekey.cli.calls import Connection  # noqa: PLC0415 - slow, and not needed to be of help
 
     endpoint = find_endpoint()
-    if endpoint.ca is None and not _is_this_machine(endpoint.address):
+    if endpoint.ca is None and not all(map(_is_this_machine, endpoint.addresses)):
         complain(
             "warning",
             f"{endpoint.address} is not this machine, and the connection is not encrypted:"

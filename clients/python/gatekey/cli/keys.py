@@ -1,15 +1,16 @@
 """`gatekey keys`: API keys."""
 
-import enum
-import re
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Annotated
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gatekey.cli import names
+from gatekey._requests import access_mode
+from gatekey.cli import names, streams
+from gatekey.cli.calls import Connection
 from gatekey.cli.checks import read_secret
 from gatekey.cli.connection import connect
 from gatekey.cli.names import KeyIds, TenantIds
@@ -19,6 +20,7 @@ from gatekey.cli.output import (
     EtagOption,
     Output,
     OutputOption,
+    credential_text,
     enum_text,
     id_of,
     mode_text,
@@ -29,27 +31,40 @@ from gatekey.cli.output import (
     show_pages,
     show_secret,
     time_text,
+    token_text,
 )
-from gatekey.cli.problems import Misuse
+from gatekey.cli.problems import Misuse, SecretLost
+from gatekey.cli.times import read_duration, read_time
 from gatekey.v1 import api_key_service_pb2 as pb
 from gatekey.v1 import types_pb2
 
 app = typer.Typer(no_args_is_help=True, help="API keys.")
 
 
-class Mode(enum.StrEnum):
-    """An access mode, as people write it."""
-
-    ALL = "all"
-    READ_ONLY = "read-only"
-    RESTRICTED = "restricted"
-
-
-_TTL = re.compile(r"([1-9][0-9]{0,8})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
 NameOption = Annotated[str, typer.Option("--name", help="The name for people.", show_default=False)]
-ModeOption = Annotated[Mode | None, typer.Option(help="The product's default if neither this nor --grant is given.")]
+Mode: TypeAlias = types_pb2.AccessMode.ValueType
+
+
+def _read_mode(text: str) -> Mode:
+    try:
+        return access_mode(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text}: one of all, read-only and restricted is required") from None
+
+
+MODE_OPTION = typer.Option(
+    parser=_read_mode,
+    metavar="all|read-only|restricted",
+    help="The product's default, if it has one, where neither this nor --grant is given.",
+)
+ModeOption = Annotated[Any, MODE_OPTION]
+DescriptionOption = Annotated[
+    str | None, typer.Option("--description", help="What people should know of it.", show_default=False)
+]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="What programs should know of it; may be repeated."),
+]
 GrantOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -60,10 +75,14 @@ GrantOption = Annotated[
     ),
 ]
 ExpiresOption = Annotated[
-    str | None, typer.Option("--expires", metavar="TIME", help="When it stops working: 2027-01-01T00:00:00Z.")
+    str | None,
+    typer.Option("--expires", metavar="TIME", help="When it stops working: 2027-01-01T00:00:00Z or a day."),
 ]
 TtlOption = Annotated[
     str | None, typer.Option("--ttl", metavar="DURATION", help="How long it works: 90s, 15m, 12h, 30d, 2w.")
+]
+GraceOption = Annotated[
+    str | None, typer.Option("--grace", help="How long the old secret goes on working: 1h. Else not at all.")
 ]
 
 
@@ -72,28 +91,84 @@ def _kind(key: pb.ApiKey) -> str:
 
 
 def _owner_in_tenant(key: pb.ApiKey) -> str:
-    return "/".join(key.owner.split("/")[4:])
+    return "/".join(key.owner.split("/")[4:]) or ("the tenant" if key.owner else "")
 
 
 def _state(key: pb.ApiKey) -> str:
-    return enum_text(pb.ApiKey.State, key.state, "STATE_")
+    state = enum_text(pb.ApiKey.State, key.state, "STATE_")
+    return f"{state}, stranded" if key.stranded else state
 
 
 def _expires(key: pb.ApiKey) -> str:
     return time_text(key.expire_time if key.HasField("expire_time") else None)
 
 
+def _grants(key: pb.ApiKey) -> str:
+    return " ".join(f"{grant.resource}:{','.join(grant.actions)}" for grant in key.grants)
+
+
+def _last_use(key: pb.ApiKey) -> str:
+    return time_text(key.last_use_time if key.HasField("last_use_time") else None)
+
+
+def _secrets(key: pb.ApiKey) -> str:
+    return ", ".join(f"{secret.hint}…{_until(key, secret)}" for secret in key.secrets)
+
+
+def _until(key: pb.ApiKey, secret: pb.ApiKey.Secret) -> str:
+    """What the newest secret does not have: a time of its own, until which it works beside its successor."""
+    is_old = any(other.create_time.ToNanoseconds() > secret.create_time.ToNanoseconds() for other in key.secrets)
+    return f" (old, works until {time_text(secret.expire_time)})" if is_old else ""
+
+
+def _note(key: pb.ApiKey) -> str:
+    """What calls for attention in a list."""
+    old = (f"{secret.hint}…{_until(key, secret)}" for secret in key.secrets if _until(key, secret))
+    return ", ".join(filter(None, (key.revoke_reason, *old)))
+
+
+def _maker(key: pb.ApiKey) -> str:
+    """Who made a key: the actor if there was one, else the service token."""
+    creator = key.creator
+    if creator.actor:
+        return "/".join(creator.actor.split("/")[4:])
+    return token_text(creator.caller, creator.caller_display_name)
+
+
+def _made_by(key: pb.ApiKey) -> str:
+    creator = key.creator
+    by = token_text(creator.caller, creator.caller_display_name)
+    return f"{_maker(key)}, through {by}" if creator.actor else by
+
+
+def _identified(key: pb.ApiKey) -> str:
+    if not key.HasField("identified"):
+        return ""
+    secret = key.identified
+    verb = "stopped working" if secret.expire_time.ToDatetime(tzinfo=UTC) <= datetime.now(UTC) else "stops working"
+    return f"{secret.hint}…, {verb} {time_text(secret.expire_time)}"
+
+
 _DETAILS: Columns[pb.ApiKey] = (
     ("Name", name_of),
     ("Display name", lambda key: key.display_name),
+    ("Description", lambda key: key.description),
+    ("Labels", lambda key: " ".join(f"{label}={value}" for label, value in sorted(key.labels.items()))),
     ("Kind", _kind),
     ("Owner", _owner_in_tenant),
     ("Mode", lambda key: mode_text(key.mode)),
-    ("Grants", lambda key: " ".join(f"{grant.resource}:{','.join(grant.actions)}" for grant in key.grants)),
+    ("Grants", _grants),
+    ("Actor", lambda key: "required" if key.actor_required else ""),
     ("State", _state),
-    ("Secret", lambda key: " ".join(f"{secret.hint}…" for secret in key.secrets)),
-    ("Created", lambda key: time_text(key.create_time)),
+    ("Stranded", lambda key: key.stranded),
+    ("Revoked", lambda key: time_text(key.revoke_time if key.HasField("revoke_time") else None)),
+    ("Reason", lambda key: key.revoke_reason),
+    ("Secret", _secrets),
+    ("This secret", _identified),
+    ("Created", lambda key: time_text(key.create_time if key.HasField("create_time") else None)),
+    ("Created by", _made_by),
     ("Expires", _expires),
+    ("Last use", _last_use),
 )
 _LIST: Columns[pb.ApiKey] = (
     ("ID", id_of),
@@ -102,13 +177,28 @@ _LIST: Columns[pb.ApiKey] = (
     ("Mode", lambda key: mode_text(key.mode) or _kind(key)),
     ("State", _state),
     ("Expires", _expires),
+    ("Last use", _last_use),
+    ("Created by", _maker),
+    ("Note", _note),
 )
+TOKENS: Columns[pb.ApiKey] = (
+    ("ID", id_of),
+    ("Display name", lambda key: key.display_name),
+    ("Grants", lambda key: _grants(key) or mode_text(key.mode)),
+    ("State", _state),
+    ("Expires", _expires),
+    ("Last use", _last_use),
+    ("Note", lambda key: ", ".join(filter(None, ("names an actor" if key.actor_required else "", _note(key))))),
+)
+"""What people see of a list of service tokens."""
 
 
 @app.command()
 def create(
     ids: TenantIds,
     name: NameOption,
+    description: DescriptionOption = None,
+    label: LabelOption = None,
     member: Annotated[str | None, typer.Option(metavar="ID", help="The member who owns it.")] = None,
     machine_user: Annotated[str | None, typer.Option(metavar="ID", help="The machine user that owns it.")] = None,
     new_machine_user: Annotated[
@@ -117,6 +207,9 @@ def create(
     machine_user_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The id of the new machine user; else one is made.")
     ] = None,
+    tenant_key: Annotated[
+        bool, typer.Option("--tenant-key", help="It belongs to the tenant itself, and to nobody in it.")
+    ] = False,
     publishable: Annotated[
         bool, typer.Option("--publishable", help="A publishable key, which the tenant owns.")
     ] = False,
@@ -129,21 +222,26 @@ def create(
 ) -> None:
     """Create a key, and show its secret this once.
 
-    For a member (--member), a machine user (--machine-user or --new-machine-user), or --publishable:
-    gatekey keys create heyoo acme --name CI --member u_42 --grant links:read,update
+    For a member (--member), a machine user (--machine-user or --new-machine-user), the tenant (--tenant-key), or
+    --publishable; without these, for the product's default owner:
+    gatekey keys create heyoo acme --name CI --member u_42 --grant campaigns:read,write
     """
-    if [member is not None, machine_user is not None, new_machine_user, publishable].count(True) != 1:
-        raise Misuse("exactly one of --member, --machine-user, --new-machine-user and --publishable is required")
+    if [member is not None, machine_user is not None, new_machine_user, tenant_key, publishable].count(True) > 1:
+        raise Misuse(
+            "exactly one of --member, --machine-user, --new-machine-user, --tenant-key and --publishable can be given,"
+            " or none for the product's default owner"
+        )
     if machine_user_id is not None and not new_machine_user:
         raise Misuse("--machine-user-id needs --new-machine-user")
     parent = names.resolve(ids, names.TENANT)
     request = new_key(parent, name, mode, grant, expires, ttl)
+    describe(request.api_key, description, label)
     if publishable:
         request.api_key.kind = types_pb2.KEY_KIND_PUBLISHABLE
     if new_machine_user:
         request.new_machine_user.machine_user_id = machine_user_id or ""
         request.new_machine_user.SetInParent()
-    request.api_key.owner = _owner(parent, member, machine_user)
+    request.api_key.owner = parent if tenant_key else _owner(parent, member, machine_user)
     create_key(request, output, "The secret", dry_run=dry_run)
 
 
@@ -152,13 +250,15 @@ def list_(
     ids: TenantIds,
     member: Annotated[str | None, typer.Option(metavar="ID", help="Only the keys of this member.")] = None,
     machine_user: Annotated[str | None, typer.Option(metavar="ID", help="Only those of this machine user.")] = None,
+    tenant_key: Annotated[bool, typer.Option("--tenant-key", help="Only those of the tenant itself.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the keys of a tenant, without their secrets."""
-    if member is not None and machine_user is not None:
-        raise Misuse("only one of --member and --machine-user can be given")
+    """List the keys in a tenant, without their secrets."""
+    if [member is not None, machine_user is not None, tenant_key].count(True) > 1:
+        raise Misuse("only one of --member, --machine-user and --tenant-key can be given")
     parent = names.resolve(ids, names.TENANT)
-    request = pb.ListApiKeysRequest(parent=parent, owner=_owner(parent, member, machine_user))
+    owner = parent if tenant_key else _owner(parent, member, machine_user)
+    request = pb.ListApiKeysRequest(parent=parent, owner=owner)
     with connect() as gatekey:
         pages = gatekey.pages(gatekey.keys.ListApiKeys, request)
         show_pages(pages, "api_keys", output, _LIST)
@@ -176,10 +276,8 @@ def get(ids: KeyIds, output: OutputOption = Output.TABLE) -> None:
 def update(
     ids: KeyIds,
     name: Annotated[str | None, typer.Option("--name", help="The new name for people.")] = None,
-    description: Annotated[str | None, typer.Option()] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="All its labels; may be repeated.")
-    ] = None,
+    description: DescriptionOption = None,
+    label: LabelOption = None,
     mode: ModeOption = None,
     grant: GrantOption = None,
     expires: ExpiresOption = None,
@@ -192,8 +290,8 @@ def update(
     """Change a key; what is not given stays as it is."""
     request = new_key("", name or "", mode, grant, expires, ttl)
     key = request.api_key
-    key.MergeFrom(pb.ApiKey(name=names.resolve(ids, names.API_KEY), etag=etag, description=description or ""))
-    key.labels.update(_label(text) for text in label or ())
+    key.MergeFrom(pb.ApiKey(name=names.resolve(ids, names.API_KEY), etag=etag))
+    describe(key, description, label)
     changes = {
         "display_name": name is not None,
         "description": description is not None,
@@ -205,6 +303,8 @@ def update(
     if never_expires and (expires is not None or ttl is not None):
         raise Misuse("only one of --expires, --ttl and --never-expires can be given")
     update = pb.UpdateApiKeyRequest(api_key=key, validate_only=dry_run)
+    if not any(changes.values()):
+        raise Misuse("nothing is to be changed: give at least one of the options")
     update.update_mask.paths.extend(field for field, given in changes.items() if given)
     with connect() as gatekey:
         show(gatekey.call(gatekey.keys.UpdateApiKey, update), output, _DETAILS, dry_run=dry_run)
@@ -249,9 +349,7 @@ def revoke(
 @app.command()
 def rotate(
     ids: KeyIds,
-    grace: Annotated[
-        str | None, typer.Option(help="How long the old secret goes on working: 1h. Else not at all.")
-    ] = None,
+    grace: GraceOption = None,
     etag: EtagOption = "",
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
@@ -259,7 +357,8 @@ def rotate(
     """Give a key a new secret."""
     request = pb.RotateApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
     if grace is not None:
-        request.grace.FromTimedelta(_duration("--grace", grace))
+        request.grace.FromTimedelta(read_duration("--grace", grace))
+    streams.require_output()
     with connect() as gatekey:
         rotated = gatekey.call(gatekey.keys.RotateApiKey, request)
     _show_with_secret(rotated, output, "The secret", dry_run=dry_run)
@@ -288,6 +387,12 @@ def delete(
     show_deleted(name, answer, output, dry_run=dry_run)
 
 
+def describe(key: pb.ApiKey, description: str | None, labels: Sequence[str] | None) -> None:
+    """Set what is told of a key beside its name. Raises `Misuse`."""
+    key.description = description or ""
+    key.labels.update(_label(text) for text in labels or ())
+
+
 def _label(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
@@ -295,10 +400,22 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-def create_key(request: pb.CreateApiKeyRequest, output: Output, what: str, *, dry_run: bool) -> None:
-    """Create a key and print it with its secret; `what` is what people call the secret."""
+def create_key(
+    request: pb.CreateApiKeyRequest,
+    output: Output,
+    what: str,
+    *,
+    dry_run: bool,
+    look: Callable[[Connection], None] = lambda _: None,
+) -> None:
+    """Create a key and print it with its secret; `what` is what people call the secret.
+
+    `look` is called before, with the connection: to warn of what will be of no use.
+    """
     request.validate_only = dry_run
+    streams.require_output()
     with connect() as gatekey:
+        look(gatekey)
         created = gatekey.call(gatekey.keys.CreateApiKey, request)
     _show_with_secret(created, output, what, dry_run=dry_run)
 
@@ -306,12 +423,35 @@ def create_key(request: pb.CreateApiKeyRequest, output: Output, what: str, *, dr
 def _show_with_secret(
     answer: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse, output: Output, what: str, *, dry_run: bool
 ) -> None:
-    if output is Output.JSON:
-        show_json(answer)
-        return
-    show(answer.api_key, output, _DETAILS, dry_run=dry_run)
-    if answer.secret:
-        show_secret(answer.secret, what)
+    if answer.secret_withheld and not dry_run:
+        raise _lost(answer, "the connection broke when its secret was on the way")
+    try:
+        if output is Output.JSON:
+            show_json(answer)
+        else:
+            show(answer.api_key, output, _DETAILS, dry_run=dry_run)
+            if answer.secret:
+                typer.echo(f"\nPresent it as `{credential_text(answer.credential)}`.")
+                show_secret(answer.secret, what)
+        sys.stdout.flush()
+    except (OSError, KeyboardInterrupt) as error:
+        if dry_run:
+            raise
+        streams.discard_output()
+        why = error.strerror if isinstance(error, OSError) else "interrupted"
+        raise _lost(answer, f"its secret could not be written: {why}") from None
+
+
+def _lost(answer: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse, why: str) -> SecretLost:
+    name = answer.api_key.name
+    was_rotated = isinstance(answer, pb.RotateApiKeyResponse)
+    return SecretLost(
+        f"{name} was {'rotated' if was_rotated else 'created'}, but {why}",
+        "the secret cannot be shown again. For another one:",
+        f"    gatekey keys rotate {name}",
+        "or, if the key is not needed:",
+        f"    gatekey keys delete {name}",
+    )
 
 
 def new_key(
@@ -320,9 +460,9 @@ def new_key(
     """Read what is common to all keys. Raises `Misuse`."""
     key = pb.ApiKey(display_name=name, grants=[_grant(text) for text in grants or ()])
     if mode is None and grants:
-        mode = Mode.RESTRICTED
+        mode = types_pb2.ACCESS_MODE_RESTRICTED
     if mode is not None:
-        key.mode = types_pb2.AccessMode.Value(f"ACCESS_MODE_{mode.name}")
+        key.mode = mode
     expire_time = _expire_time(expires, ttl)
     if expire_time is not None:
         key.expire_time.CopyFrom(expire_time)
@@ -343,23 +483,16 @@ def _expire_time(expires: str | None, ttl: str | None) -> Timestamp | None:
     time = Timestamp()
     try:
         if expires is not None:
-            time.FromJsonString(expires)
-        elif ttl is not None:
-            time.FromDatetime(datetime.now(UTC) + _duration("--ttl", ttl))
+            return read_time(expires)
+        if ttl is not None:
+            time.FromDatetime(datetime.now(UTC) + read_duration("--ttl", ttl))
         else:
             return None
     except ValueError:
-        raise Misuse(f"--expires {expires}: a time such as 2027-01-01T00:00:00Z is required") from None
+        raise Misuse(f"--expires {expires}: a time such as 2027-01-01T00:00:00Z, or a day, is required") from None
     except OverflowError:
         raise Misuse(f"--ttl {ttl}: ends after the year 9999") from None
     return time
-
-
-def _duration(option: str, text: str) -> timedelta:
-    match = _TTL.fullmatch(text)
-    if match is None:
-        raise Misuse(f"{option} {text}: a duration such as 90s, 15m, 12h, 30d or 2w is required")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _owner(parent: str, member: str | None, machine_user: str | None) -> str:

@@ -58,10 +58,12 @@ def read_private(path: Path) -> dict[str, Any] | None:
             # Anybody can put a file into a directory that others come by; ours would send them our token.
             if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
                 raise LocalConfigError(f"{path} must belong to you and have mode 0600")
-            return tomllib.load(file)
+            return tomllib.loads(file.read().decode("utf-8-sig"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise LocalConfigError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise LocalConfigError(f"{path}: {error}") from error
 
 

@@ -20,6 +20,7 @@ from gatekey.cli.output import (
     show_pages,
     time_text,
 )
+from gatekey.cli.problems import Misuse
 from gatekey.v1 import machine_user_service_pb2
 from gatekey.v1 import member_service_pb2 as pb
 
@@ -98,6 +99,8 @@ def update(
     )
     changes = {"role": role, "display_name": display_name}
     request.update_mask.paths.extend(field for field, value in changes.items() if value is not None)
+    if not request.update_mask.paths:
+        raise Misuse("nothing is to be changed: give at least one of --role and --display-name")
     with connect() as gatekey:
         show(gatekey.call(gatekey.members.UpdateMember, request), output, _MEMBER, dry_run=dry_run)
 

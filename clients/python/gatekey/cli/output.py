@@ -2,6 +2,8 @@
 
 import enum
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Protocol, TypeVar, cast
@@ -10,13 +12,14 @@ import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
 
+from gatekey.cli.problems import printable
 from gatekey.v1 import types_pb2
+from gatekey.v1.product_spec_pb2 import CredentialHeader
 
-# More than any row: what is piped into another program is not folded.
-_PIPE_WIDTH_CHARS = 100_000
+_GAP = "   "
+_COUNTS_STOP_AT = 100_000
 
 
 class Output(enum.StrEnum):
@@ -27,7 +30,8 @@ class Output(enum.StrEnum):
 
 
 OutputOption = Annotated[
-    Output, typer.Option("--output", "-o", help="For people, or the protobuf JSON mapping for programs.")
+    Output,
+    typer.Option("--output", "-o", help="For people, or the protobuf JSON mapping for programs, as --json does."),
 ]
 
 
@@ -60,19 +64,17 @@ def show(message: M, output: Output, columns: Columns[M], *, dry_run: bool = Fal
         show_json(message)
         return
     _note(output, dry_run=dry_run)
-    grid = Table.grid(padding=(0, 3))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, text_of in columns:
-        text = text_of(message)
-        if text:
-            grid.add_row(label, text)
-    _print(grid)
+    _print_record(_texts(message, columns))
 
 
 def show_json(message: Message) -> None:
     """Print one thing for programs."""
     typer.echo(_json(to_json(message), indent=2))
+
+
+def show_json_line(message: Message) -> None:
+    """Print one of several things that come one by one, each on a line, for programs."""
+    typer.echo(_json(to_json(message)))
 
 
 def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[Any], *, dry_run: bool = False) -> P:
@@ -110,13 +112,21 @@ def show_deleted(what: str, answer: _Deletion, output: Output, *, dry_run: bool)
         (counts.machine_users, "machine users"),
         (counts.api_keys, "API keys"),
     )
-    listing = ", ".join(f"{name}: {count}" for count, name in parts if count)
+    listing = ", ".join(
+        f"{name}: {count}{' or more' if count >= _COUNTS_STOP_AT else ''}" for count, name in parts if count
+    )
     typer.echo(f"{'Would delete' if dry_run else 'Deleted'} {what}" + (f" ({listing})" if listing else ""))
 
 
 def show_secret(secret: str, what: str) -> None:
     """Print a secret, so that it is not overlooked and can be copied."""
     typer.echo(f"\n{what}, shown this once:\n\n    {secret}\n")
+
+
+def credential_text(credential: CredentialHeader) -> str:
+    """How a key is presented: `Authorization: Bearer …`."""
+    header = credential.header.title() if credential.header == "authorization" else credential.header
+    return " ".join(part for part in (f"{header}:", credential.scheme, "…") if part)
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -137,6 +147,12 @@ def name_of(message: _Named) -> str:
 def time_text(time: Timestamp | None) -> str:
     """A time to the second; nothing for None."""
     return f"{time.ToDatetime():%Y-%m-%d %H:%M:%S}Z" if time is not None else ""
+
+
+def token_text(name: str, display_name: str) -> str:
+    """A service token as people know it, and its id: `edge (key_…)`."""
+    id_ = name.rpartition("/")[2]
+    return f"{display_name} ({id_})" if display_name else id_
 
 
 def enum_text(wrapper: _EnumWrapper, number: int, prefix: str) -> str:
@@ -179,29 +195,62 @@ class _JsonList:
 
 
 class _Rows:
+    """A table a page, so that a long list is neither kept nor waited for; records where a terminal is too narrow."""
+
     def __init__(self, columns: Columns[Any]) -> None:
         self._columns = columns
         self._with_header = True
+        self._as_records = False
 
     def add(self, items: Sequence[Any]) -> None:
-        # One table a page, so that a long list is neither kept nor waited for.
-        table = Table(
-            box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=self._with_header
-        )
+        rows = [_texts(item, self._columns) for item in items]
+        labels = {label: label for label, _ in self._columns}
+        widths = {label: max(cell_len(row[label]) for row in [labels, *rows]) for label in labels}
+        # One that was begun as records goes on so.
+        self._as_records |= sum(widths.values()) + len(_GAP) * (len(widths) - 1) > _width()
+        if self._as_records:
+            for row in rows:
+                if not self._with_header:
+                    typer.echo()
+                self._with_header = False
+                _print_record(row)
+            return
+        if self._with_header:
+            _print_row(labels, widths, bold=True)
         self._with_header = False
-        for number, (label, _) in enumerate(self._columns):
-            table.add_column(label, overflow="fold", no_wrap=number == 0)
-        for item in items:
-            table.add_row(*(text_of(item) for _, text_of in self._columns))
-        _print(table)
+        for row in rows:
+            _print_row(row, widths)
 
     def end(self, rest: dict[str, Any]) -> None:
         """Nothing: people see what the columns show."""
 
 
-def _print(table: Table) -> None:
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH_CHARS
-    console = Console(width=width, markup=False, highlight=False, emoji=False)
-    with console.capture() as capture:
-        console.print(table)
-    typer.echo("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()), nl=False)
+def _texts(message: Any, columns: Columns[Any]) -> dict[str, str]:
+    return {label: printable(text_of(message)) for label, text_of in columns}
+
+
+def _print_record(texts: dict[str, str]) -> None:
+    """One thing, a line for each of its fields that is not empty. Nothing is folded: what is copied stays whole."""
+    filled = {label: text for label, text in texts.items() if text}
+    width = max(map(cell_len, filled), default=0)
+    for label, text in filled.items():
+        typer.echo(_padded(label, width, bold=True) + _GAP + text)
+
+
+def _print_row(texts: dict[str, str], widths: dict[str, int], *, bold: bool = False) -> None:
+    line = _GAP.join(_padded(text, widths[label], bold=bold) for label, text in texts.items())
+    typer.echo(line.rstrip())
+
+
+def _padded(text: str, width: int, *, bold: bool) -> str:
+    padding = " " * (width - cell_len(text))
+    return (typer.style(text, bold=True) if bold and text and _has_style() else text) + padding
+
+
+def _has_style() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _width() -> float:
+    """How wide a line can be; what is piped into another program is never broken up."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else float("inf")

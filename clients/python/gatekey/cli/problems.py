@@ -9,10 +9,12 @@ _WORD = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Failure(Exception):
-    """The command failed: a line, and more lines where there is more to say. Ends with exit code 1.
+    """The command failed: a line, and more lines where there is more to say.
 
     `reason` is the server's, in UPPER_SNAKE_CASE, or one of the same form.
     """
+
+    exit_code = 1
 
     def __init__(self, message: str, *more: str, reason: str = "") -> None:
         super().__init__(message)
@@ -27,7 +29,25 @@ class Failure(Exception):
 
 
 class Misuse(Failure):
-    """The command line asks for something that cannot be. Ends with exit code 2."""
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class OutputFailed(Failure):
+    """Standard output takes nothing, which was seen before anything was done."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="OUTPUT_FAILED")
+
+
+class SecretLost(Failure):
+    """Something was made whose secret, which is shown once, did not get out."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *more: str) -> None:
+        super().__init__(message, *more, reason="SECRET_LOST")
 
 
 def complain(kind: str, first: str, *more: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gatekey.cli import names, specs
+from gatekey.cli import names, specs, streams
 from gatekey.cli.connection import CALL_S, connect
 from gatekey.cli.names import ProductIds
 from gatekey.cli.output import (
@@ -15,6 +15,7 @@ from gatekey.cli.output import (
     EtagOption,
     Output,
     OutputOption,
+    credential_text,
     id_of,
     mode_text,
     name_of,
@@ -23,12 +24,13 @@ from gatekey.cli.output import (
     show_pages,
     time_text,
 )
-from gatekey.cli.problems import Failure
+from gatekey.cli.problems import Failure, Misuse
 from gatekey.v1 import product_service_pb2 as pb
 from gatekey.v1.product_spec_pb2 import ProductSpec
 
 app = typer.Typer(no_args_is_help=True, help="The APIs that keys open, each described by a spec.")
 
+_LOOK_THROUGH_S = 300.0
 _DELETE_TENANTS_S = 600.0
 
 
@@ -53,6 +55,7 @@ _DETAILS: Columns[pb.Product] = (
     ("Name", name_of),
     ("Display name", lambda product: product.spec.display_name),
     ("Keys", _prefixes),
+    ("Presented as", lambda product: credential_text(product.spec.credential)),
     ("Modes", _modes),
     ("Collections", lambda product: " ".join(each.pattern for each in product.spec.collections)),
     ("Roles", lambda product: " ".join(role.role for role in product.spec.roles)),
@@ -71,7 +74,10 @@ _LIST: Columns[pb.Product] = (
 
 @app.command()
 def apply(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Specs, in YAML.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Specs, in YAML; - reads standard input.", show_default=False),
+    ],
     force: Annotated[
         bool, typer.Option("--force", help="Replace a spec even where that leaves members or keys without permissions.")
     ] = False,
@@ -82,17 +88,24 @@ def apply(
     requests = [
         (file, pb.ApplyProductRequest(spec=spec, force=force, validate_only=dry_run)) for file, spec in _read_all(files)
     ]
-    applied = pb.ListProductsResponse()
+    applied, versions = pb.ListProductsResponse(), dict[str, str]()
     try:
         with connect() as gatekey:
             for file, request in requests:
                 try:
-                    applied.products.append(gatekey.call(gatekey.products.ApplyProduct, request))
+                    product, trailers = gatekey.call_with_trailers(
+                        gatekey.products.ApplyProduct, request, _LOOK_THROUGH_S
+                    )
                 except Failure as failure:
-                    raise Failure(f"{file}: {failure.message}", *failure.more, reason=failure.reason) from None
+                    more = map(specs.in_yaml, failure.more)
+                    raise Failure(f"{streams.label(file)}: {failure.message}", *more, reason=failure.reason) from None
+                applied.products.append(product)
+                is_unchanged = "gatekey-unchanged" in trailers
+                versions[product.name] = f"{product.spec_version}{', unchanged' if is_unchanged else ''}"
     finally:
         if applied.products:
-            show_pages(iter([applied]), "products", output, _LIST, dry_run=dry_run)
+            columns = (*_LIST[:-1], ("Version", lambda product: versions[product.name]))
+            show_pages(iter([applied]), "products", output, columns, dry_run=dry_run)
 
 
 @app.command()
@@ -139,6 +152,8 @@ def delete(
 
 
 def _read_all(files: list[Path]) -> list[tuple[Path, ProductSpec]]:
+    if files.count(Path("-")) > 1:
+        raise Misuse("`-` is given more than once")
     read, problems = [], []
     for file in files:
         try:

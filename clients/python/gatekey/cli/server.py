@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gatekey.cli import demo, local
+from gatekey.cli import demo, local, streams
 from gatekey.cli.connection import Endpoint
 from gatekey.cli.problems import Failure, complain
 
@@ -47,9 +47,16 @@ def serve(
         address = f"{host}:{ready.address.rpartition(':')[2]}"
         if settings.embedded and token is not None:
             local.write(config_file, local.LocalConfig(address, token))
-        elif ready.new_root_token is not None:
-            print(f"Root token, shown this once:\n\n    {ready.new_root_token}\n", flush=True)  # noqa: T201
-        print(f"Gatekey serves on {ready.address}", flush=True)  # noqa: T201
+        elif ready.new_root_token is not None and not _say(
+            f"Root token, shown this once:\n\n    {ready.new_root_token}\n"
+        ):
+            complain(
+                "error",
+                "a root token was made, but it could not be written to standard output (SECRET_LOST)",
+                "for another one, set GATEKEY_ROOT_TOKEN at the next start to what `gatekey tokens generate` prints;",
+                "with it, `gatekey keys list gatekey system` names the lost one, and `gatekey keys delete` ends it",
+            )
+        _say(f"Gatekey serves on {ready.address}")
         if demo_specs is None:
             return
         if (obstacle := _obstacle_to_demo(settings, host, token, certificate)) is not None:
@@ -64,24 +71,37 @@ def serve(
     try:
         app.serve(settings, announce, wants_root_token=wants_root_token)
     except app.StartError as error:
-        raise Failure(str(error)) from error
+        raise Failure(*str(error).splitlines()) from error
+
+
+def _say(text: str) -> bool:
+    """Print; answers whether that went well. A server goes on without anybody to hear it."""
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError:
+        streams.discard_output()
+        return False
+    return True
 
 
 def migrate(
     grant_to: Annotated[
         str | None, typer.Option(metavar="ROLE", help="A PostgreSQL role, to get what a server needs and no more.")
     ] = None,
+    lock_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long to wait for another migration to end.")
+    ] = None,
 ) -> None:
     """Bring the database's schema up to this release. Safe under the previous release, and to repeat."""
-    settings = _settings(serving=False)
+    settings = _settings(serving=False, migrate_lock_timeout_s=lock_timeout)
     if grant_to is not None and settings.embedded:
         raise Failure("--grant-to needs GATEKEY_DATABASE_URL: a server is the superuser of its embedded database")
     from gatekey_server import app  # noqa: PLC0415 - the extra may be missing
 
     try:
-        version = app.migrate(settings, grant_to=grant_to)
+        version = app.migrate(settings, grant_to=grant_to, tell=lambda line: complain("note", line))
     except app.StartError as error:
-        raise Failure(str(error)) from error
+        raise Failure(*str(error).splitlines()) from error
     print(f"The schema is at version {version}")  # noqa: T201
     if grant_to is not None:
         print(f"The role {grant_to} has what a server needs, and no more")  # noqa: T201

@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from gatekey.v1 import machine_user_service_pb2 as gatekey_dot_v1_dot_machine__user__service__pb2
+from gatekey.v1 import product_spec_pb2 as gatekey_dot_v1_dot_product__spec__pb2
 from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gatekey/v1/api_key_service.proto\x12\ngatekey.v1\x1a%gatekey/v1/machine_user_service.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x06\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.gatekey.v1.KeyKind\x12\r\n\x05owner\x18\x04 \x01(\t\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12!\n\x06grants\x18\x06 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\'\n\x05state\x18\x07 \x01(\x0e\x32\x18.gatekey.v1.ApiKey.State\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07secrets\x18\n \x03(\x0b\x32\x19.gatekey.v1.ApiKey.Secret\x12\x13\n\x0b\x64\x65scription\x18\x0b \x01(\t\x12.\n\x06labels\x18\x0c \x03(\x0b\x32\x1e.gatekey.v1.ApiKey.LabelsEntry\x12/\n\x0brevoke_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrevoke_reason\x18\x0e \x01(\t\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\x12\x31\n\rlast_use_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1ax\n\x06Secret\x12\x0c\n\x04hint\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_DISABLED\x10\x02\x12\x11\n\rSTATE_REVOKED\x10\x03\x12\x11\n\rSTATE_EXPIRED\x10\x04\"\xa8\x02\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12#\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12H\n\x10new_machine_user\x18\x03 \x01(\x0b\x32..gatekey.v1.CreateApiKeyRequest.NewMachineUser\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x1a?\n\x0eNewMachineUser\x12\x17\n\x0fmachine_user_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\"\x93\x01\n\x14\x43reateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12-\n\x0cmachine_user\x18\x03 \x01(\x0b\x32\x17.gatekey.v1.MachineUser\x12\x17\n\x0fsecret_withheld\x18\x04 \x01(\x08\" \n\x10GetApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Z\n\x12ListApiKeysRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\"T\n\x13ListApiKeysResponse\x12$\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x13\x44\x65leteApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"C\n\x14\x44\x65leteApiKeyResponse\x12+\n\x07\x64\x65leted\x18\x01 \x01(\x0b\x32\x1a.gatekey.v1.DeletionCounts\"\x96\x01\n\x13UpdateApiKeyRequest\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"]\n\x14\x44isableApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\\\n\x13\x45nableApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"l\n\x13RevokeApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x86\x01\n\x13RotateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12(\n\x05grace\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"d\n\x14RotateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x17\n\x0fsecret_withheld\x18\x03 \x01(\x08\"\'\n\x15IdentifySecretRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t2\xf6\x05\n\rApiKeyService\x12Q\n\x0c\x43reateApiKey\x12\x1f.gatekey.v1.CreateApiKeyRequest\x1a .gatekey.v1.CreateApiKeyResponse\x12=\n\tGetApiKey\x12\x1c.gatekey.v1.GetApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12N\n\x0bListApiKeys\x12\x1e.gatekey.v1.ListApiKeysRequest\x1a\x1f.gatekey.v1.ListApiKeysResponse\x12\x43\n\x0cUpdateApiKey\x12\x1f.gatekey.v1.UpdateApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12\x45\n\rDisableApiKey\x12 .gatekey.v1.DisableApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12\x43\n\x0c\x45nableApiKey\x12\x1f.gatekey.v1.EnableApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12\x43\n\x0cRevokeApiKey\x12\x1f.gatekey.v1.RevokeApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12Q\n\x0cRotateApiKey\x12\x1f.gatekey.v1.RotateApiKeyRequest\x1a .gatekey.v1.RotateApiKeyResponse\x12G\n\x0eIdentifySecret\x12!.gatekey.v1.IdentifySecretRequest\x1a\x12.gatekey.v1.ApiKey\x12Q\n\x0c\x44\x65leteApiKey\x12\x1f.gatekey.v1.DeleteApiKeyRequest\x1a .gatekey.v1.DeleteApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gatekey/v1/api_key_service.proto\x12\ngatekey.v1\x1a%gatekey/v1/machine_user_service.proto\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x08\n\x06\x41piKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.gatekey.v1.KeyKind\x12\r\n\x05owner\x18\x04 \x01(\t\x12$\n\x04mode\x18\x05 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12!\n\x06grants\x18\x06 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\'\n\x05state\x18\x07 \x01(\x0e\x32\x18.gatekey.v1.ApiKey.State\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07secrets\x18\n \x03(\x0b\x32\x19.gatekey.v1.ApiKey.Secret\x12\x13\n\x0b\x64\x65scription\x18\x0b \x01(\t\x12.\n\x06labels\x18\x0c \x03(\x0b\x32\x1e.gatekey.v1.ApiKey.LabelsEntry\x12/\n\x0brevoke_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrevoke_reason\x18\x0e \x01(\t\x12\x0c\n\x04\x65tag\x18\x0f \x01(\t\x12\x31\n\rlast_use_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08stranded\x18\x11 \x01(\t\x12+\n\x07\x63reator\x18\x12 \x01(\x0b\x32\x1a.gatekey.v1.ApiKey.Creator\x12-\n\nidentified\x18\x13 \x01(\x0b\x32\x19.gatekey.v1.ApiKey.Secret\x12\x16\n\x0e\x61\x63tor_required\x18\x14 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x45\n\x07\x43reator\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x02 \x01(\t\x12\x1b\n\x13\x63\x61ller_display_name\x18\x03 \x01(\t\x1ax\n\x06Secret\x12\x0c\n\x04hint\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_DISABLED\x10\x02\x12\x11\n\rSTATE_REVOKED\x10\x03\x12\x11\n\rSTATE_EXPIRED\x10\x04\x12\x11\n\rSTATE_DELETED\x10\x05\"\xa8\x02\n\x13\x43reateApiKeyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12#\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12H\n\x10new_machine_user\x18\x03 \x01(\x0b\x32..gatekey.v1.CreateApiKeyRequest.NewMachineUser\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x1a?\n\x0eNewMachineUser\x12\x17\n\x0fmachine_user_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\"\xc5\x01\n\x14\x43reateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12-\n\x0cmachine_user\x18\x03 \x01(\x0b\x32\x17.gatekey.v1.MachineUser\x12\x17\n\x0fsecret_withheld\x18\x04 \x01(\x08\x12\x30\n\ncredential\x18\x05 \x01(\x0b\x32\x1c.gatekey.v1.CredentialHeader\" \n\x10GetApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Z\n\x12ListApiKeysRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\"T\n\x13ListApiKeysResponse\x12$\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x13\x44\x65leteApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"C\n\x14\x44\x65leteApiKeyResponse\x12+\n\x07\x64\x65leted\x18\x01 \x01(\x0b\x32\x1a.gatekey.v1.DeletionCounts\"\x96\x01\n\x13UpdateApiKeyRequest\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"]\n\x14\x44isableApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\\\n\x13\x45nableApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"l\n\x13RevokeApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x86\x01\n\x13RotateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12(\n\x05grace\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x96\x01\n\x14RotateApiKeyResponse\x12#\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x12.gatekey.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x17\n\x0fsecret_withheld\x18\x03 \x01(\x08\x12\x30\n\ncredential\x18\x04 \x01(\x0b\x32\x1c.gatekey.v1.CredentialHeader\"\'\n\x15IdentifySecretRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t2\xf6\x05\n\rApiKeyService\x12Q\n\x0c\x43reateApiKey\x12\x1f.gatekey.v1.CreateApiKeyRequest\x1a .gatekey.v1.CreateApiKeyResponse\x12=\n\tGetApiKey\x12\x1c.gatekey.v1.GetApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12N\n\x0bListApiKeys\x12\x1e.gatekey.v1.ListApiKeysRequest\x1a\x1f.gatekey.v1.ListApiKeysResponse\x12\x43\n\x0cUpdateApiKey\x12\x1f.gatekey.v1.UpdateApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12\x45\n\rDisableApiKey\x12 .gatekey.v1.DisableApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12\x43\n\x0c\x45nableApiKey\x12\x1f.gatekey.v1.EnableApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12\x43\n\x0cRevokeApiKey\x12\x1f.gatekey.v1.RevokeApiKeyRequest\x1a\x12.gatekey.v1.ApiKey\x12Q\n\x0cRotateApiKey\x12\x1f.gatekey.v1.RotateApiKeyRequest\x1a .gatekey.v1.RotateApiKeyResponse\x12G\n\x0eIdentifySecret\x12!.gatekey.v1.IdentifySecretRequest\x1a\x12.gatekey.v1.ApiKey\x12Q\n\x0c\x44\x65leteApiKey\x12\x1f.gatekey.v1.DeleteApiKeyRequest\x1a .gatekey.v1.DeleteApiKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,44 +39,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_APIKEY_LABELSENTRY']._loaded_options = None
   _globals['_APIKEY_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_APIKEY']._serialized_start=211
-  _globals['_APIKEY']._serialized_end=1044
-  _globals['_APIKEY_LABELSENTRY']._serialized_start=769
-  _globals['_APIKEY_LABELSENTRY']._serialized_end=814
-  _globals['_APIKEY_SECRET']._serialized_start=816
-  _globals['_APIKEY_SECRET']._serialized_end=936
-  _globals['_APIKEY_STATE']._serialized_start=938
-  _globals['_APIKEY_STATE']._serialized_end=1044
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1047
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1343
-  _globals['_CREATEAPIKEYREQUEST_NEWMACHINEUSER']._serialized_start=1280
-  _globals['_CREATEAPIKEYREQUEST_NEWMACHINEUSER']._serialized_end=1343
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1346
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1493
-  _globals['_GETAPIKEYREQUEST']._serialized_start=1495
-  _globals['_GETAPIKEYREQUEST']._serialized_end=1527
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1529
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1619
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1621
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1705
-  _globals['_DELETEAPIKEYREQUEST']._serialized_start=1707
-  _globals['_DELETEAPIKEYREQUEST']._serialized_end=1799
-  _globals['_DELETEAPIKEYRESPONSE']._serialized_start=1801
-  _globals['_DELETEAPIKEYRESPONSE']._serialized_end=1868
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=1871
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=2021
-  _globals['_DISABLEAPIKEYREQUEST']._serialized_start=2023
-  _globals['_DISABLEAPIKEYREQUEST']._serialized_end=2116
-  _globals['_ENABLEAPIKEYREQUEST']._serialized_start=2118
-  _globals['_ENABLEAPIKEYREQUEST']._serialized_end=2210
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2212
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2320
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=2323
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=2457
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=2459
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=2559
-  _globals['_IDENTIFYSECRETREQUEST']._serialized_start=2561
-  _globals['_IDENTIFYSECRETREQUEST']._serialized_end=2600
-  _globals['_APIKEYSERVICE']._serialized_start=2603
-  _globals['_APIKEYSERVICE']._serialized_end=3361
+  _globals['_APIKEY']._serialized_start=242
+  _globals['_APIKEY']._serialized_end=1299
+  _globals['_APIKEY_LABELSENTRY']._serialized_start=934
+  _globals['_APIKEY_LABELSENTRY']._serialized_end=979
+  _globals['_APIKEY_CREATOR']._serialized_start=981
+  _globals['_APIKEY_CREATOR']._serialized_end=1050
+  _globals['_APIKEY_SECRET']._serialized_start=1052
+  _globals['_APIKEY_SECRET']._serialized_end=1172
+  _globals['_APIKEY_STATE']._serialized_start=1174
+  _globals['_APIKEY_STATE']._serialized_end=1299
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1302
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1598
+  _globals['_CREATEAPIKEYREQUEST_NEWMACHINEUSER']._serialized_start=1535
+  _globals['_CREATEAPIKEYREQUEST_NEWMACHINEUSER']._serialized_end=1598
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1601
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1798
+  _globals['_GETAPIKEYREQUEST']._serialized_start=1800
+  _globals['_GETAPIKEYREQUEST']._serialized_end=1832
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1834
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1924
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1926
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2010
+  _globals['_DELETEAPIKEYREQUEST']._serialized_start=2012
+  _globals['_DELETEAPIKEYREQUEST']._serialized_end=2104
+  _globals['_DELETEAPIKEYRESPONSE']._serialized_start=2106
+  _globals['_DELETEAPIKEYRESPONSE']._serialized_end=2173
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=2176
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=2326
+  _globals['_DISABLEAPIKEYREQUEST']._serialized_start=2328
+  _globals['_DISABLEAPIKEYREQUEST']._serialized_end=2421
+  _globals['_ENABLEAPIKEYREQUEST']._serialized_start=2423
+  _globals['_ENABLEAPIKEYREQUEST']._serialized_end=2515
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2517
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2625
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=2628
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=2762
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=2765
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=2915
+  _globals['_IDENTIFYSECRETREQUEST']._serialized_start=2917
+  _globals['_IDENTIFYSECRETREQUEST']._serialized_end=2956
+  _globals['_APIKEYSERVICE']._serialized_start=2959
+  _globals['_APIKEYSERVICE']._serialized_end=3717
 # @@protoc_insertion_point(module_scope)

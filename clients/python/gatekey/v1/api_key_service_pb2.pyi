@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from gatekey.v1 import machine_user_service_pb2 as _machine_user_service_pb2
+from gatekey.v1 import product_spec_pb2 as _product_spec_pb2
 from gatekey.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -26,7 +27,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ApiKey(_message.Message):
-    """A named credential of a principal or, when publishable, of the tenant."""
+    """A named credential of a principal or of the tenant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -46,6 +47,8 @@ class ApiKey(_message.Message):
         """It is off for good."""
         STATE_EXPIRED: ApiKey._State.ValueType  # 4
         """Its time is over."""
+        STATE_DELETED: ApiKey._State.ValueType  # 5
+        """It is gone, and known by a secret that it had. Only from `IdentifySecret`."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Whether a key works."""
@@ -60,6 +63,8 @@ class ApiKey(_message.Message):
     """It is off for good."""
     STATE_EXPIRED: ApiKey.State.ValueType  # 4
     """Its time is over."""
+    STATE_DELETED: ApiKey.State.ValueType  # 5
+    """It is gone, and known by a secret that it had. Only from `IdentifySecret`."""
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -78,6 +83,34 @@ class ApiKey(_message.Message):
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
         _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Creator(_message.Message):
+        """Who made a key, as it was then. Set by the service."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ACTOR_FIELD_NUMBER: _builtins.int
+        CALLER_FIELD_NUMBER: _builtins.int
+        CALLER_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+        actor: _builtins.str
+        """The resource name of the member or machine user on whose behalf; empty if none was named."""
+        caller: _builtins.str
+        """The resource name of the service token."""
+        caller_display_name: _builtins.str
+        """The display name that the service token had."""
+        def __init__(
+            self,
+            *,
+            actor: _builtins.str = ...,
+            caller: _builtins.str = ...,
+            caller_display_name: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "caller", b"caller", "caller_display_name", b"caller_display_name"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -129,6 +162,10 @@ class ApiKey(_message.Message):
     REVOKE_REASON_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    STRANDED_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
+    IDENTIFIED_FIELD_NUMBER: _builtins.int
+    ACTOR_REQUIRED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`products/{product}/tenants/{tenant}/apiKeys/{api_key}`; the id is made by the service."""
     display_name: _builtins.str
@@ -136,8 +173,8 @@ class ApiKey(_message.Message):
     kind: _types_pb2.KeyKind.ValueType
     """What kind of key it is. Set on creation."""
     owner: _builtins.str
-    """The resource name of its owner, a member or a machine user. Empty for publishable keys.
-    Set on creation.
+    """The resource name of its owner: a member, a machine user, or the tenant itself. Empty for
+    publishable keys. Set on creation; empty then: the product's default.
     """
     mode: _types_pb2.AccessMode.ValueType
     """How much of its owner's permissions it takes."""
@@ -149,6 +186,14 @@ class ApiKey(_message.Message):
     """The reason that was given when it was revoked."""
     etag: _builtins.str
     """Changes with every change of the key itself; not with its use."""
+    stranded: _builtins.str
+    """Why the product's spec, as it is now, gives the key less than it was given, in a sentence for
+    people; empty: it does not. Only in answers.
+    """
+    actor_required: _builtins.bool
+    """Only of service tokens: changes below a tenant that it makes must name an actor in `gatekey-actor`, as where
+    a product's spec demands it. Set on creation, and never changed: whoever holds the token cannot take it off.
+    """
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Grant]:
         """What a restricted key may do. Empty in the other modes."""
@@ -179,6 +224,16 @@ class ApiKey(_message.Message):
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
         """When a check of it was last allowed; absent if never. May lag behind by some seconds."""
 
+    @_builtins.property
+    def creator(self) -> Global___ApiKey.Creator:
+        """Who made it. Absent for keys that were made before this was kept, and for root tokens."""
+
+    @_builtins.property
+    def identified(self) -> Global___ApiKey.Secret:
+        """Only from `IdentifySecret`, where the secret that was presented is not one that works for as long as its
+        key: that secret, and as `expire_time` when it stops or stopped working, if its key does or did not before.
+        """
+
     def __init__(
         self,
         *,
@@ -198,10 +253,14 @@ class ApiKey(_message.Message):
         revoke_reason: _builtins.str = ...,
         etag: _builtins.str = ...,
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        stranded: _builtins.str = ...,
+        creator: Global___ApiKey.Creator | None = ...,
+        identified: Global___ApiKey.Secret | None = ...,
+        actor_required: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "expire_time", b"expire_time", "identified", b"identified", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "expire_time", b"expire_time", "grants", b"grants", "kind", b"kind", "labels", b"labels", "last_use_time", b"last_use_time", "mode", b"mode", "name", b"name", "owner", b"owner", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "secrets", b"secrets", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_required", b"actor_required", "create_time", b"create_time", "creator", b"creator", "description", b"description", "display_name", b"display_name", "etag", b"etag", "expire_time", b"expire_time", "grants", b"grants", "identified", b"identified", "kind", b"kind", "labels", b"labels", "last_use_time", b"last_use_time", "mode", b"mode", "name", b"name", "owner", b"owner", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "secrets", b"secrets", "state", b"state", "stranded", b"stranded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,8 +312,8 @@ class CreateApiKeyRequest(_message.Message):
     """Validate everything and answer what the call would have done, and change nothing."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
-        """Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants` and
-        `expire_time`. Fields that the service sets are ignored.
+        """Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants`,
+        `expire_time`, and for a service token `actor_required`. Fields that the service sets are ignored.
         """
 
     @_builtins.property
@@ -293,6 +352,7 @@ class CreateApiKeyResponse(_message.Message):
     SECRET_FIELD_NUMBER: _builtins.int
     MACHINE_USER_FIELD_NUMBER: _builtins.int
     SECRET_WITHHELD_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
     """The secret. It is shown this once and cannot be read again."""
     secret_withheld: _builtins.bool
@@ -307,6 +367,10 @@ class CreateApiKeyResponse(_message.Message):
     def machine_user(self) -> _machine_user_service_pb2.MachineUser:
         """The machine user that was created with the key, if one was."""
 
+    @_builtins.property
+    def credential(self) -> _product_spec_pb2.CredentialHeader:
+        """Where the holder presents the secret."""
+
     def __init__(
         self,
         *,
@@ -314,10 +378,11 @@ class CreateApiKeyResponse(_message.Message):
         secret: _builtins.str = ...,
         machine_user: _machine_user_service_pb2.MachineUser | None = ...,
         secret_withheld: _builtins.bool = ...,
+        credential: _product_spec_pb2.CredentialHeader | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "machine_user", b"machine_user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential", "machine_user", b"machine_user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "machine_user", b"machine_user", "secret", b"secret", "secret_withheld", b"secret_withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential", "machine_user", b"machine_user", "secret", b"secret", "secret_withheld", b"secret_withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,7 +427,7 @@ class ListApiKeysRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     owner: _builtins.str
-    """Only the keys of this member or machine user, by resource name."""
+    """Only the keys of this member, this machine user, or the tenant itself, by resource name."""
     def __init__(
         self,
         *,
@@ -672,6 +737,7 @@ class RotateApiKeyResponse(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     SECRET_WITHHELD_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
     """The new secret. It is shown this once and cannot be read again."""
     secret_withheld: _builtins.bool
@@ -682,16 +748,21 @@ class RotateApiKeyResponse(_message.Message):
     def api_key(self) -> Global___ApiKey:
         """The key with its new secret."""
 
+    @_builtins.property
+    def credential(self) -> _product_spec_pb2.CredentialHeader:
+        """Where the holder presents the secret."""
+
     def __init__(
         self,
         *,
         api_key: Global___ApiKey | None = ...,
         secret: _builtins.str = ...,
         secret_withheld: _builtins.bool = ...,
+        credential: _product_spec_pb2.CredentialHeader | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "secret", b"secret", "secret_withheld", b"secret_withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "credential", b"credential", "secret", b"secret", "secret_withheld", b"secret_withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

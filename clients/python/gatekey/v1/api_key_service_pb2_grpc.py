@@ -92,8 +92,8 @@ class ApiKeyServiceServicer:
     """
 
     def CreateApiKey(self, request, context):
-        """Creates a key for a member, for a machine user, or with a new machine user; a publishable key
-        belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+        """Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
+        publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
 
         Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
         `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -172,8 +172,10 @@ class ApiKeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def IdentifySecret(self, request, context):
-        """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
-        caller may not identify is answered like an unknown one.
+        """Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
+        what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
+        known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
+        are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
 
         Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
         """
@@ -183,7 +185,7 @@ class ApiKeyServiceServicer:
 
     def DeleteApiKey(self, request, context):
         """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
-        the last key of one deletes it, in the same transaction.
+        the key of one deletes it, in the same transaction.
 
         Needs `delete` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
         """

@@ -34,8 +34,8 @@ class ApiKeyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ApiKeyServiceAsyncStub: ...
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.CreateApiKeyRequest, _api_key_service_pb2.CreateApiKeyResponse]
-    """Creates a key for a member, for a machine user, or with a new machine user; a publishable key
-    belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+    """Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
+    publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
 
     Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
     `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -82,14 +82,16 @@ class ApiKeyServiceStub:
     Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
     IdentifySecret: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.IdentifySecretRequest, _api_key_service_pb2.ApiKey]
-    """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
-    caller may not identify is answered like an unknown one.
+    """Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
+    what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
+    known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
+    are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
 
     Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
     DeleteApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.DeleteApiKeyRequest, _api_key_service_pb2.DeleteApiKeyResponse]
     """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
-    the last key of one deletes it, in the same transaction.
+    the key of one deletes it, in the same transaction.
 
     Needs `delete` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
@@ -100,8 +102,8 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.CreateApiKeyRequest, _api_key_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates a key for a member, for a machine user, or with a new machine user; a publishable key
-    belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+    """Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
+    publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
 
     Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
     `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -148,14 +150,16 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
     IdentifySecret: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.IdentifySecretRequest, _api_key_service_pb2.ApiKey]  # type: ignore[assignment]
-    """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
-    caller may not identify is answered like an unknown one.
+    """Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
+    what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
+    known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
+    are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
 
     Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
     DeleteApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.DeleteApiKeyRequest, _api_key_service_pb2.DeleteApiKeyResponse]  # type: ignore[assignment]
     """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
-    the last key of one deletes it, in the same transaction.
+    the key of one deletes it, in the same transaction.
 
     Needs `delete` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
@@ -169,8 +173,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.CreateApiKeyResponse]]:
-        """Creates a key for a member, for a machine user, or with a new machine user; a publishable key
-        belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+        """Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
+        publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
 
         Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
         `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -265,8 +269,10 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_service_pb2.IdentifySecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_service_pb2.ApiKey, _abc.Awaitable[_api_key_service_pb2.ApiKey]]:
-        """Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
-        caller may not identify is answered like an unknown one.
+        """Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
+        what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
+        known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
+        are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
 
         Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
         """
@@ -278,7 +284,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_service_pb2.DeleteApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.DeleteApiKeyResponse]]:
         """Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
-        the last key of one deletes it, in the same transaction.
+        the key of one deletes it, in the same transaction.
 
         Needs `delete` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
         """

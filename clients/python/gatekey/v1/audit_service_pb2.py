@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatekey/v1/audit_service.proto\x12\ngatekey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x02\n\nAuditEvent\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04verb\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05\x61\x66ter\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04hash\x18\x0b \x01(\x0c\x12\x15\n\x08revision\x18\x0c \x01(\x03H\x00\x88\x01\x01\x12/\n\x0creceipt_wait\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_revision\"\xda\x01\n\x16ListAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06target\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0c\n\x04verb\x18\x08 \x01(\t\"`\n\x17ListAuditEventsResponse\x12,\n\x0c\x61udit_events\x18\x01 \x03(\x0b\x32\x16.gatekey.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2j\n\x0c\x41uditService\x12Z\n\x0fListAuditEvents\x12\".gatekey.v1.ListAuditEventsRequest\x1a#.gatekey.v1.ListAuditEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatekey/v1/audit_service.proto\x12\ngatekey.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x03\n\nAuditEvent\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04verb\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x05\x61\x66ter\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04hash\x18\x0b \x01(\x0c\x12\x15\n\x08revision\x18\x0c \x01(\x03H\x00\x88\x01\x01\x12/\n\x0creceipt_wait\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x63\x61ller_display_name\x18\x0e \x01(\tB\x0b\n\t_revision\"\xda\x01\n\x16ListAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06target\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0c\n\x04verb\x18\x08 \x01(\t\"`\n\x17ListAuditEventsResponse\x12,\n\x0c\x61udit_events\x18\x01 \x03(\x0b\x32\x16.gatekey.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\nAuditChain\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\"O\n\x16ListAuditChainsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x17ListAuditChainsResponse\x12,\n\x0c\x61udit_chains\x18\x01 \x03(\x0b\x32\x16.gatekey.v1.AuditChain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc6\x01\n\x0c\x41uditService\x12Z\n\x0fListAuditEvents\x12\".gatekey.v1.ListAuditEventsRequest\x1a#.gatekey.v1.ListAuditEventsResponse\x12Z\n\x0fListAuditChains\x12\".gatekey.v1.ListAuditChainsRequest\x1a#.gatekey.v1.ListAuditChainsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.audit_service_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUDITEVENT']._serialized_start=142
-  _globals['_AUDITEVENT']._serialized_end=497
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=500
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=718
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=720
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=816
-  _globals['_AUDITSERVICE']._serialized_start=818
-  _globals['_AUDITSERVICE']._serialized_end=924
+  _globals['_AUDITEVENT']._serialized_end=526
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=529
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=747
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=749
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=845
+  _globals['_AUDITCHAIN']._serialized_start=847
+  _globals['_AUDITCHAIN']._serialized_end=893
+  _globals['_LISTAUDITCHAINSREQUEST']._serialized_start=895
+  _globals['_LISTAUDITCHAINSREQUEST']._serialized_end=974
+  _globals['_LISTAUDITCHAINSRESPONSE']._serialized_start=976
+  _globals['_LISTAUDITCHAINSRESPONSE']._serialized_end=1072
+  _globals['_AUDITSERVICE']._serialized_start=1075
+  _globals['_AUDITSERVICE']._serialized_end=1273
 # @@protoc_insertion_point(module_scope)

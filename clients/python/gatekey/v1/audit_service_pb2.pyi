@@ -40,6 +40,7 @@ class AuditEvent(_message.Message):
     HASH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     RECEIPT_WAIT_FIELD_NUMBER: _builtins.int
+    CALLER_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """The product or the tenant that it belongs to: `products/{product}` or
     `products/{product}/tenants/{tenant}`. Each has a chain of events of its own.
@@ -62,6 +63,10 @@ class AuditEvent(_message.Message):
     """
     revision: _builtins.int
     """The revision of the change. Absent in events that were written before there were revisions."""
+    caller_display_name: _builtins.str
+    """The display name that the service token had. Empty for what the service did by itself, and in events
+    that were written before this was kept.
+    """
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -96,10 +101,11 @@ class AuditEvent(_message.Message):
         hash: _builtins.bytes = ...,
         revision: _builtins.int | None = ...,
         receipt_wait: _duration_pb2.Duration | None = ...,
+        caller_display_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "after", b"after", "before", b"before", "event_time", b"event_time", "receipt_wait", b"receipt_wait", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "actor", b"actor", "after", b"after", "before", b"before", "caller", b"caller", "event_time", b"event_time", "hash", b"hash", "parent", b"parent", "receipt_wait", b"receipt_wait", "request_id", b"request_id", "revision", b"revision", "sequence", b"sequence", "target", b"target", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "actor", b"actor", "after", b"after", "before", b"before", "caller", b"caller", "caller_display_name", b"caller_display_name", "event_time", b"event_time", "hash", b"hash", "parent", b"parent", "receipt_wait", b"receipt_wait", "request_id", b"request_id", "revision", b"revision", "sequence", b"sequence", "target", b"target", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
     _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
@@ -188,3 +194,87 @@ class ListAuditEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class AuditChain(_message.Message):
+    """The events of a product itself, or of one tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`products/{product}` or `products/{product}/tenants/{tenant}`, as in `AuditEvent.parent`."""
+    sequence: _builtins.int
+    """The number of its newest event, and so of its events."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditChain: _TypeAlias = AuditChain  # noqa: Y015
+
+@_typing.final
+class ListAuditChainsRequest(_message.Message):
+    """A request to `AuditService.ListAuditChains`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`products/{product}`; empty: all products."""
+    page_size: _builtins.int
+    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous page of the same query; empty for the first."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditChainsRequest: _TypeAlias = ListAuditChainsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditChainsResponse(_message.Message):
+    """An answer of `AuditService.ListAuditChains`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIT_CHAINS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty when this is the last."""
+    @_builtins.property
+    def audit_chains(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditChain]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        audit_chains: _abc.Iterable[Global___AuditChain] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_chains", b"audit_chains", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditChainsResponse: _TypeAlias = ListAuditChainsResponse  # noqa: Y015

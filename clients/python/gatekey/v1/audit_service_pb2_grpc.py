@@ -40,6 +40,11 @@ class AuditServiceStub:
                 request_serializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditEventsRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditEventsResponse.FromString,
                 _registered_method=True)
+        self.ListAuditChains = channel.unary_unary(
+                '/gatekey.v1.AuditService/ListAuditChains',
+                request_serializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditChainsRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditChainsResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -56,6 +61,16 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditChains(self, request, context):
+        """Lists the chains of events, also those of products and tenants that are gone. In the order of the products'
+        ids: first a product's own chain, then those of its tenants.
+
+        Needs `list` on `products/{product}/auditEvents`; for all products, `list` on `products`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +78,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEvents,
                     request_deserializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditEventsRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'ListAuditChains': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditChains,
+                    request_deserializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditChainsRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_audit__service__pb2.ListAuditChainsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +113,33 @@ class AuditService:
             '/gatekey.v1.AuditService/ListAuditEvents',
             gatekey_dot_v1_dot_audit__service__pb2.ListAuditEventsRequest.SerializeToString,
             gatekey_dot_v1_dot_audit__service__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditChains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.AuditService/ListAuditChains',
+            gatekey_dot_v1_dot_audit__service__pb2.ListAuditChainsRequest.SerializeToString,
+            gatekey_dot_v1_dot_audit__service__pb2.ListAuditChainsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,12 @@ class AuditServiceStub:
     Needs `list` on `products/{product}/auditEvents` or
     `products/{product}/tenants/{tenant}/auditEvents`.
     """
+    ListAuditChains: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditChainsRequest, _audit_service_pb2.ListAuditChainsResponse]
+    """Lists the chains of events, also those of products and tenants that are gone. In the order of the products'
+    ids: first a product's own chain, then those of its tenants.
+
+    Needs `list` on `products/{product}/auditEvents`; for all products, `list` on `products`.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -50,6 +56,12 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     Needs `list` on `products/{product}/auditEvents` or
     `products/{product}/tenants/{tenant}/auditEvents`.
+    """
+    ListAuditChains: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditChainsRequest, _audit_service_pb2.ListAuditChainsResponse]  # type: ignore[assignment]
+    """Lists the chains of events, also those of products and tenants that are gone. In the order of the products'
+    ids: first a product's own chain, then those of its tenants.
+
+    Needs `list` on `products/{product}/auditEvents`; for all products, `list` on `products`.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,6 +77,18 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Needs `list` on `products/{product}/auditEvents` or
         `products/{product}/tenants/{tenant}/auditEvents`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditChains(
+        self,
+        request: _audit_service_pb2.ListAuditChainsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.ListAuditChainsResponse, _abc.Awaitable[_audit_service_pb2.ListAuditChainsResponse]]:
+        """Lists the chains of events, also those of products and tenants that are gone. In the order of the products'
+        ids: first a product's own chain, then those of its tenants.
+
+        Needs `list` on `products/{product}/auditEvents`; for all products, `list` on `products`.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatekey/v1/cache_service.proto\x12\ngatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\x0eResolveRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\r\n\x05rules\x18\x02 \x01(\x05\x12\x13\n\x0bknown_specs\x18\x03 \x03(\x0c\"\x90\x01\n\x0fResolveResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.gatekey.v1.ResolveResult\x12\'\n\x05specs\x18\x02 \x03(\x0b\x32\x18.gatekey.v1.ResolvedSpec\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\rResolveResult\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.gatekey.v1.ResolvedKey\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x15\n\rsecret_scopes\x18\x03 \x03(\x0c\"\x81\x03\n\x0bResolvedKey\x12\x0c\n\x04spec\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x18\n\x10tenant_suspended\x18\x03 \x01(\x08\x12\x16\n\x0etenant_deleted\x18\x04 \x01(\x08\x12\x0f\n\x07\x61pi_key\x18\x05 \x01(\t\x12!\n\x04kind\x18\x06 \x01(\x0e\x32\x13.gatekey.v1.KeyKind\x12$\n\x04mode\x18\x07 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12!\n\x06grants\x18\x08 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\x0f\n\x07revoked\x18\t \x01(\x08\x12\x10\n\x08\x64isabled\x18\n \x01(\x08\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05owner\x18\x0c \x01(\x0b\x32\x19.gatekey.v1.ResolvedOwner\x12\x11\n\tkey_scope\x18\r \x01(\x0c\x12\x14\n\x0ctenant_scope\x18\x0e \x01(\x06\"c\n\rResolvedOwner\x12\x10\n\x06member\x18\x01 \x01(\tH\x00\x12\x16\n\x0cmachine_user\x18\x02 \x01(\tH\x00\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\x06\x42\x0b\n\tprincipal\"A\n\x0cResolvedSpec\x12\n\n\x02id\x18\x01 \x01(\x0c\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.gatekey.v1.ProductSpec\"\x1d\n\x0bSyncRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\"\xa8\x01\n\x0cSyncResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\r\n\x05reset\x18\x03 \x01(\x08\x12\x13\n\x0b\x66\x61iled_over\x18\x06 \x01(\x08\x12(\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x17.gatekey.v1.ScopeChange\x12(\n\x05lease\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\x0bScopeChange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x13\n\x06tenant\x18\x03 \x01(\x06H\x00\x88\x01\x01\x12\x16\n\tprincipal\x18\x04 \x01(\x06H\x01\x88\x01\x01\x12\x0b\n\x03key\x18\x05 \x01(\x0c\x12\x0e\n\x06secret\x18\x06 \x01(\x0c\x42\t\n\x07_tenantB\x0c\n\n_principal\"5\n\x11ReportUsesRequest\x12 \n\x04uses\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.KeyUse\"A\n\x06KeyUse\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\x12&\n\x03\x61go\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x14\n\x12ReportUsesResponse2\xda\x01\n\x0c\x43\x61\x63heService\x12\x42\n\x07Resolve\x12\x1a.gatekey.v1.ResolveRequest\x1a\x1b.gatekey.v1.ResolveResponse\x12\x39\n\x04Sync\x12\x17.gatekey.v1.SyncRequest\x1a\x18.gatekey.v1.SyncResponse\x12K\n\nReportUses\x12\x1d.gatekey.v1.ReportUsesRequest\x1a\x1e.gatekey.v1.ReportUsesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatekey/v1/cache_service.proto\x12\ngatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n\x0eResolveRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\r\n\x05rules\x18\x02 \x01(\x05\x12\x13\n\x0bknown_specs\x18\x03 \x03(\x0c\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\"\x90\x01\n\x0fResolveResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.gatekey.v1.ResolveResult\x12\'\n\x05specs\x18\x02 \x03(\x0b\x32\x18.gatekey.v1.ResolvedSpec\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"r\n\rResolveResult\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.gatekey.v1.ResolvedKey\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x15\n\rsecret_scopes\x18\x03 \x03(\x0c\x12\x12\n\nunreadable\x18\x04 \x01(\x08\"\x81\x03\n\x0bResolvedKey\x12\x0c\n\x04spec\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x18\n\x10tenant_suspended\x18\x03 \x01(\x08\x12\x16\n\x0etenant_deleted\x18\x04 \x01(\x08\x12\x0f\n\x07\x61pi_key\x18\x05 \x01(\t\x12!\n\x04kind\x18\x06 \x01(\x0e\x32\x13.gatekey.v1.KeyKind\x12$\n\x04mode\x18\x07 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12!\n\x06grants\x18\x08 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\x0f\n\x07revoked\x18\t \x01(\x08\x12\x10\n\x08\x64isabled\x18\n \x01(\x08\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05owner\x18\x0c \x01(\x0b\x32\x19.gatekey.v1.ResolvedOwner\x12\x11\n\tkey_scope\x18\r \x01(\x0c\x12\x14\n\x0ctenant_scope\x18\x0e \x01(\x06\"c\n\rResolvedOwner\x12\x10\n\x06member\x18\x01 \x01(\tH\x00\x12\x16\n\x0cmachine_user\x18\x02 \x01(\tH\x00\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\r\n\x05scope\x18\x04 \x01(\x06\x42\x0b\n\tprincipal\"A\n\x0cResolvedSpec\x12\n\n\x02id\x18\x01 \x01(\x0c\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.gatekey.v1.ProductSpec\"\x1d\n\x0bSyncRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\"\xa8\x01\n\x0cSyncResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\r\n\x05reset\x18\x03 \x01(\x08\x12\x13\n\x0b\x66\x61iled_over\x18\x06 \x01(\x08\x12(\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x17.gatekey.v1.ScopeChange\x12(\n\x05lease\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\x0bScopeChange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x13\n\x06tenant\x18\x03 \x01(\x06H\x00\x88\x01\x01\x12\x16\n\tprincipal\x18\x04 \x01(\x06H\x01\x88\x01\x01\x12\x0b\n\x03key\x18\x05 \x01(\x0c\x12\x0e\n\x06secret\x18\x06 \x01(\x0c\x42\t\n\x07_tenantB\x0c\n\n_principal\"5\n\x11ReportUsesRequest\x12 \n\x04uses\x18\x01 \x03(\x0b\x32\x12.gatekey.v1.KeyUse\"A\n\x06KeyUse\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\x12&\n\x03\x61go\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x14\n\x12ReportUsesResponse2\xda\x01\n\x0c\x43\x61\x63heService\x12\x42\n\x07Resolve\x12\x1a.gatekey.v1.ResolveRequest\x1a\x1b.gatekey.v1.ResolveResponse\x12\x39\n\x04Sync\x12\x17.gatekey.v1.SyncRequest\x1a\x18.gatekey.v1.SyncResponse\x12K\n\nReportUses\x12\x1d.gatekey.v1.ReportUsesRequest\x1a\x1e.gatekey.v1.ReportUsesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,29 +36,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.cache_service_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESOLVEREQUEST']._serialized_start=166
-  _globals['_RESOLVEREQUEST']._serialized_end=232
-  _globals['_RESOLVERESPONSE']._serialized_start=235
-  _globals['_RESOLVERESPONSE']._serialized_end=379
-  _globals['_RESOLVERESULT']._serialized_start=381
-  _globals['_RESOLVERESULT']._serialized_end=475
-  _globals['_RESOLVEDKEY']._serialized_start=478
-  _globals['_RESOLVEDKEY']._serialized_end=863
-  _globals['_RESOLVEDOWNER']._serialized_start=865
-  _globals['_RESOLVEDOWNER']._serialized_end=964
-  _globals['_RESOLVEDSPEC']._serialized_start=966
-  _globals['_RESOLVEDSPEC']._serialized_end=1031
-  _globals['_SYNCREQUEST']._serialized_start=1033
-  _globals['_SYNCREQUEST']._serialized_end=1062
-  _globals['_SYNCRESPONSE']._serialized_start=1065
-  _globals['_SYNCRESPONSE']._serialized_end=1233
-  _globals['_SCOPECHANGE']._serialized_start=1236
-  _globals['_SCOPECHANGE']._serialized_end=1383
-  _globals['_REPORTUSESREQUEST']._serialized_start=1385
-  _globals['_REPORTUSESREQUEST']._serialized_end=1438
-  _globals['_KEYUSE']._serialized_start=1440
-  _globals['_KEYUSE']._serialized_end=1505
-  _globals['_REPORTUSESRESPONSE']._serialized_start=1507
-  _globals['_REPORTUSESRESPONSE']._serialized_end=1527
-  _globals['_CACHESERVICE']._serialized_start=1530
-  _globals['_CACHESERVICE']._serialized_end=1748
+  _globals['_RESOLVEREQUEST']._serialized_end=248
+  _globals['_RESOLVERESPONSE']._serialized_start=251
+  _globals['_RESOLVERESPONSE']._serialized_end=395
+  _globals['_RESOLVERESULT']._serialized_start=397
+  _globals['_RESOLVERESULT']._serialized_end=511
+  _globals['_RESOLVEDKEY']._serialized_start=514
+  _globals['_RESOLVEDKEY']._serialized_end=899
+  _globals['_RESOLVEDOWNER']._serialized_start=901
+  _globals['_RESOLVEDOWNER']._serialized_end=1000
+  _globals['_RESOLVEDSPEC']._serialized_start=1002
+  _globals['_RESOLVEDSPEC']._serialized_end=1067
+  _globals['_SYNCREQUEST']._serialized_start=1069
+  _globals['_SYNCREQUEST']._serialized_end=1098
+  _globals['_SYNCRESPONSE']._serialized_start=1101
+  _globals['_SYNCRESPONSE']._serialized_end=1269
+  _globals['_SCOPECHANGE']._serialized_start=1272
+  _globals['_SCOPECHANGE']._serialized_end=1419
+  _globals['_REPORTUSESREQUEST']._serialized_start=1421
+  _globals['_REPORTUSESREQUEST']._serialized_end=1474
+  _globals['_KEYUSE']._serialized_start=1476
+  _globals['_KEYUSE']._serialized_end=1541
+  _globals['_REPORTUSESRESPONSE']._serialized_start=1543
+  _globals['_REPORTUSESRESPONSE']._serialized_end=1563
+  _globals['_CACHESERVICE']._serialized_start=1566
+  _globals['_CACHESERVICE']._serialized_end=1784
 # @@protoc_insertion_point(module_scope)

@@ -31,9 +31,15 @@ class ResolveRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     KNOWN_SPECS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     rules: _builtins.int
     """Required. By which rules the caller decides. A server that decides by others tells nothing
     (`FAILED_PRECONDITION`, `RULES_UNKNOWN`).
+    """
+    cursor: _builtins.bytes
+    """The last `cursor` of `Sync`: what the secrets stand for is then told as of it, or later in the same
+    history. Answered `UNAVAILABLE` (`REVISION_NOT_REACHED`) by a server that has not applied it, also
+    where it has gone further in another history, as before the restore of a backup.
     """
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -49,10 +55,11 @@ class ResolveRequest(_message.Message):
         keys: _abc.Iterable[_builtins.str] | None = ...,
         rules: _builtins.int = ...,
         known_specs: _abc.Iterable[_builtins.bytes] | None = ...,
+        cursor: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "known_specs", b"known_specs", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "keys", b"keys", "known_specs", b"known_specs", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -69,7 +76,9 @@ class ResolveResponse(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolveResult]:
-        """In the order of the keys."""
+        """In the order of the keys. An answer ends before it has more than 1 MiB, unless the first key alone has
+        more: the `key` of what did not fit is empty. Ask for it again.
+        """
 
     @_builtins.property
     def specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedSpec]:
@@ -105,8 +114,11 @@ class ResolveResult(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     SECRET_SCOPES_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """It is as of this revision."""
+    unreadable: _builtins.bool
+    """What is stored about the secret cannot be read: the caller is to ask the server, and not to decide."""
     @_builtins.property
     def key(self) -> Global___ResolvedKey:
         """Absent: there is no such secret, or none that the caller may see."""
@@ -121,10 +133,11 @@ class ResolveResult(_message.Message):
         key: Global___ResolvedKey | None = ...,
         revision: _builtins.int = ...,
         secret_scopes: _abc.Iterable[_builtins.bytes] | None = ...,
+        unreadable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "revision", b"revision", "secret_scopes", b"secret_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "revision", b"revision", "secret_scopes", b"secret_scopes", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,7 +195,7 @@ class ResolvedKey(_message.Message):
 
     @_builtins.property
     def owner(self) -> Global___ResolvedOwner:
-        """The key's owner; absent for publishable keys."""
+        """The principal that owns the key; absent for keys of the tenant itself."""
 
     def __init__(
         self,

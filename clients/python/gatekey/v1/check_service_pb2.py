@@ -22,31 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from gatekey.v1 import product_spec_pb2 as gatekey_dot_v1_dot_product__spec__pb2
 from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatekey/v1/check_service.proto\x12\ngatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n\x0c\x43heckRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x13\n\x06tenant\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07product\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\x42\t\n\x07_tenantB\n\n\x08_product\"=\n\x11\x42\x61tchCheckRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.gatekey.v1.CheckRequest\"C\n\x12\x42\x61tchCheckResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.gatekey.v1.BatchCheckResult\"t\n\x10\x42\x61tchCheckResult\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x19.gatekey.v1.CheckResponseH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.gatekey.v1.CheckErrorH\x00\x42\x08\n\x06result\"J\n\nCheckError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\xbd\x05\n\rCheckResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .gatekey.v1.CheckResponse.Reason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x33\n\x13missing_permissions\x18\x04 \x03(\x0b\x32\x16.gatekey.v1.Permission\x12\x0f\n\x07product\x18\x05 \x01(\t\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x11\n\tprincipal\x18\x07 \x01(\t\x12\x0c\n\x04role\x18\x08 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\t \x01(\t\x12!\n\x04kind\x18\n \x01(\x0e\x32\x13.gatekey.v1.KeyKind\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x0c \x01(\x03\"\xe9\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_ALLOWED\x10\x01\x12\x16\n\x12REASON_KEY_UNKNOWN\x10\x02\x12\x16\n\x12REASON_KEY_REVOKED\x10\x03\x12\x17\n\x13REASON_KEY_DISABLED\x10\x04\x12\x16\n\x12REASON_KEY_EXPIRED\x10\x05\x12\x1b\n\x17REASON_TENANT_SUSPENDED\x10\x06\x12\x19\n\x15REASON_TENANT_DELETED\x10\x07\x12\x1a\n\x16REASON_TENANT_MISMATCH\x10\x08\x12\x1b\n\x17REASON_RESOURCE_UNKNOWN\x10\t\x12\x19\n\x15REASON_ACTION_UNKNOWN\x10\n\x12!\n\x1dREASON_KEY_PERMISSION_MISSING\x10\x0b\x12#\n\x1fREASON_OWNER_PERMISSION_MISSING\x10\x0c\x32\x99\x01\n\x0c\x43heckService\x12<\n\x05\x43heck\x12\x18.gatekey.v1.CheckRequest\x1a\x19.gatekey.v1.CheckResponse\x12K\n\nBatchCheck\x12\x1d.gatekey.v1.BatchCheckRequest\x1a\x1e.gatekey.v1.BatchCheckResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egatekey/v1/check_service.proto\x12\ngatekey.v1\x1a\x1dgatekey/v1/product_spec.proto\x1a\x16gatekey/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n\x0c\x43heckRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x13\n\x06tenant\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07product\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\x42\t\n\x07_tenantB\n\n\x08_product\"=\n\x11\x42\x61tchCheckRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.gatekey.v1.CheckRequest\"C\n\x12\x42\x61tchCheckResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.gatekey.v1.BatchCheckResult\"t\n\x10\x42\x61tchCheckResult\x12-\n\x08response\x18\x01 \x01(\x0b\x32\x19.gatekey.v1.CheckResponseH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.gatekey.v1.CheckErrorH\x00\x42\x08\n\x06result\"J\n\nCheckError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"%\n\x15GetCheckConfigRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa5\x01\n\x0b\x43heckConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\ncredential\x18\x02 \x01(\x0b\x32\x1c.gatekey.v1.CredentialHeader\x12+\n\x0b\x63ollections\x18\x03 \x03(\x0b\x32\x16.gatekey.v1.Collection\x12\x13\n\x0btenant_noun\x18\x04 \x01(\t\x12\x14\n\x0cspec_version\x18\x05 \x01(\x03\"\xbd\x05\n\rCheckResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .gatekey.v1.CheckResponse.Reason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x33\n\x13missing_permissions\x18\x04 \x03(\x0b\x32\x16.gatekey.v1.Permission\x12\x0f\n\x07product\x18\x05 \x01(\t\x12\x0e\n\x06tenant\x18\x06 \x01(\t\x12\x11\n\tprincipal\x18\x07 \x01(\t\x12\x0c\n\x04role\x18\x08 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\t \x01(\t\x12!\n\x04kind\x18\n \x01(\x0e\x32\x13.gatekey.v1.KeyKind\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x0c \x01(\x03\"\xe9\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_ALLOWED\x10\x01\x12\x16\n\x12REASON_KEY_UNKNOWN\x10\x02\x12\x16\n\x12REASON_KEY_REVOKED\x10\x03\x12\x17\n\x13REASON_KEY_DISABLED\x10\x04\x12\x16\n\x12REASON_KEY_EXPIRED\x10\x05\x12\x1b\n\x17REASON_TENANT_SUSPENDED\x10\x06\x12\x19\n\x15REASON_TENANT_DELETED\x10\x07\x12\x1a\n\x16REASON_TENANT_MISMATCH\x10\x08\x12\x1b\n\x17REASON_RESOURCE_UNKNOWN\x10\t\x12\x19\n\x15REASON_ACTION_UNKNOWN\x10\n\x12!\n\x1dREASON_KEY_PERMISSION_MISSING\x10\x0b\x12#\n\x1fREASON_OWNER_PERMISSION_MISSING\x10\x0c\x32\xe7\x01\n\x0c\x43heckService\x12<\n\x05\x43heck\x12\x18.gatekey.v1.CheckRequest\x1a\x19.gatekey.v1.CheckResponse\x12K\n\nBatchCheck\x12\x1d.gatekey.v1.BatchCheckRequest\x1a\x1e.gatekey.v1.BatchCheckResponse\x12L\n\x0eGetCheckConfig\x12!.gatekey.v1.GetCheckConfigRequest\x1a\x17.gatekey.v1.CheckConfigb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.check_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKREQUEST']._serialized_start=104
-  _globals['_CHECKREQUEST']._serialized_end=253
-  _globals['_BATCHCHECKREQUEST']._serialized_start=255
-  _globals['_BATCHCHECKREQUEST']._serialized_end=316
-  _globals['_BATCHCHECKRESPONSE']._serialized_start=318
-  _globals['_BATCHCHECKRESPONSE']._serialized_end=385
-  _globals['_BATCHCHECKRESULT']._serialized_start=387
-  _globals['_BATCHCHECKRESULT']._serialized_end=503
-  _globals['_CHECKERROR']._serialized_start=505
-  _globals['_CHECKERROR']._serialized_end=579
-  _globals['_CHECKRESPONSE']._serialized_start=582
-  _globals['_CHECKRESPONSE']._serialized_end=1283
-  _globals['_CHECKRESPONSE_REASON']._serialized_start=922
-  _globals['_CHECKRESPONSE_REASON']._serialized_end=1283
-  _globals['_CHECKSERVICE']._serialized_start=1286
-  _globals['_CHECKSERVICE']._serialized_end=1439
+  _globals['_CHECKREQUEST']._serialized_start=135
+  _globals['_CHECKREQUEST']._serialized_end=284
+  _globals['_BATCHCHECKREQUEST']._serialized_start=286
+  _globals['_BATCHCHECKREQUEST']._serialized_end=347
+  _globals['_BATCHCHECKRESPONSE']._serialized_start=349
+  _globals['_BATCHCHECKRESPONSE']._serialized_end=416
+  _globals['_BATCHCHECKRESULT']._serialized_start=418
+  _globals['_BATCHCHECKRESULT']._serialized_end=534
+  _globals['_CHECKERROR']._serialized_start=536
+  _globals['_CHECKERROR']._serialized_end=610
+  _globals['_GETCHECKCONFIGREQUEST']._serialized_start=612
+  _globals['_GETCHECKCONFIGREQUEST']._serialized_end=649
+  _globals['_CHECKCONFIG']._serialized_start=652
+  _globals['_CHECKCONFIG']._serialized_end=817
+  _globals['_CHECKRESPONSE']._serialized_start=820
+  _globals['_CHECKRESPONSE']._serialized_end=1521
+  _globals['_CHECKRESPONSE_REASON']._serialized_start=1160
+  _globals['_CHECKRESPONSE_REASON']._serialized_end=1521
+  _globals['_CHECKSERVICE']._serialized_start=1524
+  _globals['_CHECKSERVICE']._serialized_end=1755
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from gatekey.v1 import product_spec_pb2 as _product_spec_pb2
 from gatekey.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -199,6 +200,74 @@ class CheckError(_message.Message):
 Global___CheckError: _TypeAlias = CheckError  # noqa: Y015
 
 @_typing.final
+class GetCheckConfigRequest(_message.Message):
+    """A request to `CheckService.GetCheckConfig`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `products/{product}/checkConfig`, or `products/-/checkConfig` for the only product that
+    the token may check.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckConfigRequest: _TypeAlias = GetCheckConfigRequest  # noqa: Y015
+
+@_typing.final
+class CheckConfig(_message.Message):
+    """What a service that checks the keys of a product needs to know of its spec."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    TENANT_NOUN_FIELD_NUMBER: _builtins.int
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`products/{product}/checkConfig`."""
+    tenant_noun: _builtins.str
+    """What the product calls a tenant, for messages."""
+    spec_version: _builtins.int
+    """The version of the spec that this is from."""
+    @_builtins.property
+    def credential(self) -> _product_spec_pb2.CredentialHeader:
+        """Where the holder of a key presents it to the product's API."""
+
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[_product_spec_pb2.Collection]:
+        """The resources that can be checked, and the actions on each. Everything else is denied with
+        `REASON_RESOURCE_UNKNOWN` or `REASON_ACTION_UNKNOWN`.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        credential: _product_spec_pb2.CredentialHeader | None = ...,
+        collections: _abc.Iterable[_product_spec_pb2.Collection] | None = ...,
+        tenant_noun: _builtins.str = ...,
+        spec_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "credential", b"credential", "name", b"name", "spec_version", b"spec_version", "tenant_noun", b"tenant_noun"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckConfig: _TypeAlias = CheckConfig  # noqa: Y015
+
+@_typing.final
 class CheckResponse(_message.Message):
     """The decision, and whom it is about."""
 
@@ -290,9 +359,11 @@ class CheckResponse(_message.Message):
     tenant: _builtins.str
     """The id of the key's tenant."""
     principal: _builtins.str
-    """The resource name of the key's owner, a member or a machine user. Empty for publishable keys."""
+    """The resource name of the key's owner, a member or a machine user. Empty for keys of the tenant
+    itself, publishable ones among them.
+    """
     role: _builtins.str
-    """The owner's role, as it is now. Empty for publishable keys."""
+    """The owner's role, as it is now. Empty where there is no `principal`."""
     api_key: _builtins.str
     """The resource name of the key."""
     kind: _types_pb2.KeyKind.ValueType

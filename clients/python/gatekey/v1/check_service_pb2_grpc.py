@@ -45,6 +45,11 @@ class CheckServiceStub:
                 request_serializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckRequest.SerializeToString,
                 response_deserializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckResponse.FromString,
                 _registered_method=True)
+        self.GetCheckConfig = channel.unary_unary(
+                '/gatekey.v1.CheckService/GetCheckConfig',
+                request_serializer=gatekey_dot_v1_dot_check__service__pb2.GetCheckConfigRequest.SerializeToString,
+                response_deserializer=gatekey_dot_v1_dot_check__service__pb2.CheckConfig.FromString,
+                _registered_method=True)
 
 
 class CheckServiceServicer:
@@ -72,6 +77,17 @@ class CheckServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckConfig(self, request, context):
+        """Returns what a service that checks the keys of a product needs to know of it: where holders
+        present their keys, and which resources and actions there are. A service calls it when it starts:
+        it then also learns whether its token may check this product.
+
+        Needs `create` on `products/{product}/checks`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -84,6 +100,11 @@ def add_CheckServiceServicer_to_server(servicer, server):
                     servicer.BatchCheck,
                     request_deserializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckRequest.FromString,
                     response_serializer=gatekey_dot_v1_dot_check__service__pb2.BatchCheckResponse.SerializeToString,
+            ),
+            'GetCheckConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckConfig,
+                    request_deserializer=gatekey_dot_v1_dot_check__service__pb2.GetCheckConfigRequest.FromString,
+                    response_serializer=gatekey_dot_v1_dot_check__service__pb2.CheckConfig.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -141,6 +162,33 @@ class CheckService:
             '/gatekey.v1.CheckService/BatchCheck',
             gatekey_dot_v1_dot_check__service__pb2.BatchCheckRequest.SerializeToString,
             gatekey_dot_v1_dot_check__service__pb2.BatchCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatekey.v1.CheckService/GetCheckConfig',
+            gatekey_dot_v1_dot_check__service__pb2.GetCheckConfigRequest.SerializeToString,
+            gatekey_dot_v1_dot_check__service__pb2.CheckConfig.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,13 @@ class CheckServiceStub:
     as a whole fails only where nothing can be decided: without a valid token, or with a list of
     checks that is empty or too long.
     """
+    GetCheckConfig: _grpc.UnaryUnaryMultiCallable[_check_service_pb2.GetCheckConfigRequest, _check_service_pb2.CheckConfig]
+    """Returns what a service that checks the keys of a product needs to know of it: where holders
+    present their keys, and which resources and actions there are. A service calls it when it starts:
+    it then also learns whether its token may check this product.
+
+    Needs `create` on `products/{product}/checks`.
+    """
 
 @_typing.type_check_only
 class CheckServiceAsyncStub(CheckServiceStub):
@@ -64,6 +71,13 @@ class CheckServiceAsyncStub(CheckServiceStub):
     it; one that cannot be decided gets an error of its own and leaves the others alone. The call
     as a whole fails only where nothing can be decided: without a valid token, or with a list of
     checks that is empty or too long.
+    """
+    GetCheckConfig: _aio.UnaryUnaryMultiCallable[_check_service_pb2.GetCheckConfigRequest, _check_service_pb2.CheckConfig]  # type: ignore[assignment]
+    """Returns what a service that checks the keys of a product needs to know of it: where holders
+    present their keys, and which resources and actions there are. A service calls it when it starts:
+    it then also learns whether its token may check this product.
+
+    Needs `create` on `products/{product}/checks`.
     """
 
 class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -92,6 +106,19 @@ class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
         it; one that cannot be decided gets an error of its own and leaves the others alone. The call
         as a whole fails only where nothing can be decided: without a valid token, or with a list of
         checks that is empty or too long.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckConfig(
+        self,
+        request: _check_service_pb2.GetCheckConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_check_service_pb2.CheckConfig, _abc.Awaitable[_check_service_pb2.CheckConfig]]:
+        """Returns what a service that checks the keys of a product needs to know of it: where holders
+        present their keys, and which resources and actions there are. A service calls it when it starts:
+        it then also learns whether its token may check this product.
+
+        Needs `create` on `products/{product}/checks`.
         """
 
 def add_CheckServiceServicer_to_server(servicer: CheckServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

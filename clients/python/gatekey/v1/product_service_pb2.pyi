@@ -203,9 +203,9 @@ class DeleteProductRequest(_message.Message):
     name: _builtins.str
     """Required. `products/{product}`."""
     force: _builtins.bool
-    """Delete all tenants of the product with it, at once and for good. Every key of the product stops
-    working before the first row is removed; rows are removed in batches, and a call that was cut
-    short can be repeated.
+    """Delete all tenants of the product with it, at once and for good. No key of the product works any
+    more. Rows are removed in batches, of a large product after the answer: until then the id of the
+    product is taken (`PRODUCT_BEING_PURGED`).
     """
     etag: _builtins.str
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""

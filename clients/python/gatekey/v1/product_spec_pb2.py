@@ -26,7 +26,7 @@ from gatekey.v1 import types_pb2 as gatekey_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dgatekey/v1/product_spec.proto\x12\ngatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xad\x03\n\x0bProductSpec\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0btenant_noun\x18\x03 \x01(\t\x12+\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x16.gatekey.v1.Collection\x12\x14\n\x0cread_actions\x18\x05 \x03(\t\x12\x1f\n\x05roles\x18\x06 \x03(\x0b\x32\x10.gatekey.v1.Role\x12\x30\n\x0bsecret_keys\x18\x07 \x01(\x0b\x32\x1b.gatekey.v1.SecretKeyPolicy\x12:\n\x10publishable_keys\x18\x08 \x01(\x0b\x32 .gatekey.v1.PublishableKeyPolicy\x12\x34\n\rmachine_users\x18\t \x01(\x0b\x32\x1d.gatekey.v1.MachineUserPolicy\x12\x30\n\ncredential\x18\n \x01(\x0b\x32\x1c.gatekey.v1.CredentialHeader\x12(\n\x06limits\x18\x0b \x01(\x0b\x32\x18.gatekey.v1.TenantLimits\"H\n\x0cTenantLimits\x12\x0f\n\x07members\x18\x01 \x01(\x05\x12\x15\n\rmachine_users\x18\x02 \x01(\x05\x12\x10\n\x08\x61pi_keys\x18\x03 \x01(\x05\"D\n\nCollection\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\"\x87\x01\n\x04Role\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x06grants\x18\x03 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\r\n\x05owner\x18\x04 \x01(\x08\x12)\n\x0e\x61\x64ministration\x18\x05 \x03(\x0b\x32\x11.gatekey.v1.Grant\"\xd9\x01\n\x0fSecretKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12%\n\x05modes\x18\x02 \x03(\x0e\x32\x16.gatekey.v1.AccessMode\x12,\n\x0c\x64\x65\x66\x61ult_mode\x18\x03 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12\x30\n\nrestricted\x18\x04 \x01(\x0b\x32\x1c.gatekey.v1.RestrictedPolicy\x12/\n\x0cmax_lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb3\x01\n\x10RestrictedPolicy\x12\x31\n\x05scope\x18\x01 \x01(\x0e\x32\".gatekey.v1.RestrictedPolicy.Scope\x12$\n\tgrantable\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\"F\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x11\n\rSCOPE_ACTIONS\x10\x01\x12\x13\n\x0fSCOPE_RESOURCES\x10\x02\"I\n\x14PublishableKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12!\n\x06grants\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\"\xb7\x01\n\x11MachineUserPolicy\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x38\n\x08lifetime\x18\x02 \x01(\x0e\x32&.gatekey.v1.MachineUserPolicy.Lifetime\"Z\n\x08Lifetime\x12\x18\n\x14LIFETIME_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIFETIME_BOUND_TO_KEYS\x10\x01\x12\x18\n\x14LIFETIME_INDEPENDENT\x10\x02\"2\n\x10\x43redentialHeader\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\x0e\n\x06scheme\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dgatekey/v1/product_spec.proto\x12\ngatekey.v1\x1a\x16gatekey/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc5\x03\n\x0bProductSpec\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0btenant_noun\x18\x03 \x01(\t\x12+\n\x0b\x63ollections\x18\x04 \x03(\x0b\x32\x16.gatekey.v1.Collection\x12\x14\n\x0cread_actions\x18\x05 \x03(\t\x12\x1f\n\x05roles\x18\x06 \x03(\x0b\x32\x10.gatekey.v1.Role\x12\x30\n\x0bsecret_keys\x18\x07 \x01(\x0b\x32\x1b.gatekey.v1.SecretKeyPolicy\x12:\n\x10publishable_keys\x18\x08 \x01(\x0b\x32 .gatekey.v1.PublishableKeyPolicy\x12\x34\n\rmachine_users\x18\t \x01(\x0b\x32\x1d.gatekey.v1.MachineUserPolicy\x12\x30\n\ncredential\x18\n \x01(\x0b\x32\x1c.gatekey.v1.CredentialHeader\x12(\n\x06limits\x18\x0b \x01(\x0b\x32\x18.gatekey.v1.TenantLimits\x12\x16\n\x0e\x61\x63tor_required\x18\x0c \x01(\x08\"H\n\x0cTenantLimits\x12\x0f\n\x07members\x18\x01 \x01(\x05\x12\x15\n\rmachine_users\x18\x02 \x01(\x05\x12\x10\n\x08\x61pi_keys\x18\x03 \x01(\x05\"D\n\nCollection\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\"\x87\x01\n\x04Role\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12!\n\x06grants\x18\x03 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12\r\n\x05owner\x18\x04 \x01(\x08\x12)\n\x0e\x61\x64ministration\x18\x05 \x03(\x0b\x32\x11.gatekey.v1.Grant\"\xb9\x03\n\x0fSecretKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12%\n\x05modes\x18\x02 \x03(\x0e\x32\x16.gatekey.v1.AccessMode\x12,\n\x0c\x64\x65\x66\x61ult_mode\x18\x03 \x01(\x0e\x32\x16.gatekey.v1.AccessMode\x12\x30\n\nrestricted\x18\x04 \x01(\x0b\x32\x1c.gatekey.v1.RestrictedPolicy\x12/\n\x0cmax_lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x06owners\x18\x06 \x03(\x0e\x32!.gatekey.v1.SecretKeyPolicy.Owner\x12\x38\n\rdefault_owner\x18\x07 \x01(\x0e\x32!.gatekey.v1.SecretKeyPolicy.Owner\x12\x15\n\rown_keys_only\x18\x08 \x01(\x08\"Z\n\x05Owner\x12\x15\n\x11OWNER_UNSPECIFIED\x10\x00\x12\x10\n\x0cOWNER_MEMBER\x10\x01\x12\x16\n\x12OWNER_MACHINE_USER\x10\x02\x12\x10\n\x0cOWNER_TENANT\x10\x03\"\xb3\x01\n\x10RestrictedPolicy\x12\x31\n\x05scope\x18\x01 \x01(\x0e\x32\".gatekey.v1.RestrictedPolicy.Scope\x12$\n\tgrantable\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\"F\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x11\n\rSCOPE_ACTIONS\x10\x01\x12\x13\n\x0fSCOPE_RESOURCES\x10\x02\"z\n\x14PublishableKeyPolicy\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12!\n\x06grants\x18\x02 \x03(\x0b\x32\x11.gatekey.v1.Grant\x12/\n\x0cmax_lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe2\x01\n\x11MachineUserPolicy\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x38\n\x08lifetime\x18\x02 \x01(\x0e\x32&.gatekey.v1.MachineUserPolicy.Lifetime\x12)\n\x0e\x61\x64ministration\x18\x03 \x03(\x0b\x32\x11.gatekey.v1.Grant\"Z\n\x08Lifetime\x12\x18\n\x14LIFETIME_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIFETIME_BOUND_TO_KEYS\x10\x01\x12\x18\n\x14LIFETIME_INDEPENDENT\x10\x02\"2\n\x10\x43redentialHeader\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\x0e\n\x06scheme\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatekey.v1.product_spec_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PRODUCTSPEC']._serialized_start=102
-  _globals['_PRODUCTSPEC']._serialized_end=531
-  _globals['_TENANTLIMITS']._serialized_start=533
-  _globals['_TENANTLIMITS']._serialized_end=605
-  _globals['_COLLECTION']._serialized_start=607
-  _globals['_COLLECTION']._serialized_end=675
-  _globals['_ROLE']._serialized_start=678
-  _globals['_ROLE']._serialized_end=813
-  _globals['_SECRETKEYPOLICY']._serialized_start=816
-  _globals['_SECRETKEYPOLICY']._serialized_end=1033
-  _globals['_RESTRICTEDPOLICY']._serialized_start=1036
-  _globals['_RESTRICTEDPOLICY']._serialized_end=1215
-  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_start=1145
-  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_end=1215
-  _globals['_PUBLISHABLEKEYPOLICY']._serialized_start=1217
-  _globals['_PUBLISHABLEKEYPOLICY']._serialized_end=1290
-  _globals['_MACHINEUSERPOLICY']._serialized_start=1293
-  _globals['_MACHINEUSERPOLICY']._serialized_end=1476
-  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_start=1386
-  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_end=1476
-  _globals['_CREDENTIALHEADER']._serialized_start=1478
-  _globals['_CREDENTIALHEADER']._serialized_end=1528
+  _globals['_PRODUCTSPEC']._serialized_end=555
+  _globals['_TENANTLIMITS']._serialized_start=557
+  _globals['_TENANTLIMITS']._serialized_end=629
+  _globals['_COLLECTION']._serialized_start=631
+  _globals['_COLLECTION']._serialized_end=699
+  _globals['_ROLE']._serialized_start=702
+  _globals['_ROLE']._serialized_end=837
+  _globals['_SECRETKEYPOLICY']._serialized_start=840
+  _globals['_SECRETKEYPOLICY']._serialized_end=1281
+  _globals['_SECRETKEYPOLICY_OWNER']._serialized_start=1191
+  _globals['_SECRETKEYPOLICY_OWNER']._serialized_end=1281
+  _globals['_RESTRICTEDPOLICY']._serialized_start=1284
+  _globals['_RESTRICTEDPOLICY']._serialized_end=1463
+  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_start=1393
+  _globals['_RESTRICTEDPOLICY_SCOPE']._serialized_end=1463
+  _globals['_PUBLISHABLEKEYPOLICY']._serialized_start=1465
+  _globals['_PUBLISHABLEKEYPOLICY']._serialized_end=1587
+  _globals['_MACHINEUSERPOLICY']._serialized_start=1590
+  _globals['_MACHINEUSERPOLICY']._serialized_end=1816
+  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_start=1726
+  _globals['_MACHINEUSERPOLICY_LIFETIME']._serialized_end=1816
+  _globals['_CREDENTIALHEADER']._serialized_start=1818
+  _globals['_CREDENTIALHEADER']._serialized_end=1868
 # @@protoc_insertion_point(module_scope)

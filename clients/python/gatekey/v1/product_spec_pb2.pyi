@@ -42,6 +42,7 @@ class ProductSpec(_message.Message):
     MACHINE_USERS_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    ACTOR_REQUIRED_FIELD_NUMBER: _builtins.int
     product: _builtins.str
     """Required. The product's id: a lower-case letter, then lower-case letters, digits and single
     dashes; at most 63 characters. Never changes.
@@ -51,6 +52,11 @@ class ProductSpec(_message.Message):
     tenant_noun: _builtins.str
     """What the product calls a tenant, in lower case, for messages: `workspace`, `organization`.
     Empty: `tenant`.
+    """
+    actor_required: _builtins.bool
+    """Whether everything in a tenant that has a member is changed on behalf of an actor
+    (`gatekey-actor`): without one, a mutation is refused (`ACTOR_REQUIRED`). Suspending and resuming
+    a tenant need none.
     """
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
@@ -66,7 +72,7 @@ class ProductSpec(_message.Message):
 
     @_builtins.property
     def secret_keys(self) -> Global___SecretKeyPolicy:
-        """Required. The keys that principals own."""
+        """Required. The keys that stay on servers."""
 
     @_builtins.property
     def publishable_keys(self) -> Global___PublishableKeyPolicy:
@@ -98,10 +104,11 @@ class ProductSpec(_message.Message):
         machine_users: Global___MachineUserPolicy | None = ...,
         credential: Global___CredentialHeader | None = ...,
         limits: Global___TenantLimits | None = ...,
+        actor_required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "limits", b"limits", "machine_users", b"machine_users", "publishable_keys", b"publishable_keys", "secret_keys", b"secret_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "credential", b"credential", "display_name", b"display_name", "limits", b"limits", "machine_users", b"machine_users", "product", b"product", "publishable_keys", b"publishable_keys", "read_actions", b"read_actions", "roles", b"roles", "secret_keys", b"secret_keys", "tenant_noun", b"tenant_noun"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_required", b"actor_required", "collections", b"collections", "credential", b"credential", "display_name", b"display_name", "limits", b"limits", "machine_users", b"machine_users", "product", b"product", "publishable_keys", b"publishable_keys", "read_actions", b"read_actions", "roles", b"roles", "secret_keys", b"secret_keys", "tenant_noun", b"tenant_noun"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,7 +128,7 @@ class TenantLimits(_message.Message):
     machine_users: _builtins.int
     """Machine users; at most 1000000."""
     api_keys: _builtins.int
-    """API keys, whatever their state; at most 1000000."""
+    """API keys that are neither revoked nor expired; at most 1000000."""
     def __init__(
         self,
         *,
@@ -224,18 +231,56 @@ class SecretKeyPolicy(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Owner:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OwnerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SecretKeyPolicy._Owner.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OWNER_UNSPECIFIED: SecretKeyPolicy._Owner.ValueType  # 0
+        """Never valid in `owners`."""
+        OWNER_MEMBER: SecretKeyPolicy._Owner.ValueType  # 1
+        """A member: the key is cut by the member's role, and goes with the member."""
+        OWNER_MACHINE_USER: SecretKeyPolicy._Owner.ValueType  # 2
+        """A machine user."""
+        OWNER_TENANT: SecretKeyPolicy._Owner.ValueType  # 3
+        """The tenant itself: no role cuts the key, and it lives as long as the tenant."""
+
+    class Owner(_Owner, metaclass=_OwnerEnumTypeWrapper):
+        """Whom a key can belong to."""
+
+    OWNER_UNSPECIFIED: SecretKeyPolicy.Owner.ValueType  # 0
+    """Never valid in `owners`."""
+    OWNER_MEMBER: SecretKeyPolicy.Owner.ValueType  # 1
+    """A member: the key is cut by the member's role, and goes with the member."""
+    OWNER_MACHINE_USER: SecretKeyPolicy.Owner.ValueType  # 2
+    """A machine user."""
+    OWNER_TENANT: SecretKeyPolicy.Owner.ValueType  # 3
+    """The tenant itself: no role cuts the key, and it lives as long as the tenant."""
+
     PREFIX_FIELD_NUMBER: _builtins.int
     MODES_FIELD_NUMBER: _builtins.int
     DEFAULT_MODE_FIELD_NUMBER: _builtins.int
     RESTRICTED_FIELD_NUMBER: _builtins.int
     MAX_LIFETIME_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
+    DEFAULT_OWNER_FIELD_NUMBER: _builtins.int
+    OWN_KEYS_ONLY_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """Required. How each secret starts: lower-case letters and digits in groups, each group closed by
     `_` or `-`: `hey_`, `tly-`. At most 32 characters. No two products, and no two kinds of key,
     share a prefix.
     """
     default_mode: _types_pb2.AccessMode.ValueType
-    """Required. The mode of a key for which none is chosen; one of `modes`."""
+    """The mode of a key for which none is chosen; one of `modes`. Absent: a mode has to be chosen."""
+    default_owner: Global___SecretKeyPolicy.Owner.ValueType
+    """The owner of a key for which none is named: `OWNER_TENANT` for the tenant, `OWNER_MEMBER` for the
+    actor; one of `owners`. Absent: an owner has to be named.
+    """
+    own_keys_only: _builtins.bool
+    """Whether, with an actor, a member's key is made and gets a new secret on behalf of that member
+    only, so that nobody makes a key for another person. Others can still take it away.
+    """
     @_builtins.property
     def modes(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.AccessMode.ValueType]:
         """Required. The access modes that a key can have. A key whose mode is no longer offered has no
@@ -252,6 +297,12 @@ class SecretKeyPolicy(_message.Message):
     def max_lifetime(self) -> _duration_pb2.Duration:
         """The longest life of a key. Absent: keys need not expire. At least a minute."""
 
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedScalarFieldContainer[Global___SecretKeyPolicy.Owner.ValueType]:
+        """Whom keys can belong to. Empty: members and machine users. A key whose kind of owner is no longer
+        offered has no permissions.
+        """
+
     def __init__(
         self,
         *,
@@ -260,10 +311,13 @@ class SecretKeyPolicy(_message.Message):
         default_mode: _types_pb2.AccessMode.ValueType = ...,
         restricted: Global___RestrictedPolicy | None = ...,
         max_lifetime: _duration_pb2.Duration | None = ...,
+        owners: _abc.Iterable[Global___SecretKeyPolicy.Owner.ValueType] | None = ...,
+        default_owner: Global___SecretKeyPolicy.Owner.ValueType = ...,
+        own_keys_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_lifetime", b"max_lifetime", "restricted", b"restricted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_mode", b"default_mode", "max_lifetime", b"max_lifetime", "modes", b"modes", "prefix", b"prefix", "restricted", b"restricted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_mode", b"default_mode", "default_owner", b"default_owner", "max_lifetime", b"max_lifetime", "modes", b"modes", "own_keys_only", b"own_keys_only", "owners", b"owners", "prefix", b"prefix", "restricted", b"restricted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,21 +384,27 @@ class PublishableKeyPolicy(_message.Message):
 
     PREFIX_FIELD_NUMBER: _builtins.int
     GRANTS_FIELD_NUMBER: _builtins.int
+    MAX_LIFETIME_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """Required. As `SecretKeyPolicy.prefix`."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Grant]:
         """Required. Exactly what every publishable key may do. It cannot be chosen for one key."""
 
+    @_builtins.property
+    def max_lifetime(self) -> _duration_pb2.Duration:
+        """The longest life of a key. Absent: keys need not expire. At least a minute."""
+
     def __init__(
         self,
         *,
         prefix: _builtins.str = ...,
         grants: _abc.Iterable[_types_pb2.Grant] | None = ...,
+        max_lifetime: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_lifetime", b"max_lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "max_lifetime", b"max_lifetime", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,7 +425,9 @@ class MachineUserPolicy(_message.Message):
         LIFETIME_UNSPECIFIED: MachineUserPolicy._Lifetime.ValueType  # 0
         """Never valid."""
         LIFETIME_BOUND_TO_KEYS: MachineUserPolicy._Lifetime.ValueType  # 1
-        """As long as its keys: deleting its last key deletes it, in the same transaction."""
+        """As long as its one key: they are created together, and deleting the key deletes the machine
+        user, in the same transaction.
+        """
         LIFETIME_INDEPENDENT: MachineUserPolicy._Lifetime.ValueType  # 2
         """Until it is deleted, with or without keys."""
 
@@ -375,25 +437,35 @@ class MachineUserPolicy(_message.Message):
     LIFETIME_UNSPECIFIED: MachineUserPolicy.Lifetime.ValueType  # 0
     """Never valid."""
     LIFETIME_BOUND_TO_KEYS: MachineUserPolicy.Lifetime.ValueType  # 1
-    """As long as its keys: deleting its last key deletes it, in the same transaction."""
+    """As long as its one key: they are created together, and deleting the key deletes the machine
+    user, in the same transaction.
+    """
     LIFETIME_INDEPENDENT: MachineUserPolicy.Lifetime.ValueType  # 2
     """Until it is deleted, with or without keys."""
 
     ROLE_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    ADMINISTRATION_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Required. The role of every machine user, as it is now; one of the spec's roles."""
     lifetime: Global___MachineUserPolicy.Lifetime.ValueType
     """Required. How long a machine user lives."""
+    @_builtins.property
+    def administration(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Grant]:
+        """What a machine user may administer when a mutation names it as its actor: as
+        `Role.administration`, which does not count for machine users. None: nothing.
+        """
+
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         lifetime: Global___MachineUserPolicy.Lifetime.ValueType = ...,
+        administration: _abc.Iterable[_types_pb2.Grant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["administration", b"administration", "lifetime", b"lifetime", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

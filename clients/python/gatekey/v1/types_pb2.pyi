@@ -28,7 +28,7 @@ class _KeyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyKind.Value
     KEY_KIND_UNSPECIFIED: _KeyKind.ValueType  # 0
     """Not chosen: `KEY_KIND_SECRET` in a request; never in an answer."""
     KEY_KIND_SECRET: _KeyKind.ValueType  # 1
-    """Belongs to a member or a machine user; stays on servers."""
+    """Belongs to a member, a machine user or the tenant; stays on servers."""
     KEY_KIND_PUBLISHABLE: _KeyKind.ValueType  # 2
     """Belongs to the tenant; may be seen by anyone, and reaches only the product's publishable grants."""
 
@@ -38,7 +38,7 @@ class KeyKind(_KeyKind, metaclass=_KeyKindEnumTypeWrapper):
 KEY_KIND_UNSPECIFIED: KeyKind.ValueType  # 0
 """Not chosen: `KEY_KIND_SECRET` in a request; never in an answer."""
 KEY_KIND_SECRET: KeyKind.ValueType  # 1
-"""Belongs to a member or a machine user; stays on servers."""
+"""Belongs to a member, a machine user or the tenant; stays on servers."""
 KEY_KIND_PUBLISHABLE: KeyKind.ValueType  # 2
 """Belongs to the tenant; may be seen by anyone, and reaches only the product's publishable grants."""
 Global___KeyKind: _TypeAlias = KeyKind  # noqa: Y015
@@ -50,7 +50,7 @@ class _AccessMode:
 class _AccessModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ACCESS_MODE_UNSPECIFIED: _AccessMode.ValueType  # 0
-    """Not chosen: the product's default in a request; publishable keys have no mode."""
+    """Not chosen: the product's default in a request, if it has one; publishable keys have no mode."""
     ACCESS_MODE_ALL: _AccessMode.ValueType  # 1
     """Everything that the product's spec defines, now and later."""
     ACCESS_MODE_READ_ONLY: _AccessMode.ValueType  # 2
@@ -59,10 +59,10 @@ class _AccessModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessMode
     """The key's own grants."""
 
 class AccessMode(_AccessMode, metaclass=_AccessModeEnumTypeWrapper):
-    """How much of its owner's permissions a secret key takes."""
+    """How much of its owner's permissions a secret key takes; of all there are, where the tenant owns it."""
 
 ACCESS_MODE_UNSPECIFIED: AccessMode.ValueType  # 0
-"""Not chosen: the product's default in a request; publishable keys have no mode."""
+"""Not chosen: the product's default in a request, if it has one; publishable keys have no mode."""
 ACCESS_MODE_ALL: AccessMode.ValueType  # 1
 """Everything that the product's spec defines, now and later."""
 ACCESS_MODE_READ_ONLY: AccessMode.ValueType  # 2

@@ -1,4 +1,4 @@
-"""How alembic reaches the database: over the connection that `store.schema` hands it."""
+"""How alembic reaches the database: over the connection that `store.upgrade` hands it."""
 
 from alembic import context
 

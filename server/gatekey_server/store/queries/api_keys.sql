@@ -3,38 +3,78 @@
 select
     key_uid, display_name, kind, mode, grants::text as grants, create_time, expire_time, disable_time, revoke_time,
     owner_kind, owner_id, hints, create_times, expire_times, description, labels::text as labels, revoke_reason,
-    version, last_use_time
+    version, last_use_time, creator_actor, creator_caller, creator_caller_display_name, actor_required
 from api_key_detail
-where tenant_uid = :tenant_uid and key_uid = :key_uid;
+where tenant_uid = :tenant_uid and key_uid = :key_uid and owner_remove_time is null;
 
--- name: key_list(tenant_uid, after, limit)
--- One page of a tenant's keys, in the order of their creation.
+-- name: key_list(tenant_uid, after, scan, limit)
+-- Some of a tenant's keys, in the order of their creation, among the next `scan` of them: there may be any number of
+-- keys in between whose owners have been removed.
 select
     key_uid, display_name, kind, mode, grants::text as grants, create_time, expire_time, disable_time, revoke_time,
     owner_kind, owner_id, hints, create_times, expire_times, description, labels::text as labels, revoke_reason,
-    version, last_use_time
+    version, last_use_time, creator_actor, creator_caller, creator_caller_display_name, actor_required
 from api_key_detail
+where tenant_uid = :tenant_uid
+    and key_uid = any(array(
+        select key_uid
+        from (
+            select key_uid, principal_uid
+            from api_key
+            where tenant_uid = :tenant_uid and key_uid > :after
+            order by key_uid
+            limit :scan
+        ) as next
+        where not exists (
+            select from principal
+            where principal.tenant_uid = :tenant_uid
+                and principal.principal_uid = next.principal_uid
+                and principal.remove_time is not null
+        )
+        order by key_uid
+        limit :limit
+    ))
+order by key_uid;
+
+-- name: key_scan_end(tenant_uid, after, scan)$
+-- The last of the next `scan` keys of a tenant; null where there are not as many.
+select key_uid
+from api_key
 where tenant_uid = :tenant_uid and key_uid > :after
 order by key_uid
-limit :limit;
+offset :scan::bigint - 1
+limit 1;
 
 -- name: key_list_by_principal(tenant_uid, principal_uid, after, limit)
--- One page of one owner's keys. A query of its own, so that it always goes by the owner's index.
+-- Some of one owner's keys. A query of its own, so that it always goes by the owner's index.
 select
     key_uid, display_name, kind, mode, grants::text as grants, create_time, expire_time, disable_time, revoke_time,
     owner_kind, owner_id, hints, create_times, expire_times, description, labels::text as labels, revoke_reason,
-    version, last_use_time
+    version, last_use_time, creator_actor, creator_caller, creator_caller_display_name, actor_required
 from api_key_detail
 where tenant_uid = :tenant_uid and principal_uid = :principal_uid and key_uid > :after
 order by key_uid
 limit :limit;
 
--- name: key_insert(tenant_uid, key_uid, principal_uid, display_name, description, labels, kind, mode, grants, expire_time)!
+-- name: key_list_of_tenant(tenant_uid, after, limit)
+-- Some of the secret keys that belong to the tenant itself, by the owner's index as well.
+select
+    key_uid, display_name, kind, mode, grants::text as grants, create_time, expire_time, disable_time, revoke_time,
+    owner_kind, owner_id, hints, create_times, expire_times, description, labels::text as labels, revoke_reason,
+    version, last_use_time, creator_actor, creator_caller, creator_caller_display_name, actor_required
+from api_key_detail
+where tenant_uid = :tenant_uid and principal_uid is null and kind = 'SECRET' and key_uid > :after
+order by key_uid
+limit :limit;
+
+-- name: key_insert(tenant_uid, key_uid, principal_uid, display_name, description, labels, kind, mode, grants, expire_time, creator_actor, creator_caller, creator_caller_display_name, actor_required)!
 -- A key without a secret; the secret follows in the same transaction.
 insert into api_key
-    (tenant_uid, key_uid, principal_uid, display_name, description, labels, kind, mode, grants, expire_time)
+    (tenant_uid, key_uid, principal_uid, display_name, description, labels, kind, mode, grants, expire_time,
+    creator_actor, creator_caller, creator_caller_display_name, actor_required)
 values
-    (:tenant_uid, :key_uid, :principal_uid, :display_name, :description, :labels, :kind, :mode, :grants, :expire_time);
+    (:tenant_uid, :key_uid, :principal_uid, :display_name, :description, :labels, :kind, :mode, :grants, :expire_time,
+    :creator_actor, :creator_caller, :creator_caller_display_name, :actor_required);
 
 -- name: secret_insert(tenant_uid, key_uid, slot, digest, pepper_version, hint)!
 -- The unique index on the digest and the key's two slots refuse what must not be. Not now(), which is
@@ -71,8 +111,80 @@ update api_key set revoke_time = now(), revoke_reason = :reason, version = versi
 where tenant_uid = :tenant_uid and key_uid = :key_uid;
 
 -- name: key_count_up_to(tenant_uid, limit)$
--- How many keys a tenant has, as far as a limit makes it matter.
-select count(*) from (select 1 as one from api_key where tenant_uid = :tenant_uid limit :limit) as counted;
+-- How many keys a tenant has, as far as a limit makes it matter, without those of removed principals: between two of
+-- these, by uid, all keys count, and so do those without a principal.
+with removed as (
+    select principal_uid from principal where tenant_uid = :tenant_uid and remove_time is not null
+),
+bounds as (
+    select lag(principal_uid, 1, 0) over (order by principal_uid) as low, principal_uid as high from removed
+    union all
+    select coalesce(max(principal_uid), 0), 9223372036854775807 from removed
+)
+select count(*) from (
+    (
+        select 1 as one
+        from bounds
+        cross join lateral (
+            select 1 from api_key
+            where tenant_uid = :tenant_uid and principal_uid > bounds.low and principal_uid < bounds.high
+            limit :limit
+        ) as between_removed
+        limit :limit
+    )
+    union all
+    (select 1 from api_key where tenant_uid = :tenant_uid and principal_uid is null limit :limit)
+) as counted;
+
+-- name: key_count_living(tenant_uid, now, limit)$
+-- How many keys of a tenant may work now or once they are enabled, as far as a limit makes it matter; without those of
+-- removed principals, as in `key_count_up_to`.
+with removed as (
+    select principal_uid from principal where tenant_uid = :tenant_uid and remove_time is not null
+),
+bounds as (
+    select lag(principal_uid, 1, 0) over (order by principal_uid) as low, principal_uid as high from removed
+    union all
+    select coalesce(max(principal_uid), 0), 9223372036854775807 from removed
+)
+select count(*) from (
+    (
+        select 1 as one
+        from bounds
+        cross join lateral (
+            (
+                select 1 from api_key
+                where tenant_uid = :tenant_uid and principal_uid > bounds.low and principal_uid < bounds.high
+                    and revoke_time is null and expire_time is null
+                limit :limit
+            )
+            union all
+            (
+                select 1 from api_key
+                where tenant_uid = :tenant_uid and principal_uid > bounds.low and principal_uid < bounds.high
+                    and revoke_time is null and expire_time > :now
+                limit :limit
+            )
+        ) as between_removed
+        limit :limit
+    )
+    union all
+    (
+        select 1 from api_key
+        where tenant_uid = :tenant_uid and principal_uid is null and revoke_time is null and expire_time is null
+        limit :limit
+    )
+    union all
+    (
+        select 1 from api_key
+        where tenant_uid = :tenant_uid and principal_uid is null and revoke_time is null and expire_time > :now
+        limit :limit
+    )
+) as counted;
+
+-- name: key_display_name(tenant_uid, key_uid)$
+-- What people call a key.
+select display_name from api_key where tenant_uid = :tenant_uid and key_uid = :key_uid;
 
 -- name: key_touch(tenant_uid, key_uid)!
 -- Marks a key as changed when its secrets have.
@@ -95,12 +207,36 @@ order by create_time desc, slot desc;
 -- Makes room for a new secret.
 delete from secret where tenant_uid = :tenant_uid and key_uid = :key_uid and slot = :slot;
 
--- name: key_locate(digests)^
--- Which key a secret belongs to, whatever its state.
-select tenant.product_id, tenant.tenant_id, secret.key_uid
+-- name: secret_locate(digests)^
+-- Which key a secret belongs to, or belonged to, whatever became of either.
+select
+    tenant.product_id, tenant.tenant_id, secret.key_uid, secret.hint, secret.create_time, secret.expire_time,
+    principal.remove_time as end_time
 from secret
 join tenant using (tenant_uid)
-where secret.digest = any(:digests);
+join api_key on api_key.tenant_uid = secret.tenant_uid and api_key.key_uid = secret.key_uid
+left join principal on principal.tenant_uid = api_key.tenant_uid and principal.principal_uid = api_key.principal_uid
+where secret.digest = any(:digests)
+union all
+select product_id, tenant_id, key_uid, hint, create_time, expire_time, end_time
+from past_secret
+where digest = any(:digests)
+order by end_time desc
+limit 1;
+
+-- name: past_secret_purge(retention, limit)$
+-- Forgets one batch of secrets that have been gone for longer than the retention. Answers how many.
+with gone as (
+    delete from past_secret
+    where digest = any(array(
+        select digest from past_secret
+        where end_time < now() - :retention::interval
+        order by end_time
+        limit :limit
+    ))
+    returning 1 as one
+)
+select count(*) from gone;
 
 -- name: key_list_ended(retention, limit)
 -- Keys that expired or were revoked longer ago than the retention period.

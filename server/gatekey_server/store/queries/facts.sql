@@ -1,16 +1,20 @@
 -- name: facts_by_digest(known_specs, digests)
 -- All that decisions about these secrets depend on, and the revision that it is as of: one statement
--- sees one snapshot. One row without a digest where no secret is found. The spec is sent only where
+-- sees one snapshot. One row without a digest where no secret is found, or
+-- only one of a removed principal or of a deleted product. The spec is sent only where
 -- the server has not compiled it yet. When PostgreSQL was started tells which one answered: a former
--- primary may still do.
+-- primary may still do. Times are compared here, and bounded, for the driver cannot read every one.
 select
-    revision.current as revision, pg_postmaster_start_time() as server,
-    secret.digest, secret.expire_time as secret_expire_time,
+    revision.current as revision, revision.stamp, pg_postmaster_start_time() as server,
+    secret.digest, tenant.product_id,
     api_key.key_uid, api_key.kind, api_key.mode, api_key.grants::text as grants,
-    api_key.expire_time, api_key.disable_time, api_key.revoke_time,
-    tenant.tenant_id, tenant.suspend_time, tenant.delete_time,
+    case when least(api_key.expire_time, secret.expire_time) is not null then
+        greatest('1970-01-01T00:00:00Z', least(api_key.expire_time, secret.expire_time, '9000-01-01T00:00:00Z'))
+    end as expire_time,
+    api_key.disable_time is not null as is_disabled, api_key.revoke_time is not null as is_revoked,
+    tenant.tenant_id, tenant.suspend_time is not null as is_suspended, tenant.delete_time is not null as is_deleted,
     principal.kind as owner_kind, principal.principal_id as owner_id, principal.role as owner_role,
-    secret.tenant_uid, api_key.principal_uid, key_usage.last_use_time is not null as was_used, product.spec_digest,
+    secret.tenant_uid, api_key.principal_uid, key_usage.last_use_time is not null as was_used, api_key.actor_required, product.spec_digest,
     case when product.spec_digest = any(:known_specs) then null else product.spec::text end as spec
 from revision
 left join (
@@ -21,12 +25,24 @@ left join (
     left join principal
         on principal.tenant_uid = api_key.tenant_uid and principal.principal_uid = api_key.principal_uid
     left join key_usage on key_usage.tenant_uid = secret.tenant_uid and key_usage.key_uid = secret.key_uid
-) on secret.digest = any(:digests);
+) on secret.digest = any(:digests) and principal.remove_time is null and product.delete_time is null;
+
+-- name: product_by_digest(digest)
+-- Where a secret is about which nothing else can be read.
+select tenant.product_id
+from secret
+join tenant using (tenant_uid)
+where secret.digest = :digest;
 
 -- name: digests_by_key(product_id, tenant_id, key_uid)
 -- For a holder who presents no secret: those of a key, by which its facts are found. The one that lives longest first.
 select secret.digest
-from secret
-join tenant using (tenant_uid)
-where tenant.product_id = :product_id and tenant.tenant_id = :tenant_id and secret.key_uid = :key_uid
+from tenant
+join secret using (tenant_uid)
+join api_key on api_key.tenant_uid = secret.tenant_uid and api_key.key_uid = secret.key_uid
+left join principal on principal.tenant_uid = api_key.tenant_uid and principal.principal_uid = api_key.principal_uid
+where tenant.product_id = :product_id
+    and tenant.tenant_id = :tenant_id
+    and secret.key_uid = :key_uid
+    and principal.remove_time is null
 order by secret.expire_time desc nulls first, secret.slot;

@@ -1,6 +1,12 @@
--- name: process_register(process_uid, applied)!
--- Makes a process one that mutations wait for; committed before its first lease.
-insert into process (process_uid, applied_revision) values (:process_uid, :applied);
+-- name: process_register(process_uid, applied, stamp)!
+-- Makes a process one that mutations wait for; committed before its first lease. What it has applied counts only
+-- where that is in this database's history, as in `changes_poll`.
+insert into process (process_uid, applied_revision)
+select :process_uid, case when exists (
+    select from revision where current = :applied and stamp = :stamp
+    union all
+    select from change where change.revision = :applied and change.stamp = :stamp
+) then :applied else -1 end;
 
 -- name: process_unregister(process_uid)!
 -- For a process that answers nothing from its cache any more.
@@ -37,31 +43,30 @@ select
     exists (select from renewed) as registered,
     exists (select from known) as continuous,
     change.revision as change_revision, change.product_id, change.tenant_uid, change.principal_uid, change.key_uid,
-    change.digest, change.stamp as change_stamp, revision.scope_key, pg_postmaster_start_time() as server
+    change.digest, change.stamp as change_stamp, revision.scope_key, pg_postmaster_start_time() as server,
+    tenant.product_id as tenant_product
 from revision
 left join change on change.revision > :applied and exists (select from known)
+left join tenant on tenant.tenant_uid = change.tenant_uid
 order by change.revision
 limit :limit;
 
--- name: revision_take()$
--- The revision of this transaction's changes; the last one where it has made none. Holds the
--- revision's lock to the end of the transaction: not much but the commit should follow.
-select coalesce(take_revision(), (select current from revision));
-
--- name: revision_current()$
--- The revision of the last change that was committed.
-select current from revision;
+-- name: position_take(patience)^
+-- The position that this transaction's changes get; the last one where it has made none, and whether there may be
+-- leases from a history that this one was copied from. Holds the revision's lock to the end of the transaction: not
+-- much but the commit should follow.
+select reached, its_stamp, is_after_fork from take_position(:patience);
 
 -- name: changes_purge(keep, limit)$
 -- Forgets one batch of changes that are further back than the processes need. Answers how many.
-with batch as (
-    select change_uid from change
-    where revision < (select current - :keep::bigint from revision)
-    order by revision
-    limit :limit
-),
-gone as (
-    delete from change using batch where change.change_uid = batch.change_uid
+with gone as (
+    delete from change
+    where ctid = any(array(
+        select ctid from change
+        where revision < (select current - :keep::bigint from revision)
+        order by revision
+        limit :limit
+    ))
     returning 1 as one
 )
 select count(*) from gone;

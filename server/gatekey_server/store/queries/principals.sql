@@ -2,7 +2,7 @@
 -- One member or machine user of a tenant, by kind and id.
 select principal_uid, kind, principal_id, role, display_name, create_time, version
 from principal
-where tenant_uid = :tenant_uid and kind = :kind and principal_id = :principal_id;
+where tenant_uid = :tenant_uid and kind = :kind and principal_id = :principal_id and remove_time is null;
 
 -- name: principal_insert(tenant_uid, kind, principal_id, role, display_name)^
 -- Nothing where the id is taken.
@@ -15,7 +15,7 @@ returning principal_uid, kind, principal_id, role, display_name, create_time, ve
 -- One page of the people, in the order in which they were added.
 select principal_uid, kind, principal_id, role, display_name, create_time, version
 from principal
-where tenant_uid = :tenant_uid and principal_uid > :after
+where tenant_uid = :tenant_uid and principal_uid > :after and remove_time is null
 order by principal_uid
 limit :limit;
 
@@ -23,18 +23,73 @@ limit :limit;
 -- One page of the people of one kind.
 select principal_uid, kind, principal_id, role, display_name, create_time, version
 from principal
-where tenant_uid = :tenant_uid and kind = :kind and principal_uid > :after
+where tenant_uid = :tenant_uid and kind = :kind and principal_uid > :after and remove_time is null
 order by principal_uid
 limit :limit;
 
--- name: member_count(tenant_uid)$
--- How many users a tenant has.
-select count(*) from principal where tenant_uid = :tenant_uid and kind = 'MEMBER';
+-- name: principal_remove(tenant_uid, principal_uid)!
+-- From here on nothing of it counts, and its id is free. Releases that know no remove_time see a member whose role no
+-- spec has, and deny its keys.
+update principal
+set remove_time = now(), kind = 'MEMBER', role = '/removed', principal_id = '/removed/' || principal_uid,
+    display_name = '', version = version + 1
+where tenant_uid = :tenant_uid and principal_uid = :principal_uid;
 
--- name: principal_delete(tenant_uid, kind, principal_id)$
--- Removes a principal; its keys and their secrets follow by their foreign keys. Answers its uid.
+-- name: principal_next_removed(but)^
+-- A removed principal whose rows are still there to be purged, but none of those that could not be.
+select tenant_uid, principal_uid
+from principal
+where remove_time is not null and principal_uid <> all(:but::bigint[])
+order by remove_time
+limit 1;
+
+-- name: purge_begin()$
+-- For this transaction, the triggers note no deletions: what is purged has not counted since its removal.
+select set_config('gatekey.purges_removed', 'on', true);
+
+-- name: principal_purge_keys(tenant_uid, principal_uid, after, limit)$
+-- Removes one batch of a removed principal's keys with what is below them. Another server may be at it, too. Answers
+-- the last one's uid, from which to go on: from the start, each batch would look at what all before it have left in the
+-- index. Null at the end. By an array: joins are planned for many more keys, and would read the whole tables.
+with batch as (
+    select array(
+        select key_uid
+        from api_key
+        where tenant_uid = :tenant_uid
+            and principal_uid = :principal_uid
+            and key_uid > :after
+            and exists (
+                select from principal
+                where principal.tenant_uid = :tenant_uid
+                    and principal.principal_uid = :principal_uid
+                    and remove_time is not null
+            )
+        order by key_uid
+        limit :limit
+        for update skip locked
+    ) as key_uids
+),
+secrets as (
+    delete from secret where tenant_uid = :tenant_uid and key_uid = any((select key_uids from batch)::uuid[])
+),
+uses as (
+    delete from key_usage where tenant_uid = :tenant_uid and key_uid = any((select key_uids from batch)::uuid[])
+),
+gone as (
+    delete from api_key where tenant_uid = :tenant_uid and key_uid = any((select key_uids from batch)::uuid[])
+)
+select key_uids[cardinality(key_uids)] from batch;
+
+-- name: principal_purge(tenant_uid, principal_uid)$
+-- Removes a removed principal itself, once it has no keys. Answers its uid.
 delete from principal
-where tenant_uid = :tenant_uid and kind = :kind and principal_id = :principal_id
+where tenant_uid = :tenant_uid
+    and principal_uid = :principal_uid
+    and remove_time is not null
+    and not exists (
+        select 1 from api_key
+        where api_key.tenant_uid = principal.tenant_uid and api_key.principal_uid = principal.principal_uid
+    )
 returning principal_uid;
 
 -- name: principal_delete_if_keyless(tenant_uid, principal_uid)$
@@ -59,13 +114,34 @@ returning principal_uid, kind, principal_id, role, display_name, create_time, ve
 -- name: principal_count_up_to(tenant_uid, kind, limit)$
 -- How many principals of a kind a tenant has, as far as a limit makes it matter.
 select count(*) from (
-    select 1 as one from principal where tenant_uid = :tenant_uid and kind = :kind limit :limit
+    select 1 as one
+    from principal
+    where tenant_uid = :tenant_uid and kind = :kind and remove_time is null
+    limit :limit
 ) as counted;
 
--- name: member_count_with_role(tenant_uid, role)$
--- How many members have a role, to see whether the last owner is about to go.
-select count(*) from principal where tenant_uid = :tenant_uid and kind = 'MEMBER' and role = :role;
+-- name: member_count_with_role(tenant_uid, role, limit)$
+-- How many members have a role, as far as a limit makes it matter, to see whether the last owner is about to go.
+select count(*) from (
+    select 1 as one from principal
+    where tenant_uid = :tenant_uid and kind = 'MEMBER' and role = :role and remove_time is null
+    limit :limit
+) as counted;
 
--- name: principal_count_keys(tenant_uid, principal_uid)$
--- How many keys go with a principal.
-select count(*) from api_key where tenant_uid = :tenant_uid and principal_uid = :principal_uid;
+-- name: member_exists(tenant_uid)$
+-- Whether a tenant has a member, on whose behalf it could be changed.
+select exists (select from principal where tenant_uid = :tenant_uid and kind = 'MEMBER' and remove_time is null);
+
+-- name: principal_count_keys(tenant_uid, principal_uid, limit)$
+-- How many keys go with a principal, as far as a limit makes it matter.
+select count(*) from (
+    select 1 as one from api_key where tenant_uid = :tenant_uid and principal_uid = :principal_uid limit :limit
+) as counted;
+
+-- name: principal_key_uids(tenant_uid, principal_uid, limit)
+-- The first keys that go with a principal.
+select key_uid
+from api_key
+where tenant_uid = :tenant_uid and principal_uid = :principal_uid
+order by key_uid
+limit :limit;

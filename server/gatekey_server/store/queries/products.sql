@@ -2,27 +2,27 @@
 -- One product, by id.
 select product_id, spec::text as spec, spec_digest, spec_version, built_in, create_time, update_time
 from product
-where product_id = :product_id;
+where product_id = :product_id and delete_time is null;
 
 -- name: product_lock_shared(product_id)^
 -- The product that a mutation below it goes by: its spec cannot change until the mutation is over.
 select product_id, spec::text as spec, spec_digest, spec_version, built_in, create_time, update_time
 from product
-where product_id = :product_id
+where product_id = :product_id and delete_time is null
 for share;
 
 -- name: product_lock(product_id)^
 -- The product that is itself about to change.
 select product_id, spec::text as spec, spec_digest, spec_version, built_in, create_time, update_time
 from product
-where product_id = :product_id
+where product_id = :product_id and delete_time is null
 for update;
 
 -- name: product_list(after, limit)
 -- One page, by id.
 select product_id, spec::text as spec, spec_digest, spec_version, built_in, create_time, update_time
 from product
-where product_id > :after
+where product_id > :after and delete_time is null
 order by product_id
 limit :limit;
 
@@ -44,8 +44,36 @@ returning product_id, spec::text as spec, spec_digest, spec_version, built_in, c
 -- Fails while the product has tenants.
 delete from product where product_id = :product_id;
 
+-- name: product_mark_deleted(product_id, spec, spec_digest)!
+-- From here on nothing of a locked product counts. The spec is one that gives nothing, for releases that know no
+-- delete_time.
+update product
+set delete_time = clock_timestamp(), spec = :spec, spec_digest = :spec_digest
+where product_id = :product_id;
+
+-- name: product_next_deleted(but)$
+-- A deleted product whose rows are still there to be purged, but none of those that could not be.
+select product_id
+from product
+where delete_time is not null and product_id <> all(:but::text[])
+order by delete_time
+limit 1;
+
+-- name: product_purge(product_id)!
+-- Removes a deleted product itself, once it has no tenants.
+delete from product
+where product_id = :product_id
+    and delete_time is not null
+    and (
+        select tenant_uid
+        from tenant
+        where tenant.product_id = :product_id and tenant_uid > 0
+        order by tenant.product_id, tenant_uid
+        limit 1
+    ) is null;
+
 -- name: prefix_delete_by_product(product_id)!
--- Frees the prefixes of a product whose spec is being replaced.
+-- Frees the prefixes of a product that is deleted, or whose spec is being replaced.
 delete from secret_prefix where product_id = :product_id;
 
 -- name: prefix_insert(prefix, product_id, kind)^
@@ -55,26 +83,6 @@ values (:prefix, :product_id, :kind)
 on conflict (prefix) do nothing
 returning prefix;
 
--- name: member_count_by_role(product_id)
--- How many members of living tenants have each role, to see which a new spec would leave without one.
-select principal.role, count(*) as members
-from principal
-join tenant using (tenant_uid)
-where tenant.product_id = :product_id and tenant.delete_time is null and principal.kind = 'MEMBER'
-group by principal.role
-order by principal.role;
-
--- name: machine_user_count(product_id)$
--- How many machine users the living tenants have, for a spec that would do away with them.
-select count(*)
-from principal
-join tenant using (tenant_uid)
-where tenant.product_id = :product_id and tenant.delete_time is null and principal.kind = 'MACHINE_USER';
-
--- name: key_count_by_permissions(product_id)
--- How many unrevoked keys of living tenants share each kind, mode and set of grants.
-select api_key.kind, api_key.mode, api_key.grants::text as grants, count(*) as keys
-from api_key
-join tenant using (tenant_uid)
-where tenant.product_id = :product_id and tenant.delete_time is null and api_key.revoke_time is null
-group by api_key.kind, api_key.mode, api_key.grants;
+-- name: prefix_list_of_others(prefixes, product_id)
+-- Which of some prefixes other products have.
+select prefix from secret_prefix where prefix = any(:prefixes) and product_id <> :product_id;

@@ -6,6 +6,8 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { MachineUser } from "./machine_user_service_pb.js";
 import { file_gatekey_v1_machine_user_service } from "./machine_user_service_pb.js";
+import type { CredentialHeader } from "./product_spec_pb.js";
+import { file_gatekey_v1_product_spec } from "./product_spec_pb.js";
 import type { AccessMode, DeletionCounts, Grant, KeyKind } from "./types_pb.js";
 import { file_gatekey_v1_types } from "./types_pb.js";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
@@ -16,10 +18,10 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file gatekey/v1/api_key_service.proto.
  */
 export const file_gatekey_v1_api_key_service: GenFile = /*@__PURE__*/
-  fileDesc("CiBnYXRla2V5L3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIKZ2F0ZWtleS52MSLBBgoGQXBpS2V5EgwKBG5hbWUYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEiEKBGtpbmQYAyABKA4yEy5nYXRla2V5LnYxLktleUtpbmQSDQoFb3duZXIYBCABKAkSJAoEbW9kZRgFIAEoDjIWLmdhdGVrZXkudjEuQWNjZXNzTW9kZRIhCgZncmFudHMYBiADKAsyES5nYXRla2V5LnYxLkdyYW50EicKBXN0YXRlGAcgASgOMhguZ2F0ZWtleS52MS5BcGlLZXkuU3RhdGUSLwoLZXhwaXJlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2NyZWF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgdzZWNyZXRzGAogAygLMhkuZ2F0ZWtleS52MS5BcGlLZXkuU2VjcmV0EhMKC2Rlc2NyaXB0aW9uGAsgASgJEi4KBmxhYmVscxgMIAMoCzIeLmdhdGVrZXkudjEuQXBpS2V5LkxhYmVsc0VudHJ5Ei8KC3Jldm9rZV90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1yZXZva2VfcmVhc29uGA4gASgJEgwKBGV0YWcYDyABKAkSMQoNbGFzdF91c2VfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARp4CgZTZWNyZXQSDAoEaGludBgBIAEoCRIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImoKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEAoMU1RBVEVfQUNUSVZFEAESEgoOU1RBVEVfRElTQUJMRUQQAhIRCg1TVEFURV9SRVZPS0VEEAMSEQoNU1RBVEVfRVhQSVJFRBAEIqgCChNDcmVhdGVBcGlLZXlSZXF1ZXN0Eg4KBnBhcmVudBgBIAEoCRIjCgdhcGlfa2V5GAIgASgLMhIuZ2F0ZWtleS52MS5BcGlLZXkSSAoQbmV3X21hY2hpbmVfdXNlchgDIAEoCzIuLmdhdGVrZXkudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdC5OZXdNYWNoaW5lVXNlchImCgN0dGwYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAYgASgIGj8KDk5ld01hY2hpbmVVc2VyEhcKD21hY2hpbmVfdXNlcl9pZBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkikwEKFENyZWF0ZUFwaUtleVJlc3BvbnNlEiMKB2FwaV9rZXkYASABKAsyEi5nYXRla2V5LnYxLkFwaUtleRIOCgZzZWNyZXQYAiABKAkSLQoMbWFjaGluZV91c2VyGAMgASgLMhcuZ2F0ZWtleS52MS5NYWNoaW5lVXNlchIXCg9zZWNyZXRfd2l0aGhlbGQYBCABKAgiIAoQR2V0QXBpS2V5UmVxdWVzdBIMCgRuYW1lGAEgASgJIloKEkxpc3RBcGlLZXlzUmVxdWVzdBIOCgZwYXJlbnQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSDQoFb3duZXIYBCABKAkiVAoTTGlzdEFwaUtleXNSZXNwb25zZRIkCghhcGlfa2V5cxgBIAMoCzISLmdhdGVrZXkudjEuQXBpS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJcChNEZWxldGVBcGlLZXlSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEZXRhZxgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiQwoURGVsZXRlQXBpS2V5UmVzcG9uc2USKwoHZGVsZXRlZBgBIAEoCzIaLmdhdGVrZXkudjEuRGVsZXRpb25Db3VudHMilgEKE1VwZGF0ZUFwaUtleVJlcXVlc3QSIwoHYXBpX2tleRgBIAEoCzISLmdhdGVrZXkudjEuQXBpS2V5Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiXQoURGlzYWJsZUFwaUtleVJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCCJcChNFbmFibGVBcGlLZXlSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEZXRhZxgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgibAoTUmV2b2tlQXBpS2V5UmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEg4KBnJlYXNvbhgFIAEoCSKGAQoTUm90YXRlQXBpS2V5UmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIEigKBWdyYWNlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uImQKFFJvdGF0ZUFwaUtleVJlc3BvbnNlEiMKB2FwaV9rZXkYASABKAsyEi5nYXRla2V5LnYxLkFwaUtleRIOCgZzZWNyZXQYAiABKAkSFwoPc2VjcmV0X3dpdGhoZWxkGAMgASgIIicKFUlkZW50aWZ5U2VjcmV0UmVxdWVzdBIOCgZzZWNyZXQYASABKAky9gUKDUFwaUtleVNlcnZpY2USUQoMQ3JlYXRlQXBpS2V5Eh8uZ2F0ZWtleS52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GiAuZ2F0ZWtleS52MS5DcmVhdGVBcGlLZXlSZXNwb25zZRI9CglHZXRBcGlLZXkSHC5nYXRla2V5LnYxLkdldEFwaUtleVJlcXVlc3QaEi5nYXRla2V5LnYxLkFwaUtleRJOCgtMaXN0QXBpS2V5cxIeLmdhdGVrZXkudjEuTGlzdEFwaUtleXNSZXF1ZXN0Gh8uZ2F0ZWtleS52MS5MaXN0QXBpS2V5c1Jlc3BvbnNlEkMKDFVwZGF0ZUFwaUtleRIfLmdhdGVrZXkudjEuVXBkYXRlQXBpS2V5UmVxdWVzdBoSLmdhdGVrZXkudjEuQXBpS2V5EkUKDURpc2FibGVBcGlLZXkSIC5nYXRla2V5LnYxLkRpc2FibGVBcGlLZXlSZXF1ZXN0GhIuZ2F0ZWtleS52MS5BcGlLZXkSQwoMRW5hYmxlQXBpS2V5Eh8uZ2F0ZWtleS52MS5FbmFibGVBcGlLZXlSZXF1ZXN0GhIuZ2F0ZWtleS52MS5BcGlLZXkSQwoMUmV2b2tlQXBpS2V5Eh8uZ2F0ZWtleS52MS5SZXZva2VBcGlLZXlSZXF1ZXN0GhIuZ2F0ZWtleS52MS5BcGlLZXkSUQoMUm90YXRlQXBpS2V5Eh8uZ2F0ZWtleS52MS5Sb3RhdGVBcGlLZXlSZXF1ZXN0GiAuZ2F0ZWtleS52MS5Sb3RhdGVBcGlLZXlSZXNwb25zZRJHCg5JZGVudGlmeVNlY3JldBIhLmdhdGVrZXkudjEuSWRlbnRpZnlTZWNyZXRSZXF1ZXN0GhIuZ2F0ZWtleS52MS5BcGlLZXkSUQoMRGVsZXRlQXBpS2V5Eh8uZ2F0ZWtleS52MS5EZWxldGVBcGlLZXlSZXF1ZXN0GiAuZ2F0ZWtleS52MS5EZWxldGVBcGlLZXlSZXNwb25zZWIGcHJvdG8z", [file_gatekey_v1_machine_user_service, file_gatekey_v1_types, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("CiBnYXRla2V5L3YxL2FwaV9rZXlfc2VydmljZS5wcm90bxIKZ2F0ZWtleS52MSKhCAoGQXBpS2V5EgwKBG5hbWUYASABKAkSFAoMZGlzcGxheV9uYW1lGAIgASgJEiEKBGtpbmQYAyABKA4yEy5nYXRla2V5LnYxLktleUtpbmQSDQoFb3duZXIYBCABKAkSJAoEbW9kZRgFIAEoDjIWLmdhdGVrZXkudjEuQWNjZXNzTW9kZRIhCgZncmFudHMYBiADKAsyES5nYXRla2V5LnYxLkdyYW50EicKBXN0YXRlGAcgASgOMhguZ2F0ZWtleS52MS5BcGlLZXkuU3RhdGUSLwoLZXhwaXJlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2NyZWF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgdzZWNyZXRzGAogAygLMhkuZ2F0ZWtleS52MS5BcGlLZXkuU2VjcmV0EhMKC2Rlc2NyaXB0aW9uGAsgASgJEi4KBmxhYmVscxgMIAMoCzIeLmdhdGVrZXkudjEuQXBpS2V5LkxhYmVsc0VudHJ5Ei8KC3Jldm9rZV90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1yZXZva2VfcmVhc29uGA4gASgJEgwKBGV0YWcYDyABKAkSMQoNbGFzdF91c2VfdGltZRgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIc3RyYW5kZWQYESABKAkSKwoHY3JlYXRvchgSIAEoCzIaLmdhdGVrZXkudjEuQXBpS2V5LkNyZWF0b3ISLQoKaWRlbnRpZmllZBgTIAEoCzIZLmdhdGVrZXkudjEuQXBpS2V5LlNlY3JldBIWCg5hY3Rvcl9yZXF1aXJlZBgUIAEoCBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGkUKB0NyZWF0b3ISDQoFYWN0b3IYASABKAkSDgoGY2FsbGVyGAIgASgJEhsKE2NhbGxlcl9kaXNwbGF5X25hbWUYAyABKAkaeAoGU2VjcmV0EgwKBGhpbnQYASABKAkSLwoLY3JlYXRlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ9CgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhIKDlNUQVRFX0RJU0FCTEVEEAISEQoNU1RBVEVfUkVWT0tFRBADEhEKDVNUQVRFX0VYUElSRUQQBBIRCg1TVEFURV9ERUxFVEVEEAUiqAIKE0NyZWF0ZUFwaUtleVJlcXVlc3QSDgoGcGFyZW50GAEgASgJEiMKB2FwaV9rZXkYAiABKAsyEi5nYXRla2V5LnYxLkFwaUtleRJIChBuZXdfbWFjaGluZV91c2VyGAMgASgLMi4uZ2F0ZWtleS52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0Lk5ld01hY2hpbmVVc2VyEiYKA3R0bBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAUgASgJEhUKDXZhbGlkYXRlX29ubHkYBiABKAgaPwoOTmV3TWFjaGluZVVzZXISFwoPbWFjaGluZV91c2VyX2lkGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCSLFAQoUQ3JlYXRlQXBpS2V5UmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLmdhdGVrZXkudjEuQXBpS2V5Eg4KBnNlY3JldBgCIAEoCRItCgxtYWNoaW5lX3VzZXIYAyABKAsyFy5nYXRla2V5LnYxLk1hY2hpbmVVc2VyEhcKD3NlY3JldF93aXRoaGVsZBgEIAEoCBIwCgpjcmVkZW50aWFsGAUgASgLMhwuZ2F0ZWtleS52MS5DcmVkZW50aWFsSGVhZGVyIiAKEEdldEFwaUtleVJlcXVlc3QSDAoEbmFtZRgBIAEoCSJaChJMaXN0QXBpS2V5c1JlcXVlc3QSDgoGcGFyZW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEg0KBW93bmVyGAQgASgJIlQKE0xpc3RBcGlLZXlzUmVzcG9uc2USJAoIYXBpX2tleXMYASADKAsyEi5nYXRla2V5LnYxLkFwaUtleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiXAoTRGVsZXRlQXBpS2V5UmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIkMKFERlbGV0ZUFwaUtleVJlc3BvbnNlEisKB2RlbGV0ZWQYASABKAsyGi5nYXRla2V5LnYxLkRlbGV0aW9uQ291bnRzIpYBChNVcGRhdGVBcGlLZXlSZXF1ZXN0EiMKB2FwaV9rZXkYASABKAsyEi5nYXRla2V5LnYxLkFwaUtleRIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIl0KFERpc2FibGVBcGlLZXlSZXF1ZXN0EgwKBG5hbWUYASABKAkSDAoEZXRhZxgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiXAoTRW5hYmxlQXBpS2V5UmVxdWVzdBIMCgRuYW1lGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCRIVCg12YWxpZGF0ZV9vbmx5GAQgASgIImwKE1Jldm9rZUFwaUtleVJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCBIOCgZyZWFzb24YBSABKAkihgEKE1JvdGF0ZUFwaUtleVJlcXVlc3QSDAoEbmFtZRgBIAEoCRIMCgRldGFnGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkSFQoNdmFsaWRhdGVfb25seRgEIAEoCBIoCgVncmFjZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKWAQoUUm90YXRlQXBpS2V5UmVzcG9uc2USIwoHYXBpX2tleRgBIAEoCzISLmdhdGVrZXkudjEuQXBpS2V5Eg4KBnNlY3JldBgCIAEoCRIXCg9zZWNyZXRfd2l0aGhlbGQYAyABKAgSMAoKY3JlZGVudGlhbBgEIAEoCzIcLmdhdGVrZXkudjEuQ3JlZGVudGlhbEhlYWRlciInChVJZGVudGlmeVNlY3JldFJlcXVlc3QSDgoGc2VjcmV0GAEgASgJMvYFCg1BcGlLZXlTZXJ2aWNlElEKDENyZWF0ZUFwaUtleRIfLmdhdGVrZXkudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdBogLmdhdGVrZXkudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2USPQoJR2V0QXBpS2V5EhwuZ2F0ZWtleS52MS5HZXRBcGlLZXlSZXF1ZXN0GhIuZ2F0ZWtleS52MS5BcGlLZXkSTgoLTGlzdEFwaUtleXMSHi5nYXRla2V5LnYxLkxpc3RBcGlLZXlzUmVxdWVzdBofLmdhdGVrZXkudjEuTGlzdEFwaUtleXNSZXNwb25zZRJDCgxVcGRhdGVBcGlLZXkSHy5nYXRla2V5LnYxLlVwZGF0ZUFwaUtleVJlcXVlc3QaEi5nYXRla2V5LnYxLkFwaUtleRJFCg1EaXNhYmxlQXBpS2V5EiAuZ2F0ZWtleS52MS5EaXNhYmxlQXBpS2V5UmVxdWVzdBoSLmdhdGVrZXkudjEuQXBpS2V5EkMKDEVuYWJsZUFwaUtleRIfLmdhdGVrZXkudjEuRW5hYmxlQXBpS2V5UmVxdWVzdBoSLmdhdGVrZXkudjEuQXBpS2V5EkMKDFJldm9rZUFwaUtleRIfLmdhdGVrZXkudjEuUmV2b2tlQXBpS2V5UmVxdWVzdBoSLmdhdGVrZXkudjEuQXBpS2V5ElEKDFJvdGF0ZUFwaUtleRIfLmdhdGVrZXkudjEuUm90YXRlQXBpS2V5UmVxdWVzdBogLmdhdGVrZXkudjEuUm90YXRlQXBpS2V5UmVzcG9uc2USRwoOSWRlbnRpZnlTZWNyZXQSIS5nYXRla2V5LnYxLklkZW50aWZ5U2VjcmV0UmVxdWVzdBoSLmdhdGVrZXkudjEuQXBpS2V5ElEKDERlbGV0ZUFwaUtleRIfLmdhdGVrZXkudjEuRGVsZXRlQXBpS2V5UmVxdWVzdBogLmdhdGVrZXkudjEuRGVsZXRlQXBpS2V5UmVzcG9uc2ViBnByb3RvMw", [file_gatekey_v1_machine_user_service, file_gatekey_v1_product_spec, file_gatekey_v1_types, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
- * A named credential of a principal or, when publishable, of the tenant.
+ * A named credential of a principal or of the tenant.
  *
  * @generated from message gatekey.v1.ApiKey
  */
@@ -46,8 +48,8 @@ export type ApiKey = Message<"gatekey.v1.ApiKey"> & {
   kind: KeyKind;
 
   /**
-   * The resource name of its owner, a member or a machine user. Empty for publishable keys.
-   * Set on creation.
+   * The resource name of its owner: a member, a machine user, or the tenant itself. Empty for
+   * publishable keys. Set on creation; empty then: the product's default.
    *
    * @generated from field: string owner = 4;
    */
@@ -137,6 +139,37 @@ export type ApiKey = Message<"gatekey.v1.ApiKey"> & {
    * @generated from field: google.protobuf.Timestamp last_use_time = 16;
    */
   lastUseTime?: Timestamp | undefined;
+
+  /**
+   * Why the product's spec, as it is now, gives the key less than it was given, in a sentence for
+   * people; empty: it does not. Only in answers.
+   *
+   * @generated from field: string stranded = 17;
+   */
+  stranded: string;
+
+  /**
+   * Who made it. Absent for keys that were made before this was kept, and for root tokens.
+   *
+   * @generated from field: gatekey.v1.ApiKey.Creator creator = 18;
+   */
+  creator?: ApiKey_Creator | undefined;
+
+  /**
+   * Only from `IdentifySecret`, where the secret that was presented is not one that works for as long as its
+   * key: that secret, and as `expire_time` when it stops or stopped working, if its key does or did not before.
+   *
+   * @generated from field: gatekey.v1.ApiKey.Secret identified = 19;
+   */
+  identified?: ApiKey_Secret | undefined;
+
+  /**
+   * Only of service tokens: changes below a tenant that it makes must name an actor in `gatekey-actor`, as where
+   * a product's spec demands it. Set on creation, and never changed: whoever holds the token cannot take it off.
+   *
+   * @generated from field: bool actor_required = 20;
+   */
+  actorRequired: boolean;
 };
 
 /**
@@ -145,6 +178,41 @@ export type ApiKey = Message<"gatekey.v1.ApiKey"> & {
  */
 export const ApiKeySchema: GenMessage<ApiKey> = /*@__PURE__*/
   messageDesc(file_gatekey_v1_api_key_service, 0);
+
+/**
+ * Who made a key, as it was then. Set by the service.
+ *
+ * @generated from message gatekey.v1.ApiKey.Creator
+ */
+export type ApiKey_Creator = Message<"gatekey.v1.ApiKey.Creator"> & {
+  /**
+   * The resource name of the member or machine user on whose behalf; empty if none was named.
+   *
+   * @generated from field: string actor = 1;
+   */
+  actor: string;
+
+  /**
+   * The resource name of the service token.
+   *
+   * @generated from field: string caller = 2;
+   */
+  caller: string;
+
+  /**
+   * The display name that the service token had.
+   *
+   * @generated from field: string caller_display_name = 3;
+   */
+  callerDisplayName: string;
+};
+
+/**
+ * Describes the message gatekey.v1.ApiKey.Creator.
+ * Use `create(ApiKey_CreatorSchema)` to create a new message.
+ */
+export const ApiKey_CreatorSchema: GenMessage<ApiKey_Creator> = /*@__PURE__*/
+  messageDesc(file_gatekey_v1_api_key_service, 0, 0);
 
 /**
  * What can be told of a secret without telling it.
@@ -179,7 +247,7 @@ export type ApiKey_Secret = Message<"gatekey.v1.ApiKey.Secret"> & {
  * Use `create(ApiKey_SecretSchema)` to create a new message.
  */
 export const ApiKey_SecretSchema: GenMessage<ApiKey_Secret> = /*@__PURE__*/
-  messageDesc(file_gatekey_v1_api_key_service, 0, 0);
+  messageDesc(file_gatekey_v1_api_key_service, 0, 1);
 
 /**
  * Whether a key works.
@@ -221,6 +289,13 @@ export enum ApiKey_State {
    * @generated from enum value: STATE_EXPIRED = 4;
    */
   EXPIRED = 4,
+
+  /**
+   * It is gone, and known by a secret that it had. Only from `IdentifySecret`.
+   *
+   * @generated from enum value: STATE_DELETED = 5;
+   */
+  DELETED = 5,
 }
 
 /**
@@ -243,8 +318,8 @@ export type CreateApiKeyRequest = Message<"gatekey.v1.CreateApiKeyRequest"> & {
   parent: string;
 
   /**
-   * Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants` and
-   * `expire_time`. Fields that the service sets are ignored.
+   * Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants`,
+   * `expire_time`, and for a service token `actor_required`. Fields that the service sets are ignored.
    *
    * @generated from field: gatekey.v1.ApiKey api_key = 2;
    */
@@ -349,6 +424,13 @@ export type CreateApiKeyResponse = Message<"gatekey.v1.CreateApiKeyResponse"> & 
    * @generated from field: bool secret_withheld = 4;
    */
   secretWithheld: boolean;
+
+  /**
+   * Where the holder presents the secret.
+   *
+   * @generated from field: gatekey.v1.CredentialHeader credential = 5;
+   */
+  credential?: CredentialHeader | undefined;
 };
 
 /**
@@ -407,7 +489,7 @@ export type ListApiKeysRequest = Message<"gatekey.v1.ListApiKeysRequest"> & {
   pageToken: string;
 
   /**
-   * Only the keys of this member or machine user, by resource name.
+   * Only the keys of this member, this machine user, or the tenant itself, by resource name.
    *
    * @generated from field: string owner = 4;
    */
@@ -770,6 +852,13 @@ export type RotateApiKeyResponse = Message<"gatekey.v1.RotateApiKeyResponse"> & 
    * @generated from field: bool secret_withheld = 3;
    */
   secretWithheld: boolean;
+
+  /**
+   * Where the holder presents the secret.
+   *
+   * @generated from field: gatekey.v1.CredentialHeader credential = 4;
+   */
+  credential?: CredentialHeader | undefined;
 };
 
 /**
@@ -807,8 +896,8 @@ export const IdentifySecretRequestSchema: GenMessage<IdentifySecretRequest> = /*
  */
 export const ApiKeyService: GenService<{
   /**
-   * Creates a key for a member, for a machine user, or with a new machine user; a publishable key
-   * belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+   * Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
+   * publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
    *
    * Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
    * `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -911,8 +1000,10 @@ export const ApiKeyService: GenService<{
     output: typeof RotateApiKeyResponseSchema;
   },
   /**
-   * Tells which key a secret belongs to, in whatever state the key is. A secret of a key that the
-   * caller may not identify is answered like an unknown one.
+   * Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
+   * what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
+   * known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
+   * are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
    *
    * Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
    *
@@ -925,7 +1016,7 @@ export const ApiKeyService: GenService<{
   },
   /**
    * Deletes a key. Where machine users are bound to their keys (`LIFETIME_BOUND_TO_KEYS`), deleting
-   * the last key of one deletes it, in the same transaction.
+   * the key of one deletes it, in the same transaction.
    *
    * Needs `delete` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
    *

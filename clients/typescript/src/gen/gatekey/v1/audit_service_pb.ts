@@ -12,7 +12,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file gatekey/v1/audit_service.proto.
  */
 export const file_gatekey_v1_audit_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5nYXRla2V5L3YxL2F1ZGl0X3NlcnZpY2UucHJvdG8SCmdhdGVrZXkudjEi4wIKCkF1ZGl0RXZlbnQSDgoGcGFyZW50GAEgASgJEhAKCHNlcXVlbmNlGAIgASgDEi4KCmV2ZW50X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHZlcmIYBCABKAkSDgoGdGFyZ2V0GAUgASgJEg4KBmNhbGxlchgGIAEoCRINCgVhY3RvchgHIAEoCRISCgpyZXF1ZXN0X2lkGAggASgJEicKBmJlZm9yZRgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSJgoFYWZ0ZXIYCiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EgwKBGhhc2gYCyABKAwSFQoIcmV2aXNpb24YDCABKANIAIgBARIvCgxyZWNlaXB0X3dhaXQYDSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCwoJX3JldmlzaW9uItoBChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0Eg4KBnBhcmVudBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCRIuCgpzdGFydF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGdGFyZ2V0GAYgASgJEg0KBWFjdG9yGAcgASgJEgwKBHZlcmIYCCABKAkiYAoXTGlzdEF1ZGl0RXZlbnRzUmVzcG9uc2USLAoMYXVkaXRfZXZlbnRzGAEgAygLMhYuZ2F0ZWtleS52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTJqCgxBdWRpdFNlcnZpY2USWgoPTGlzdEF1ZGl0RXZlbnRzEiIuZ2F0ZWtleS52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GiMuZ2F0ZWtleS52MS5MaXN0QXVkaXRFdmVudHNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("Ch5nYXRla2V5L3YxL2F1ZGl0X3NlcnZpY2UucHJvdG8SCmdhdGVrZXkudjEigAMKCkF1ZGl0RXZlbnQSDgoGcGFyZW50GAEgASgJEhAKCHNlcXVlbmNlGAIgASgDEi4KCmV2ZW50X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHZlcmIYBCABKAkSDgoGdGFyZ2V0GAUgASgJEg4KBmNhbGxlchgGIAEoCRINCgVhY3RvchgHIAEoCRISCgpyZXF1ZXN0X2lkGAggASgJEicKBmJlZm9yZRgJIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSJgoFYWZ0ZXIYCiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EgwKBGhhc2gYCyABKAwSFQoIcmV2aXNpb24YDCABKANIAIgBARIvCgxyZWNlaXB0X3dhaXQYDSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGwoTY2FsbGVyX2Rpc3BsYXlfbmFtZRgOIAEoCUILCglfcmV2aXNpb24i2gEKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSDgoGcGFyZW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEi4KCnN0YXJ0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZ0YXJnZXQYBiABKAkSDQoFYWN0b3IYByABKAkSDAoEdmVyYhgIIAEoCSJgChdMaXN0QXVkaXRFdmVudHNSZXNwb25zZRIsCgxhdWRpdF9ldmVudHMYASADKAsyFi5nYXRla2V5LnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIi4KCkF1ZGl0Q2hhaW4SDgoGcGFyZW50GAEgASgJEhAKCHNlcXVlbmNlGAIgASgDIk8KFkxpc3RBdWRpdENoYWluc1JlcXVlc3QSDgoGcGFyZW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImAKF0xpc3RBdWRpdENoYWluc1Jlc3BvbnNlEiwKDGF1ZGl0X2NoYWlucxgBIAMoCzIWLmdhdGVrZXkudjEuQXVkaXRDaGFpbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyxgEKDEF1ZGl0U2VydmljZRJaCg9MaXN0QXVkaXRFdmVudHMSIi5nYXRla2V5LnYxLkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QaIy5nYXRla2V5LnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEloKD0xpc3RBdWRpdENoYWlucxIiLmdhdGVrZXkudjEuTGlzdEF1ZGl0Q2hhaW5zUmVxdWVzdBojLmdhdGVrZXkudjEuTGlzdEF1ZGl0Q2hhaW5zUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * One mutation. Written in the mutation's own transaction, and never changed.
@@ -113,6 +113,14 @@ export type AuditEvent = Message<"gatekey.v1.AuditEvent"> & {
    * @generated from field: google.protobuf.Duration receipt_wait = 13;
    */
   receiptWait?: Duration | undefined;
+
+  /**
+   * The display name that the service token had. Empty for what the service did by itself, and in events
+   * that were written before this was kept.
+   *
+   * @generated from field: string caller_display_name = 14;
+   */
+  callerDisplayName: string;
 };
 
 /**
@@ -221,6 +229,97 @@ export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> 
   messageDesc(file_gatekey_v1_audit_service, 2);
 
 /**
+ * The events of a product itself, or of one tenant.
+ *
+ * @generated from message gatekey.v1.AuditChain
+ */
+export type AuditChain = Message<"gatekey.v1.AuditChain"> & {
+  /**
+   * `products/{product}` or `products/{product}/tenants/{tenant}`, as in `AuditEvent.parent`.
+   *
+   * @generated from field: string parent = 1;
+   */
+  parent: string;
+
+  /**
+   * The number of its newest event, and so of its events.
+   *
+   * @generated from field: int64 sequence = 2;
+   */
+  sequence: bigint;
+};
+
+/**
+ * Describes the message gatekey.v1.AuditChain.
+ * Use `create(AuditChainSchema)` to create a new message.
+ */
+export const AuditChainSchema: GenMessage<AuditChain> = /*@__PURE__*/
+  messageDesc(file_gatekey_v1_audit_service, 3);
+
+/**
+ * A request to `AuditService.ListAuditChains`.
+ *
+ * @generated from message gatekey.v1.ListAuditChainsRequest
+ */
+export type ListAuditChainsRequest = Message<"gatekey.v1.ListAuditChainsRequest"> & {
+  /**
+   * `products/{product}`; empty: all products.
+   *
+   * @generated from field: string parent = 1;
+   */
+  parent: string;
+
+  /**
+   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the previous page of the same query; empty for the first.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message gatekey.v1.ListAuditChainsRequest.
+ * Use `create(ListAuditChainsRequestSchema)` to create a new message.
+ */
+export const ListAuditChainsRequestSchema: GenMessage<ListAuditChainsRequest> = /*@__PURE__*/
+  messageDesc(file_gatekey_v1_audit_service, 4);
+
+/**
+ * An answer of `AuditService.ListAuditChains`.
+ *
+ * @generated from message gatekey.v1.ListAuditChainsResponse
+ */
+export type ListAuditChainsResponse = Message<"gatekey.v1.ListAuditChainsResponse"> & {
+  /**
+   * One page.
+   *
+   * @generated from field: repeated gatekey.v1.AuditChain audit_chains = 1;
+   */
+  auditChains: AuditChain[];
+
+  /**
+   * For the next page; empty when this is the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message gatekey.v1.ListAuditChainsResponse.
+ * Use `create(ListAuditChainsResponseSchema)` to create a new message.
+ */
+export const ListAuditChainsResponseSchema: GenMessage<ListAuditChainsResponse> = /*@__PURE__*/
+  messageDesc(file_gatekey_v1_audit_service, 5);
+
+/**
  * Reads the audit log: what was done, by whom, on whose behalf, and what it changed.
  *
  * @generated from service gatekey.v1.AuditService
@@ -238,6 +337,19 @@ export const AuditService: GenService<{
     methodKind: "unary";
     input: typeof ListAuditEventsRequestSchema;
     output: typeof ListAuditEventsResponseSchema;
+  },
+  /**
+   * Lists the chains of events, also those of products and tenants that are gone. In the order of the products'
+   * ids: first a product's own chain, then those of its tenants.
+   *
+   * Needs `list` on `products/{product}/auditEvents`; for all products, `list` on `products`.
+   *
+   * @generated from rpc gatekey.v1.AuditService.ListAuditChains
+   */
+  listAuditChains: {
+    methodKind: "unary";
+    input: typeof ListAuditChainsRequestSchema;
+    output: typeof ListAuditChainsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_gatekey_v1_audit_service, 0);

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file gatekey/v1/cache_service.proto.
  */
 export const file_gatekey_v1_cache_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5nYXRla2V5L3YxL2NhY2hlX3NlcnZpY2UucHJvdG8SCmdhdGVrZXkudjEiQgoOUmVzb2x2ZVJlcXVlc3QSDAoEa2V5cxgBIAMoCRINCgVydWxlcxgCIAEoBRITCgtrbm93bl9zcGVjcxgDIAMoDCKQAQoPUmVzb2x2ZVJlc3BvbnNlEioKB3Jlc3VsdHMYASADKAsyGS5nYXRla2V5LnYxLlJlc29sdmVSZXN1bHQSJwoFc3BlY3MYAiADKAsyGC5nYXRla2V5LnYxLlJlc29sdmVkU3BlYxIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJeCg1SZXNvbHZlUmVzdWx0EiQKA2tleRgBIAEoCzIXLmdhdGVrZXkudjEuUmVzb2x2ZWRLZXkSEAoIcmV2aXNpb24YAiABKAMSFQoNc2VjcmV0X3Njb3BlcxgDIAMoDCKBAwoLUmVzb2x2ZWRLZXkSDAoEc3BlYxgBIAEoDBIOCgZ0ZW5hbnQYAiABKAkSGAoQdGVuYW50X3N1c3BlbmRlZBgDIAEoCBIWCg50ZW5hbnRfZGVsZXRlZBgEIAEoCBIPCgdhcGlfa2V5GAUgASgJEiEKBGtpbmQYBiABKA4yEy5nYXRla2V5LnYxLktleUtpbmQSJAoEbW9kZRgHIAEoDjIWLmdhdGVrZXkudjEuQWNjZXNzTW9kZRIhCgZncmFudHMYCCADKAsyES5nYXRla2V5LnYxLkdyYW50Eg8KB3Jldm9rZWQYCSABKAgSEAoIZGlzYWJsZWQYCiABKAgSLwoLZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEigKBW93bmVyGAwgASgLMhkuZ2F0ZWtleS52MS5SZXNvbHZlZE93bmVyEhEKCWtleV9zY29wZRgNIAEoDBIUCgx0ZW5hbnRfc2NvcGUYDiABKAYiYwoNUmVzb2x2ZWRPd25lchIQCgZtZW1iZXIYASABKAlIABIWCgxtYWNoaW5lX3VzZXIYAiABKAlIABIMCgRyb2xlGAMgASgJEg0KBXNjb3BlGAQgASgGQgsKCXByaW5jaXBhbCJBCgxSZXNvbHZlZFNwZWMSCgoCaWQYASABKAwSJQoEc3BlYxgCIAEoCzIXLmdhdGVrZXkudjEuUHJvZHVjdFNwZWMiHQoLU3luY1JlcXVlc3QSDgoGY3Vyc29yGAEgASgMIqgBCgxTeW5jUmVzcG9uc2USDgoGY3Vyc29yGAEgASgMEhAKCHJldmlzaW9uGAIgASgDEg0KBXJlc2V0GAMgASgIEhMKC2ZhaWxlZF9vdmVyGAYgASgIEigKB2NoYW5nZXMYBCADKAsyFy5nYXRla2V5LnYxLlNjb3BlQ2hhbmdlEigKBWxlYXNlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIpMBCgtTY29wZUNoYW5nZRIQCghyZXZpc2lvbhgBIAEoAxIPCgdwcm9kdWN0GAIgASgJEhMKBnRlbmFudBgDIAEoBkgAiAEBEhYKCXByaW5jaXBhbBgEIAEoBkgBiAEBEgsKA2tleRgFIAEoDBIOCgZzZWNyZXQYBiABKAxCCQoHX3RlbmFudEIMCgpfcHJpbmNpcGFsIjUKEVJlcG9ydFVzZXNSZXF1ZXN0EiAKBHVzZXMYASADKAsyEi5nYXRla2V5LnYxLktleVVzZSJBCgZLZXlVc2USDwoHYXBpX2tleRgBIAEoCRImCgNhZ28YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iFAoSUmVwb3J0VXNlc1Jlc3BvbnNlMtoBCgxDYWNoZVNlcnZpY2USQgoHUmVzb2x2ZRIaLmdhdGVrZXkudjEuUmVzb2x2ZVJlcXVlc3QaGy5nYXRla2V5LnYxLlJlc29sdmVSZXNwb25zZRI5CgRTeW5jEhcuZ2F0ZWtleS52MS5TeW5jUmVxdWVzdBoYLmdhdGVrZXkudjEuU3luY1Jlc3BvbnNlEksKClJlcG9ydFVzZXMSHS5nYXRla2V5LnYxLlJlcG9ydFVzZXNSZXF1ZXN0Gh4uZ2F0ZWtleS52MS5SZXBvcnRVc2VzUmVzcG9uc2ViBnByb3RvMw", [file_gatekey_v1_product_spec, file_gatekey_v1_types, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Ch5nYXRla2V5L3YxL2NhY2hlX3NlcnZpY2UucHJvdG8SCmdhdGVrZXkudjEiUgoOUmVzb2x2ZVJlcXVlc3QSDAoEa2V5cxgBIAMoCRINCgVydWxlcxgCIAEoBRITCgtrbm93bl9zcGVjcxgDIAMoDBIOCgZjdXJzb3IYBCABKAwikAEKD1Jlc29sdmVSZXNwb25zZRIqCgdyZXN1bHRzGAEgAygLMhkuZ2F0ZWtleS52MS5SZXNvbHZlUmVzdWx0EicKBXNwZWNzGAIgAygLMhguZ2F0ZWtleS52MS5SZXNvbHZlZFNwZWMSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAicgoNUmVzb2x2ZVJlc3VsdBIkCgNrZXkYASABKAsyFy5nYXRla2V5LnYxLlJlc29sdmVkS2V5EhAKCHJldmlzaW9uGAIgASgDEhUKDXNlY3JldF9zY29wZXMYAyADKAwSEgoKdW5yZWFkYWJsZRgEIAEoCCKBAwoLUmVzb2x2ZWRLZXkSDAoEc3BlYxgBIAEoDBIOCgZ0ZW5hbnQYAiABKAkSGAoQdGVuYW50X3N1c3BlbmRlZBgDIAEoCBIWCg50ZW5hbnRfZGVsZXRlZBgEIAEoCBIPCgdhcGlfa2V5GAUgASgJEiEKBGtpbmQYBiABKA4yEy5nYXRla2V5LnYxLktleUtpbmQSJAoEbW9kZRgHIAEoDjIWLmdhdGVrZXkudjEuQWNjZXNzTW9kZRIhCgZncmFudHMYCCADKAsyES5nYXRla2V5LnYxLkdyYW50Eg8KB3Jldm9rZWQYCSABKAgSEAoIZGlzYWJsZWQYCiABKAgSLwoLZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEigKBW93bmVyGAwgASgLMhkuZ2F0ZWtleS52MS5SZXNvbHZlZE93bmVyEhEKCWtleV9zY29wZRgNIAEoDBIUCgx0ZW5hbnRfc2NvcGUYDiABKAYiYwoNUmVzb2x2ZWRPd25lchIQCgZtZW1iZXIYASABKAlIABIWCgxtYWNoaW5lX3VzZXIYAiABKAlIABIMCgRyb2xlGAMgASgJEg0KBXNjb3BlGAQgASgGQgsKCXByaW5jaXBhbCJBCgxSZXNvbHZlZFNwZWMSCgoCaWQYASABKAwSJQoEc3BlYxgCIAEoCzIXLmdhdGVrZXkudjEuUHJvZHVjdFNwZWMiHQoLU3luY1JlcXVlc3QSDgoGY3Vyc29yGAEgASgMIqgBCgxTeW5jUmVzcG9uc2USDgoGY3Vyc29yGAEgASgMEhAKCHJldmlzaW9uGAIgASgDEg0KBXJlc2V0GAMgASgIEhMKC2ZhaWxlZF9vdmVyGAYgASgIEigKB2NoYW5nZXMYBCADKAsyFy5nYXRla2V5LnYxLlNjb3BlQ2hhbmdlEigKBWxlYXNlGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIpMBCgtTY29wZUNoYW5nZRIQCghyZXZpc2lvbhgBIAEoAxIPCgdwcm9kdWN0GAIgASgJEhMKBnRlbmFudBgDIAEoBkgAiAEBEhYKCXByaW5jaXBhbBgEIAEoBkgBiAEBEgsKA2tleRgFIAEoDBIOCgZzZWNyZXQYBiABKAxCCQoHX3RlbmFudEIMCgpfcHJpbmNpcGFsIjUKEVJlcG9ydFVzZXNSZXF1ZXN0EiAKBHVzZXMYASADKAsyEi5nYXRla2V5LnYxLktleVVzZSJBCgZLZXlVc2USDwoHYXBpX2tleRgBIAEoCRImCgNhZ28YAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iFAoSUmVwb3J0VXNlc1Jlc3BvbnNlMtoBCgxDYWNoZVNlcnZpY2USQgoHUmVzb2x2ZRIaLmdhdGVrZXkudjEuUmVzb2x2ZVJlcXVlc3QaGy5nYXRla2V5LnYxLlJlc29sdmVSZXNwb25zZRI5CgRTeW5jEhcuZ2F0ZWtleS52MS5TeW5jUmVxdWVzdBoYLmdhdGVrZXkudjEuU3luY1Jlc3BvbnNlEksKClJlcG9ydFVzZXMSHS5nYXRla2V5LnYxLlJlcG9ydFVzZXNSZXF1ZXN0Gh4uZ2F0ZWtleS52MS5SZXBvcnRVc2VzUmVzcG9uc2ViBnByb3RvMw", [file_gatekey_v1_product_spec, file_gatekey_v1_types, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Which secrets to tell about.
@@ -45,6 +45,15 @@ export type ResolveRequest = Message<"gatekey.v1.ResolveRequest"> & {
    * @generated from field: repeated bytes known_specs = 3;
    */
   knownSpecs: Uint8Array[];
+
+  /**
+   * The last `cursor` of `Sync`: what the secrets stand for is then told as of it, or later in the same
+   * history. Answered `UNAVAILABLE` (`REVISION_NOT_REACHED`) by a server that has not applied it, also
+   * where it has gone further in another history, as before the restore of a backup.
+   *
+   * @generated from field: bytes cursor = 4;
+   */
+  cursor: Uint8Array;
 };
 
 /**
@@ -61,7 +70,8 @@ export const ResolveRequestSchema: GenMessage<ResolveRequest> = /*@__PURE__*/
  */
 export type ResolveResponse = Message<"gatekey.v1.ResolveResponse"> & {
   /**
-   * In the order of the keys.
+   * In the order of the keys. An answer ends before it has more than 1 MiB, unless the first key alone has
+   * more: the `key` of what did not fit is empty. Ask for it again.
    *
    * @generated from field: repeated gatekey.v1.ResolveResult results = 1;
    */
@@ -116,6 +126,13 @@ export type ResolveResult = Message<"gatekey.v1.ResolveResult"> & {
    * @generated from field: repeated bytes secret_scopes = 3;
    */
   secretScopes: Uint8Array[];
+
+  /**
+   * What is stored about the secret cannot be read: the caller is to ask the server, and not to decide.
+   *
+   * @generated from field: bool unreadable = 4;
+   */
+  unreadable: boolean;
 };
 
 /**
@@ -209,7 +226,7 @@ export type ResolvedKey = Message<"gatekey.v1.ResolvedKey"> & {
   expireTime?: Timestamp | undefined;
 
   /**
-   * The key's owner; absent for publishable keys.
+   * The principal that owns the key; absent for keys of the tenant itself.
    *
    * @generated from field: gatekey.v1.ResolvedOwner owner = 12;
    */

@@ -4,6 +4,8 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Collection, CredentialHeader } from "./product_spec_pb.js";
+import { file_gatekey_v1_product_spec } from "./product_spec_pb.js";
 import type { KeyKind, Permission } from "./types_pb.js";
 import { file_gatekey_v1_types } from "./types_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file gatekey/v1/check_service.proto.
  */
 export const file_gatekey_v1_check_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch5nYXRla2V5L3YxL2NoZWNrX3NlcnZpY2UucHJvdG8SCmdhdGVrZXkudjEilQEKDENoZWNrUmVxdWVzdBILCgNrZXkYASABKAkSEAoIcmVzb3VyY2UYAiABKAkSDgoGYWN0aW9uGAMgASgJEhMKBnRlbmFudBgEIAEoCUgAiAEBEhQKB3Byb2R1Y3QYBSABKAlIAYgBARIUCgxtaW5fcmV2aXNpb24YBiABKANCCQoHX3RlbmFudEIKCghfcHJvZHVjdCI9ChFCYXRjaENoZWNrUmVxdWVzdBIoCgZjaGVja3MYASADKAsyGC5nYXRla2V5LnYxLkNoZWNrUmVxdWVzdCJDChJCYXRjaENoZWNrUmVzcG9uc2USLQoHcmVzdWx0cxgBIAMoCzIcLmdhdGVrZXkudjEuQmF0Y2hDaGVja1Jlc3VsdCJ0ChBCYXRjaENoZWNrUmVzdWx0Ei0KCHJlc3BvbnNlGAEgASgLMhkuZ2F0ZWtleS52MS5DaGVja1Jlc3BvbnNlSAASJwoFZXJyb3IYAiABKAsyFi5nYXRla2V5LnYxLkNoZWNrRXJyb3JIAEIICgZyZXN1bHQiSgoKQ2hlY2tFcnJvchIMCgRjb2RlGAEgASgFEg4KBnJlYXNvbhgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEg0KBWZpZWxkGAQgASgJIr0FCg1DaGVja1Jlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSMAoGcmVhc29uGAIgASgOMiAuZ2F0ZWtleS52MS5DaGVja1Jlc3BvbnNlLlJlYXNvbhIPCgdtZXNzYWdlGAMgASgJEjMKE21pc3NpbmdfcGVybWlzc2lvbnMYBCADKAsyFi5nYXRla2V5LnYxLlBlcm1pc3Npb24SDwoHcHJvZHVjdBgFIAEoCRIOCgZ0ZW5hbnQYBiABKAkSEQoJcHJpbmNpcGFsGAcgASgJEgwKBHJvbGUYCCABKAkSDwoHYXBpX2tleRgJIAEoCRIhCgRraW5kGAogASgOMhMuZ2F0ZWtleS52MS5LZXlLaW5kEi8KC2V4cGlyZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgMIAEoAyLpAgoGUmVhc29uEhYKElJFQVNPTl9VTlNQRUNJRklFRBAAEhIKDlJFQVNPTl9BTExPV0VEEAESFgoSUkVBU09OX0tFWV9VTktOT1dOEAISFgoSUkVBU09OX0tFWV9SRVZPS0VEEAMSFwoTUkVBU09OX0tFWV9ESVNBQkxFRBAEEhYKElJFQVNPTl9LRVlfRVhQSVJFRBAFEhsKF1JFQVNPTl9URU5BTlRfU1VTUEVOREVEEAYSGQoVUkVBU09OX1RFTkFOVF9ERUxFVEVEEAcSGgoWUkVBU09OX1RFTkFOVF9NSVNNQVRDSBAIEhsKF1JFQVNPTl9SRVNPVVJDRV9VTktOT1dOEAkSGQoVUkVBU09OX0FDVElPTl9VTktOT1dOEAoSIQodUkVBU09OX0tFWV9QRVJNSVNTSU9OX01JU1NJTkcQCxIjCh9SRUFTT05fT1dORVJfUEVSTUlTU0lPTl9NSVNTSU5HEAwymQEKDENoZWNrU2VydmljZRI8CgVDaGVjaxIYLmdhdGVrZXkudjEuQ2hlY2tSZXF1ZXN0GhkuZ2F0ZWtleS52MS5DaGVja1Jlc3BvbnNlEksKCkJhdGNoQ2hlY2sSHS5nYXRla2V5LnYxLkJhdGNoQ2hlY2tSZXF1ZXN0Gh4uZ2F0ZWtleS52MS5CYXRjaENoZWNrUmVzcG9uc2ViBnByb3RvMw", [file_gatekey_v1_types, file_google_protobuf_timestamp]);
+  fileDesc("Ch5nYXRla2V5L3YxL2NoZWNrX3NlcnZpY2UucHJvdG8SCmdhdGVrZXkudjEilQEKDENoZWNrUmVxdWVzdBILCgNrZXkYASABKAkSEAoIcmVzb3VyY2UYAiABKAkSDgoGYWN0aW9uGAMgASgJEhMKBnRlbmFudBgEIAEoCUgAiAEBEhQKB3Byb2R1Y3QYBSABKAlIAYgBARIUCgxtaW5fcmV2aXNpb24YBiABKANCCQoHX3RlbmFudEIKCghfcHJvZHVjdCI9ChFCYXRjaENoZWNrUmVxdWVzdBIoCgZjaGVja3MYASADKAsyGC5nYXRla2V5LnYxLkNoZWNrUmVxdWVzdCJDChJCYXRjaENoZWNrUmVzcG9uc2USLQoHcmVzdWx0cxgBIAMoCzIcLmdhdGVrZXkudjEuQmF0Y2hDaGVja1Jlc3VsdCJ0ChBCYXRjaENoZWNrUmVzdWx0Ei0KCHJlc3BvbnNlGAEgASgLMhkuZ2F0ZWtleS52MS5DaGVja1Jlc3BvbnNlSAASJwoFZXJyb3IYAiABKAsyFi5nYXRla2V5LnYxLkNoZWNrRXJyb3JIAEIICgZyZXN1bHQiSgoKQ2hlY2tFcnJvchIMCgRjb2RlGAEgASgFEg4KBnJlYXNvbhgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEg0KBWZpZWxkGAQgASgJIiUKFUdldENoZWNrQ29uZmlnUmVxdWVzdBIMCgRuYW1lGAEgASgJIqUBCgtDaGVja0NvbmZpZxIMCgRuYW1lGAEgASgJEjAKCmNyZWRlbnRpYWwYAiABKAsyHC5nYXRla2V5LnYxLkNyZWRlbnRpYWxIZWFkZXISKwoLY29sbGVjdGlvbnMYAyADKAsyFi5nYXRla2V5LnYxLkNvbGxlY3Rpb24SEwoLdGVuYW50X25vdW4YBCABKAkSFAoMc3BlY192ZXJzaW9uGAUgASgDIr0FCg1DaGVja1Jlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSMAoGcmVhc29uGAIgASgOMiAuZ2F0ZWtleS52MS5DaGVja1Jlc3BvbnNlLlJlYXNvbhIPCgdtZXNzYWdlGAMgASgJEjMKE21pc3NpbmdfcGVybWlzc2lvbnMYBCADKAsyFi5nYXRla2V5LnYxLlBlcm1pc3Npb24SDwoHcHJvZHVjdBgFIAEoCRIOCgZ0ZW5hbnQYBiABKAkSEQoJcHJpbmNpcGFsGAcgASgJEgwKBHJvbGUYCCABKAkSDwoHYXBpX2tleRgJIAEoCRIhCgRraW5kGAogASgOMhMuZ2F0ZWtleS52MS5LZXlLaW5kEi8KC2V4cGlyZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgMIAEoAyLpAgoGUmVhc29uEhYKElJFQVNPTl9VTlNQRUNJRklFRBAAEhIKDlJFQVNPTl9BTExPV0VEEAESFgoSUkVBU09OX0tFWV9VTktOT1dOEAISFgoSUkVBU09OX0tFWV9SRVZPS0VEEAMSFwoTUkVBU09OX0tFWV9ESVNBQkxFRBAEEhYKElJFQVNPTl9LRVlfRVhQSVJFRBAFEhsKF1JFQVNPTl9URU5BTlRfU1VTUEVOREVEEAYSGQoVUkVBU09OX1RFTkFOVF9ERUxFVEVEEAcSGgoWUkVBU09OX1RFTkFOVF9NSVNNQVRDSBAIEhsKF1JFQVNPTl9SRVNPVVJDRV9VTktOT1dOEAkSGQoVUkVBU09OX0FDVElPTl9VTktOT1dOEAoSIQodUkVBU09OX0tFWV9QRVJNSVNTSU9OX01JU1NJTkcQCxIjCh9SRUFTT05fT1dORVJfUEVSTUlTU0lPTl9NSVNTSU5HEAwy5wEKDENoZWNrU2VydmljZRI8CgVDaGVjaxIYLmdhdGVrZXkudjEuQ2hlY2tSZXF1ZXN0GhkuZ2F0ZWtleS52MS5DaGVja1Jlc3BvbnNlEksKCkJhdGNoQ2hlY2sSHS5nYXRla2V5LnYxLkJhdGNoQ2hlY2tSZXF1ZXN0Gh4uZ2F0ZWtleS52MS5CYXRjaENoZWNrUmVzcG9uc2USTAoOR2V0Q2hlY2tDb25maWcSIS5nYXRla2V5LnYxLkdldENoZWNrQ29uZmlnUmVxdWVzdBoXLmdhdGVrZXkudjEuQ2hlY2tDb25maWdiBnByb3RvMw", [file_gatekey_v1_product_spec, file_gatekey_v1_types, file_google_protobuf_timestamp]);
 
 /**
  * A question to `CheckService.Check`.
@@ -203,6 +205,78 @@ export const CheckErrorSchema: GenMessage<CheckError> = /*@__PURE__*/
   messageDesc(file_gatekey_v1_check_service, 4);
 
 /**
+ * A request to `CheckService.GetCheckConfig`.
+ *
+ * @generated from message gatekey.v1.GetCheckConfigRequest
+ */
+export type GetCheckConfigRequest = Message<"gatekey.v1.GetCheckConfigRequest"> & {
+  /**
+   * Required. `products/{product}/checkConfig`, or `products/-/checkConfig` for the only product that
+   * the token may check.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message gatekey.v1.GetCheckConfigRequest.
+ * Use `create(GetCheckConfigRequestSchema)` to create a new message.
+ */
+export const GetCheckConfigRequestSchema: GenMessage<GetCheckConfigRequest> = /*@__PURE__*/
+  messageDesc(file_gatekey_v1_check_service, 5);
+
+/**
+ * What a service that checks the keys of a product needs to know of its spec.
+ *
+ * @generated from message gatekey.v1.CheckConfig
+ */
+export type CheckConfig = Message<"gatekey.v1.CheckConfig"> & {
+  /**
+   * `products/{product}/checkConfig`.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Where the holder of a key presents it to the product's API.
+   *
+   * @generated from field: gatekey.v1.CredentialHeader credential = 2;
+   */
+  credential?: CredentialHeader | undefined;
+
+  /**
+   * The resources that can be checked, and the actions on each. Everything else is denied with
+   * `REASON_RESOURCE_UNKNOWN` or `REASON_ACTION_UNKNOWN`.
+   *
+   * @generated from field: repeated gatekey.v1.Collection collections = 3;
+   */
+  collections: Collection[];
+
+  /**
+   * What the product calls a tenant, for messages.
+   *
+   * @generated from field: string tenant_noun = 4;
+   */
+  tenantNoun: string;
+
+  /**
+   * The version of the spec that this is from.
+   *
+   * @generated from field: int64 spec_version = 5;
+   */
+  specVersion: bigint;
+};
+
+/**
+ * Describes the message gatekey.v1.CheckConfig.
+ * Use `create(CheckConfigSchema)` to create a new message.
+ */
+export const CheckConfigSchema: GenMessage<CheckConfig> = /*@__PURE__*/
+  messageDesc(file_gatekey_v1_check_service, 6);
+
+/**
  * The decision, and whom it is about.
  *
  * @generated from message gatekey.v1.CheckResponse
@@ -252,14 +326,15 @@ export type CheckResponse = Message<"gatekey.v1.CheckResponse"> & {
   tenant: string;
 
   /**
-   * The resource name of the key's owner, a member or a machine user. Empty for publishable keys.
+   * The resource name of the key's owner, a member or a machine user. Empty for keys of the tenant
+   * itself, publishable ones among them.
    *
    * @generated from field: string principal = 7;
    */
   principal: string;
 
   /**
-   * The owner's role, as it is now. Empty for publishable keys.
+   * The owner's role, as it is now. Empty where there is no `principal`.
    *
    * @generated from field: string role = 8;
    */
@@ -299,7 +374,7 @@ export type CheckResponse = Message<"gatekey.v1.CheckResponse"> & {
  * Use `create(CheckResponseSchema)` to create a new message.
  */
 export const CheckResponseSchema: GenMessage<CheckResponse> = /*@__PURE__*/
-  messageDesc(file_gatekey_v1_check_service, 5);
+  messageDesc(file_gatekey_v1_check_service, 7);
 
 /**
  * Reasons of a decision, in the order in which they are tested: the first that holds is given.
@@ -403,7 +478,7 @@ export enum CheckResponse_Reason {
  * Describes the enum gatekey.v1.CheckResponse.Reason.
  */
 export const CheckResponse_ReasonSchema: GenEnum<CheckResponse_Reason> = /*@__PURE__*/
-  enumDesc(file_gatekey_v1_check_service, 5, 0);
+  enumDesc(file_gatekey_v1_check_service, 7, 0);
 
 /**
  * Answers whether the holder of a key may do an action on a resource.
@@ -437,6 +512,20 @@ export const CheckService: GenService<{
     methodKind: "unary";
     input: typeof BatchCheckRequestSchema;
     output: typeof BatchCheckResponseSchema;
+  },
+  /**
+   * Returns what a service that checks the keys of a product needs to know of it: where holders
+   * present their keys, and which resources and actions there are. A service calls it when it starts:
+   * it then also learns whether its token may check this product.
+   *
+   * Needs `create` on `products/{product}/checks`.
+   *
+   * @generated from rpc gatekey.v1.CheckService.GetCheckConfig
+   */
+  getCheckConfig: {
+    methodKind: "unary";
+    input: typeof GetCheckConfigRequestSchema;
+    output: typeof CheckConfigSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_gatekey_v1_check_service, 0);

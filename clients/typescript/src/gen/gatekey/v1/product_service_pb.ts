@@ -216,9 +216,9 @@ export type DeleteProductRequest = Message<"gatekey.v1.DeleteProductRequest"> & 
   name: string;
 
   /**
-   * Delete all tenants of the product with it, at once and for good. Every key of the product stops
-   * working before the first row is removed; rows are removed in batches, and a call that was cut
-   * short can be repeated.
+   * Delete all tenants of the product with it, at once and for good. No key of the product works any
+   * more. Rows are removed in batches, of a large product after the answer: until then the id of the
+   * product is taken (`PRODUCT_BEING_PURGED`).
    *
    * @generated from field: bool force = 2;
    */
@@ -285,10 +285,11 @@ export const ProductService: GenService<{
   /**
    * Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
    * valid: the error lists every problem with its path in the spec. Applying the spec that is
-   * already in force changes nothing.
+   * already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
    *
-   * A replacement that would leave members without a role, machine users without a policy, or keys
-   * without their mode, kind or grants is refused with the counts (`SPEC_STRANDS`), unless forced.
+   * A replacement that would leave members without a role, machine users without a policy, tenants
+   * without an owner, or keys without their owner, mode, kind or grants is refused with the counts and
+   * the first of them (`SPEC_STRANDS`), unless forced. What an earlier spec stranded does not count.
    *
    * Needs `apply` on `products/{product}`.
    *

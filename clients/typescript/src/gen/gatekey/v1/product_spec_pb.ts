@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file gatekey/v1/product_spec.proto.
  */
 export const file_gatekey_v1_product_spec: GenFile = /*@__PURE__*/
-  fileDesc("Ch1nYXRla2V5L3YxL3Byb2R1Y3Rfc3BlYy5wcm90bxIKZ2F0ZWtleS52MSKtAwoLUHJvZHVjdFNwZWMSDwoHcHJvZHVjdBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSEwoLdGVuYW50X25vdW4YAyABKAkSKwoLY29sbGVjdGlvbnMYBCADKAsyFi5nYXRla2V5LnYxLkNvbGxlY3Rpb24SFAoMcmVhZF9hY3Rpb25zGAUgAygJEh8KBXJvbGVzGAYgAygLMhAuZ2F0ZWtleS52MS5Sb2xlEjAKC3NlY3JldF9rZXlzGAcgASgLMhsuZ2F0ZWtleS52MS5TZWNyZXRLZXlQb2xpY3kSOgoQcHVibGlzaGFibGVfa2V5cxgIIAEoCzIgLmdhdGVrZXkudjEuUHVibGlzaGFibGVLZXlQb2xpY3kSNAoNbWFjaGluZV91c2VycxgJIAEoCzIdLmdhdGVrZXkudjEuTWFjaGluZVVzZXJQb2xpY3kSMAoKY3JlZGVudGlhbBgKIAEoCzIcLmdhdGVrZXkudjEuQ3JlZGVudGlhbEhlYWRlchIoCgZsaW1pdHMYCyABKAsyGC5nYXRla2V5LnYxLlRlbmFudExpbWl0cyJICgxUZW5hbnRMaW1pdHMSDwoHbWVtYmVycxgBIAEoBRIVCg1tYWNoaW5lX3VzZXJzGAIgASgFEhAKCGFwaV9rZXlzGAMgASgFIkQKCkNvbGxlY3Rpb24SDwoHcGF0dGVybhgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDwoHYWN0aW9ucxgDIAMoCSKHAQoEUm9sZRIMCgRyb2xlGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIhCgZncmFudHMYAyADKAsyES5nYXRla2V5LnYxLkdyYW50Eg0KBW93bmVyGAQgASgIEikKDmFkbWluaXN0cmF0aW9uGAUgAygLMhEuZ2F0ZWtleS52MS5HcmFudCLZAQoPU2VjcmV0S2V5UG9saWN5Eg4KBnByZWZpeBgBIAEoCRIlCgVtb2RlcxgCIAMoDjIWLmdhdGVrZXkudjEuQWNjZXNzTW9kZRIsCgxkZWZhdWx0X21vZGUYAyABKA4yFi5nYXRla2V5LnYxLkFjY2Vzc01vZGUSMAoKcmVzdHJpY3RlZBgEIAEoCzIcLmdhdGVrZXkudjEuUmVzdHJpY3RlZFBvbGljeRIvCgxtYXhfbGlmZXRpbWUYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iswEKEFJlc3RyaWN0ZWRQb2xpY3kSMQoFc2NvcGUYASABKA4yIi5nYXRla2V5LnYxLlJlc3RyaWN0ZWRQb2xpY3kuU2NvcGUSJAoJZ3JhbnRhYmxlGAIgAygLMhEuZ2F0ZWtleS52MS5HcmFudCJGCgVTY29wZRIVChFTQ09QRV9VTlNQRUNJRklFRBAAEhEKDVNDT1BFX0FDVElPTlMQARITCg9TQ09QRV9SRVNPVVJDRVMQAiJJChRQdWJsaXNoYWJsZUtleVBvbGljeRIOCgZwcmVmaXgYASABKAkSIQoGZ3JhbnRzGAIgAygLMhEuZ2F0ZWtleS52MS5HcmFudCK3AQoRTWFjaGluZVVzZXJQb2xpY3kSDAoEcm9sZRgBIAEoCRI4CghsaWZldGltZRgCIAEoDjImLmdhdGVrZXkudjEuTWFjaGluZVVzZXJQb2xpY3kuTGlmZXRpbWUiWgoITGlmZXRpbWUSGAoUTElGRVRJTUVfVU5TUEVDSUZJRUQQABIaChZMSUZFVElNRV9CT1VORF9UT19LRVlTEAESGAoUTElGRVRJTUVfSU5ERVBFTkRFTlQQAiIyChBDcmVkZW50aWFsSGVhZGVyEg4KBmhlYWRlchgBIAEoCRIOCgZzY2hlbWUYAiABKAliBnByb3RvMw", [file_gatekey_v1_types, file_google_protobuf_duration]);
+  fileDesc("Ch1nYXRla2V5L3YxL3Byb2R1Y3Rfc3BlYy5wcm90bxIKZ2F0ZWtleS52MSLFAwoLUHJvZHVjdFNwZWMSDwoHcHJvZHVjdBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSEwoLdGVuYW50X25vdW4YAyABKAkSKwoLY29sbGVjdGlvbnMYBCADKAsyFi5nYXRla2V5LnYxLkNvbGxlY3Rpb24SFAoMcmVhZF9hY3Rpb25zGAUgAygJEh8KBXJvbGVzGAYgAygLMhAuZ2F0ZWtleS52MS5Sb2xlEjAKC3NlY3JldF9rZXlzGAcgASgLMhsuZ2F0ZWtleS52MS5TZWNyZXRLZXlQb2xpY3kSOgoQcHVibGlzaGFibGVfa2V5cxgIIAEoCzIgLmdhdGVrZXkudjEuUHVibGlzaGFibGVLZXlQb2xpY3kSNAoNbWFjaGluZV91c2VycxgJIAEoCzIdLmdhdGVrZXkudjEuTWFjaGluZVVzZXJQb2xpY3kSMAoKY3JlZGVudGlhbBgKIAEoCzIcLmdhdGVrZXkudjEuQ3JlZGVudGlhbEhlYWRlchIoCgZsaW1pdHMYCyABKAsyGC5nYXRla2V5LnYxLlRlbmFudExpbWl0cxIWCg5hY3Rvcl9yZXF1aXJlZBgMIAEoCCJICgxUZW5hbnRMaW1pdHMSDwoHbWVtYmVycxgBIAEoBRIVCg1tYWNoaW5lX3VzZXJzGAIgASgFEhAKCGFwaV9rZXlzGAMgASgFIkQKCkNvbGxlY3Rpb24SDwoHcGF0dGVybhgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDwoHYWN0aW9ucxgDIAMoCSKHAQoEUm9sZRIMCgRyb2xlGAEgASgJEhQKDGRpc3BsYXlfbmFtZRgCIAEoCRIhCgZncmFudHMYAyADKAsyES5nYXRla2V5LnYxLkdyYW50Eg0KBW93bmVyGAQgASgIEikKDmFkbWluaXN0cmF0aW9uGAUgAygLMhEuZ2F0ZWtleS52MS5HcmFudCK5AwoPU2VjcmV0S2V5UG9saWN5Eg4KBnByZWZpeBgBIAEoCRIlCgVtb2RlcxgCIAMoDjIWLmdhdGVrZXkudjEuQWNjZXNzTW9kZRIsCgxkZWZhdWx0X21vZGUYAyABKA4yFi5nYXRla2V5LnYxLkFjY2Vzc01vZGUSMAoKcmVzdHJpY3RlZBgEIAEoCzIcLmdhdGVrZXkudjEuUmVzdHJpY3RlZFBvbGljeRIvCgxtYXhfbGlmZXRpbWUYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMQoGb3duZXJzGAYgAygOMiEuZ2F0ZWtleS52MS5TZWNyZXRLZXlQb2xpY3kuT3duZXISOAoNZGVmYXVsdF9vd25lchgHIAEoDjIhLmdhdGVrZXkudjEuU2VjcmV0S2V5UG9saWN5Lk93bmVyEhUKDW93bl9rZXlzX29ubHkYCCABKAgiWgoFT3duZXISFQoRT1dORVJfVU5TUEVDSUZJRUQQABIQCgxPV05FUl9NRU1CRVIQARIWChJPV05FUl9NQUNISU5FX1VTRVIQAhIQCgxPV05FUl9URU5BTlQQAyKzAQoQUmVzdHJpY3RlZFBvbGljeRIxCgVzY29wZRgBIAEoDjIiLmdhdGVrZXkudjEuUmVzdHJpY3RlZFBvbGljeS5TY29wZRIkCglncmFudGFibGUYAiADKAsyES5nYXRla2V5LnYxLkdyYW50IkYKBVNjb3BlEhUKEVNDT1BFX1VOU1BFQ0lGSUVEEAASEQoNU0NPUEVfQUNUSU9OUxABEhMKD1NDT1BFX1JFU09VUkNFUxACInoKFFB1Ymxpc2hhYmxlS2V5UG9saWN5Eg4KBnByZWZpeBgBIAEoCRIhCgZncmFudHMYAiADKAsyES5nYXRla2V5LnYxLkdyYW50Ei8KDG1heF9saWZldGltZRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiLiAQoRTWFjaGluZVVzZXJQb2xpY3kSDAoEcm9sZRgBIAEoCRI4CghsaWZldGltZRgCIAEoDjImLmdhdGVrZXkudjEuTWFjaGluZVVzZXJQb2xpY3kuTGlmZXRpbWUSKQoOYWRtaW5pc3RyYXRpb24YAyADKAsyES5nYXRla2V5LnYxLkdyYW50IloKCExpZmV0aW1lEhgKFExJRkVUSU1FX1VOU1BFQ0lGSUVEEAASGgoWTElGRVRJTUVfQk9VTkRfVE9fS0VZUxABEhgKFExJRkVUSU1FX0lOREVQRU5ERU5UEAIiMgoQQ3JlZGVudGlhbEhlYWRlchIOCgZoZWFkZXIYASABKAkSDgoGc2NoZW1lGAIgASgJYgZwcm90bzM", [file_gatekey_v1_types, file_google_protobuf_duration]);
 
 /**
  * The rules of one product: what its keys look like and what they may be given. Specs are data; a
@@ -70,7 +70,7 @@ export type ProductSpec = Message<"gatekey.v1.ProductSpec"> & {
   roles: Role[];
 
   /**
-   * Required. The keys that principals own.
+   * Required. The keys that stay on servers.
    *
    * @generated from field: gatekey.v1.SecretKeyPolicy secret_keys = 7;
    */
@@ -103,6 +103,15 @@ export type ProductSpec = Message<"gatekey.v1.ProductSpec"> & {
    * @generated from field: gatekey.v1.TenantLimits limits = 11;
    */
   limits?: TenantLimits | undefined;
+
+  /**
+   * Whether everything in a tenant that has a member is changed on behalf of an actor
+   * (`gatekey-actor`): without one, a mutation is refused (`ACTOR_REQUIRED`). Suspending and resuming
+   * a tenant need none.
+   *
+   * @generated from field: bool actor_required = 12;
+   */
+  actorRequired: boolean;
 };
 
 /**
@@ -133,7 +142,7 @@ export type TenantLimits = Message<"gatekey.v1.TenantLimits"> & {
   machineUsers: number;
 
   /**
-   * API keys, whatever their state; at most 1000000.
+   * API keys that are neither revoked nor expired; at most 1000000.
    *
    * @generated from field: int32 api_keys = 3;
    */
@@ -260,7 +269,7 @@ export type SecretKeyPolicy = Message<"gatekey.v1.SecretKeyPolicy"> & {
   modes: AccessMode[];
 
   /**
-   * Required. The mode of a key for which none is chosen; one of `modes`.
+   * The mode of a key for which none is chosen; one of `modes`. Absent: a mode has to be chosen.
    *
    * @generated from field: gatekey.v1.AccessMode default_mode = 3;
    */
@@ -280,6 +289,30 @@ export type SecretKeyPolicy = Message<"gatekey.v1.SecretKeyPolicy"> & {
    * @generated from field: google.protobuf.Duration max_lifetime = 5;
    */
   maxLifetime?: Duration | undefined;
+
+  /**
+   * Whom keys can belong to. Empty: members and machine users. A key whose kind of owner is no longer
+   * offered has no permissions.
+   *
+   * @generated from field: repeated gatekey.v1.SecretKeyPolicy.Owner owners = 6;
+   */
+  owners: SecretKeyPolicy_Owner[];
+
+  /**
+   * The owner of a key for which none is named: `OWNER_TENANT` for the tenant, `OWNER_MEMBER` for the
+   * actor; one of `owners`. Absent: an owner has to be named.
+   *
+   * @generated from field: gatekey.v1.SecretKeyPolicy.Owner default_owner = 7;
+   */
+  defaultOwner: SecretKeyPolicy_Owner;
+
+  /**
+   * Whether, with an actor, a member's key is made and gets a new secret on behalf of that member
+   * only, so that nobody makes a key for another person. Others can still take it away.
+   *
+   * @generated from field: bool own_keys_only = 8;
+   */
+  ownKeysOnly: boolean;
 };
 
 /**
@@ -288,6 +321,47 @@ export type SecretKeyPolicy = Message<"gatekey.v1.SecretKeyPolicy"> & {
  */
 export const SecretKeyPolicySchema: GenMessage<SecretKeyPolicy> = /*@__PURE__*/
   messageDesc(file_gatekey_v1_product_spec, 4);
+
+/**
+ * Whom a key can belong to.
+ *
+ * @generated from enum gatekey.v1.SecretKeyPolicy.Owner
+ */
+export enum SecretKeyPolicy_Owner {
+  /**
+   * Never valid in `owners`.
+   *
+   * @generated from enum value: OWNER_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A member: the key is cut by the member's role, and goes with the member.
+   *
+   * @generated from enum value: OWNER_MEMBER = 1;
+   */
+  MEMBER = 1,
+
+  /**
+   * A machine user.
+   *
+   * @generated from enum value: OWNER_MACHINE_USER = 2;
+   */
+  MACHINE_USER = 2,
+
+  /**
+   * The tenant itself: no role cuts the key, and it lives as long as the tenant.
+   *
+   * @generated from enum value: OWNER_TENANT = 3;
+   */
+  TENANT = 3,
+}
+
+/**
+ * Describes the enum gatekey.v1.SecretKeyPolicy.Owner.
+ */
+export const SecretKeyPolicy_OwnerSchema: GenEnum<SecretKeyPolicy_Owner> = /*@__PURE__*/
+  enumDesc(file_gatekey_v1_product_spec, 4, 0);
 
 /**
  * How far the grants of a restricted key may be chosen.
@@ -371,6 +445,13 @@ export type PublishableKeyPolicy = Message<"gatekey.v1.PublishableKeyPolicy"> & 
    * @generated from field: repeated gatekey.v1.Grant grants = 2;
    */
   grants: Grant[];
+
+  /**
+   * The longest life of a key. Absent: keys need not expire. At least a minute.
+   *
+   * @generated from field: google.protobuf.Duration max_lifetime = 3;
+   */
+  maxLifetime?: Duration | undefined;
 };
 
 /**
@@ -399,6 +480,14 @@ export type MachineUserPolicy = Message<"gatekey.v1.MachineUserPolicy"> & {
    * @generated from field: gatekey.v1.MachineUserPolicy.Lifetime lifetime = 2;
    */
   lifetime: MachineUserPolicy_Lifetime;
+
+  /**
+   * What a machine user may administer when a mutation names it as its actor: as
+   * `Role.administration`, which does not count for machine users. None: nothing.
+   *
+   * @generated from field: repeated gatekey.v1.Grant administration = 3;
+   */
+  administration: Grant[];
 };
 
 /**
@@ -422,7 +511,8 @@ export enum MachineUserPolicy_Lifetime {
   UNSPECIFIED = 0,
 
   /**
-   * As long as its keys: deleting its last key deletes it, in the same transaction.
+   * As long as its one key: they are created together, and deleting the key deletes the machine
+   * user, in the same transaction.
    *
    * @generated from enum value: LIFETIME_BOUND_TO_KEYS = 1;
    */

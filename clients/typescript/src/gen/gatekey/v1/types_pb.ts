@@ -128,7 +128,7 @@ export enum KeyKind {
   UNSPECIFIED = 0,
 
   /**
-   * Belongs to a member or a machine user; stays on servers.
+   * Belongs to a member, a machine user or the tenant; stays on servers.
    *
    * @generated from enum value: KEY_KIND_SECRET = 1;
    */
@@ -149,13 +149,13 @@ export const KeyKindSchema: GenEnum<KeyKind> = /*@__PURE__*/
   enumDesc(file_gatekey_v1_types, 0);
 
 /**
- * How much of its owner's permissions a secret key takes.
+ * How much of its owner's permissions a secret key takes; of all there are, where the tenant owns it.
  *
  * @generated from enum gatekey.v1.AccessMode
  */
 export enum AccessMode {
   /**
-   * Not chosen: the product's default in a request; publishable keys have no mode.
+   * Not chosen: the product's default in a request, if it has one; publishable keys have no mode.
    *
    * @generated from enum value: ACCESS_MODE_UNSPECIFIED = 0;
    */

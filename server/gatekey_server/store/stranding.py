@@ -1,0 +1,217 @@
+"""What a product's keys and people are given, in slices, and what of that has changed since."""
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import asyncpg
+
+from gatekey_server.domain.changes import Position
+from gatekey_server.domain.grants import Grant
+from gatekey_server.domain.names import ProductName
+from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOwner
+from gatekey_server.store.api_keys import parse_grants
+from gatekey_server.store.database import Connection
+from gatekey_server.store.queries import queries
+
+FEW = 25
+"""Of tenants that have no more than this many keys, or people, many are looked at together."""
+
+_SCAN = 1000
+FIRST_KEY, _LAST_KEY = uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)
+FIRST_UID, _LAST_UID = 0, 2**63 - 1
+U = TypeVar("U")
+
+KeyUid = tuple[int, uuid.UUID]
+"""The uids of a tenant and of a key in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGroup:
+    """Keys that are given the same."""
+
+    kind: KeyKind
+    owner: KeyOwner | None
+    """None for publishable keys."""
+    mode: AccessMode | None
+    grants_digest: bytes | None
+    count: int
+    first: Sequence[KeyUid]
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalGroup:
+    """Members that have the same role, or machine users."""
+
+    role: str | None
+    """None for machine users."""
+    count: int
+    first: Sequence[tuple[int, str]]
+    """Their ids, and the uids of their tenants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What has changed in the living tenants of a product, up to a position."""
+
+    position: Position
+    tenants: dict[int, str] = field(default_factory=dict)
+    """The ids of those that something has changed in, by uid."""
+    whole: set[int] = field(default_factory=set)
+    """The uids of those in which anything may have changed."""
+    principals: set[tuple[int, int]] = field(default_factory=set)
+    keys: set[KeyUid] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalFilter:
+    """Which members and machine users are looked for."""
+
+    roles: Collection[str]
+    machine_users: bool
+
+
+async def position(connection: Connection) -> Position:
+    """Read where the history is now: whatever is read afterwards is as of then, or has changed since."""
+    row = await queries.position_read(connection)
+    return Position(row["current"], row["stamp"])
+
+
+async def changes_since(connection: Connection, product: ProductName, since: Position, limit: int) -> Changed | None:
+    """Read what has changed in a product; None where it cannot be told, or is among more than `limit` changes."""
+    rows = [
+        row
+        async for row in queries.product_changes(
+            connection, product_id=product.product, revision=since.revision, stamp=since.stamp, limit=limit
+        )
+    ]
+    if not rows or not rows[0]["continuous"] or len(rows) >= limit:
+        return None
+    changed = Changed(Position(rows[0]["current"], rows[0]["stamp"]))
+    return changed if all(_add(changed, row) for row in rows) else None
+
+
+def _add(changed: Changed, row: asyncpg.Record) -> bool:
+    """Note one change. False for one of everything."""
+    tenant, principal, key = row["tenant_uid"], row["principal_uid"], row["key_uid"]
+    if tenant is None:
+        return row["change_uid"] is None or row["product_id"] is not None
+    if row["tenant_id"] is None:
+        return True
+    changed.tenants[tenant] = row["tenant_id"]
+    if key is not None:
+        changed.keys.add((tenant, key))
+    elif principal is not None:
+        changed.principals.add((tenant, principal))
+    else:
+        changed.whole.add(tenant)
+    return True
+
+
+async def with_many_keys(connection: Connection, tenant_uids: Sequence[int]) -> list[int]:
+    """Which of some tenants have more than `FEW` keys."""
+    rows = queries.tenant_list_with_many_keys(connection, tenant_uids=tenant_uids, few=FEW)
+    return [row["tenant_uid"] async for row in rows]
+
+
+async def with_many_principals(connection: Connection, tenant_uids: Sequence[int]) -> list[int]:
+    """Which of some tenants have more than `FEW` members and machine users."""
+    rows = queries.tenant_list_with_many_principals(connection, tenant_uids=tenant_uids, few=FEW)
+    return [row["tenant_uid"] async for row in rows]
+
+
+async def end_of_keys(connection: Connection, tenant_uid: int, after: uuid.UUID) -> uuid.UUID | None:
+    """Where the next slice of a tenant's keys ends; None where that is the last."""
+    end: uuid.UUID | None = await queries.key_scan_end(connection, tenant_uid=tenant_uid, after=after, scan=_SCAN)
+    return end
+
+
+async def end_of_principals(connection: Connection, tenant_uid: int, after: int) -> int | None:
+    """Where the next slice of a tenant's members and machine users ends; None where that is the last."""
+    end: int | None = await queries.principal_scan_end(connection, tenant_uid=tenant_uid, after=after, scan=_SCAN)
+    return end
+
+
+async def key_groups(
+    connection: Connection, tenant_uids: Sequence[int], after: uuid.UUID = FIRST_KEY, last: uuid.UUID | None = None
+) -> list[KeyGroup]:
+    """Group the unrevoked keys of some tenants from the one after `after` to `last`, or to the end."""
+    rows = queries.key_groups(connection, tenant_uids=tenant_uids, after=after, last=last or _LAST_KEY)
+    return [_to_key_group(row) async for row in rows]
+
+
+async def key_groups_of(connection: Connection, keys: Iterable[KeyUid]) -> list[KeyGroup]:
+    """Group some keys, as far as they are there and not revoked."""
+    tenant_uids, key_uids = _columns(keys)
+    rows = queries.key_groups_of(connection, tenant_uids=tenant_uids, key_uids=key_uids)
+    return [_to_key_group(row) async for row in rows]
+
+
+async def grants_of(connection: Connection, keys: Iterable[KeyUid]) -> dict[KeyUid, tuple[Grant, ...]]:
+    """Read what some keys are given, as far as they are there."""
+    tenant_uids, key_uids = _columns(keys)
+    rows = queries.key_grants(connection, tenant_uids=tenant_uids, key_uids=key_uids)
+    return {(row["tenant_uid"], row["key_uid"]): parse_grants(row["grants"]) async for row in rows}
+
+
+async def principal_groups(
+    connection: Connection,
+    tenant_uids: Sequence[int],
+    wanted: PrincipalFilter,
+    after: int = FIRST_UID,
+    last: int | None = None,
+) -> list[PrincipalGroup]:
+    """Group the wanted principals of some tenants from the one after `after` to `last`, or to the end."""
+    rows = queries.principal_groups(
+        connection,
+        tenant_uids=tenant_uids,
+        after=after,
+        last=_LAST_UID if last is None else last,
+        roles=wanted.roles,
+        machine_users=wanted.machine_users,
+    )
+    return [_to_principal_group(row) async for row in rows]
+
+
+async def principal_groups_of(
+    connection: Connection, principals: Iterable[tuple[int, int]], wanted: PrincipalFilter
+) -> list[PrincipalGroup]:
+    """Group the wanted ones of some principals, as far as they are there."""
+    tenant_uids, principal_uids = _columns(principals)
+    rows = queries.principal_groups_of(
+        connection,
+        tenant_uids=tenant_uids,
+        principal_uids=principal_uids,
+        roles=wanted.roles,
+        machine_users=wanted.machine_users,
+    )
+    return [_to_principal_group(row) async for row in rows]
+
+
+async def losing_owners(connection: Connection, tenant_uids: Iterable[int], before: str, after: str) -> list[int]:
+    """Which of some tenants have members of the role that owned the tenant, and none of the one that will."""
+    rows = queries.tenant_list_losing_owners(connection, tenant_uids=list(tenant_uids), before=before, after=after)
+    return [row["tenant_uid"] async for row in rows]
+
+
+def _columns(pairs: Iterable[tuple[int, U]]) -> tuple[list[int], list[U]]:
+    listed = list(pairs)
+    return [first for first, _ in listed], [second for _, second in listed]
+
+
+def _to_key_group(row: asyncpg.Record) -> KeyGroup:
+    kind = KeyKind(row["kind"])
+    return KeyGroup(
+        kind,
+        KeyOwner(row["owner_kind"] or KeyOwner.TENANT) if kind is KeyKind.SECRET else None,
+        AccessMode(row["mode"]) if row["mode"] else None,
+        row["grants_digest"],
+        row["keys"],
+        list(zip(row["tenant_uids"], row["key_uids"], strict=True)),
+    )
+
+
+def _to_principal_group(row: asyncpg.Record) -> PrincipalGroup:
+    first = list(zip(row["tenant_uids"], row["principal_ids"], strict=True))
+    return PrincipalGroup(row["role"], row["principals"], first)

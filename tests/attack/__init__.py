@@ -1,0 +1,1 @@
+"""Clients that try to stop a server, and what the server bounds them with."""
