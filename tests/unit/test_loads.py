@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from gatekey_server.domain.errors import Overloaded, Unavailable
-from gatekey_server.domain.secrets import Digest
+from gatekey_server.domain.secrets import Digest, Secret
 from gatekey_server.freshness.loads import (
     MAX_BATCH,
     MAX_FEW,
@@ -41,6 +41,11 @@ class Source:
         return Loaded(revision, {}, SERVER)
 
 
+def secret(number: int, peppers: int = 1) -> Secret:
+    """One of as many secrets as are wanted."""
+    return tuple(digest(number * peppers + pepper) for pepper in range(peppers))
+
+
 async def settle() -> None:
     """Let everything happen that can."""
     for _ in range(10):
@@ -51,16 +56,16 @@ async def test_what_is_asked_in_one_turn_is_one_query() -> None:
     source = Source()
     source.go.set()
     loader = Loader(source)
-    await asyncio.gather(*(loader.begin([digest(number % 50)]) for number in range(200)))
+    await asyncio.gather(*(loader.begin([secret(number % 50)]) for number in range(200)))
     assert [len(digests) for digests in source.asked] == [50]
 
 
 async def test_a_query_that_was_sent_before_is_never_waited_for() -> None:
     source = Source()
     loader = Loader(source)
-    first = loader.begin([digest(1)])
+    first = loader.begin([secret(1)])
     await settle()
-    second = loader.begin([digest(1)])
+    second = loader.begin([secret(1)])
     await settle()
     source.go.set()
     assert ((await first).revision, (await second).revision) == (1, 2)
@@ -71,7 +76,7 @@ async def test_a_cold_start_asks_little_at_once() -> None:
     loader = Loader(source)
     callers = []
     for number in range(4000):
-        callers.append(loader.begin([digest(number)]))
+        callers.append(loader.begin([secret(number)]))
         if number % 100 == 0:
             await settle()
     assert len(source.asked) <= MAX_IN_FLIGHT
@@ -84,10 +89,10 @@ async def test_a_cold_start_asks_little_at_once() -> None:
 async def test_while_a_query_is_under_way_the_next_gathers_more_but_not_for_ever() -> None:
     source = Source()
     loader = Loader(source)
-    loads = [loader.begin([digest(1)])]
+    loads = [loader.begin([secret(1)])]
     await settle()
     for number in (2, 3):
-        loads.append(loader.begin([digest(number)]))
+        loads.append(loader.begin([secret(number)]))
         await settle()
     assert source.asked == [[digest(1)]]
     await asyncio.sleep(10 * PATIENCE_S)
@@ -99,9 +104,9 @@ async def test_while_a_query_is_under_way_the_next_gathers_more_but_not_for_ever
 async def test_a_full_query_is_not_kept_waiting() -> None:
     source = Source()
     loader = Loader(source)
-    loads = [loader.begin([digest(0)])]
+    loads = [loader.begin([secret(0)])]
     await settle()
-    loads += [loader.begin([digest(number)]) for number in range(1, MAX_BATCH + 1)]
+    loads += [loader.begin([secret(number)]) for number in range(1, MAX_BATCH + 1)]
     await settle()
     assert [len(digests) for digests in source.asked] == [1, MAX_BATCH]
     source.go.set()
@@ -113,16 +118,16 @@ async def test_a_failure_is_told_to_all_who_wait_and_is_over_then() -> None:
     loader = Loader(source)
     source.error = Unavailable("DATABASE_UNAVAILABLE", "away")
     source.go.set()
-    answers = await asyncio.gather(*(loader.begin([digest(number)]) for number in range(3)), return_exceptions=True)
+    answers = await asyncio.gather(*(loader.begin([secret(number)]) for number in range(3)), return_exceptions=True)
     assert all(isinstance(answer, Unavailable) for answer in answers)
     source.error = None
-    assert (await loader.begin([digest(1)])).revision == 2
+    assert (await loader.begin([secret(1)])).revision == 2
 
 
 async def test_who_gives_up_does_not_take_the_others_along() -> None:
     source = Source()
     loader = Loader(source)
-    leaving, staying = (loader.begin([digest(number)]) for number in (1, 2))
+    leaving, staying = (loader.begin([secret(number)]) for number in (1, 2))
     await settle()
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -134,9 +139,9 @@ async def test_who_gives_up_does_not_take_the_others_along() -> None:
 async def test_nothing_is_asked_for_whom_nobody_waits() -> None:
     source = Source()
     loader = Loader(source)
-    loads = [loader.begin([digest(1)])]
+    loads = [loader.begin([secret(1)])]
     await settle()
-    loads += [loader.begin([digest(99)])]
+    loads += [loader.begin([secret(99)])]
     await settle()
     loads[-1].cancel()
     await settle()
@@ -151,20 +156,20 @@ async def test_what_cannot_be_answered_soon_is_refused_at_once() -> None:
     loader = Loader(source)
     callers = []
     for batch in range(MAX_IN_FLIGHT + MAX_WAITING):
-        callers += [loader.begin([digest(batch * MAX_BATCH + number)]) for number in range(MAX_BATCH)]
+        callers += [loader.begin([secret(batch * MAX_BATCH + number)]) for number in range(MAX_BATCH)]
         await settle()
-    callers.append(loader.begin([digest(0)]))
-    large = [digest(number) for number in range(MAX_BATCH)]
+    callers.append(loader.begin([secret(0)]))
+    large = [secret(number) for number in range(MAX_BATCH)]
     for _ in range(MAX_LARGE_IN_FLIGHT + MAX_LARGE_WAITING + 1):
         callers.append(loader.begin(large))
         await settle()
     assert not any(caller.done() for caller in callers)
-    for digests in ([digest(0)], large):
+    for secrets in ([secret(0)], large):
         with pytest.raises(Overloaded):
-            await loader.begin(digests)
+            await loader.begin(secrets)
     source.go.set()
     await asyncio.gather(*callers)
-    await loader.begin([digest(0)])
+    await loader.begin([secret(0)])
     await loader.begin(large)
 
 
@@ -172,11 +177,11 @@ async def test_who_wants_few_secrets_does_not_wait_for_who_wants_many() -> None:
     source = Source()
     loader = Loader(source)
     many = [
-        loader.begin([digest(call * 1000 + number) for number in range(MAX_FEW + 1 + call)])
+        loader.begin([secret(call * 1000 + number) for number in range(MAX_FEW + 1 + call)])
         for call in range(2 * MAX_BATCH // MAX_FEW)
     ]
     await settle()
-    few = loader.begin([digest(number) for number in range(MAX_FEW)])
+    few = loader.begin([secret(number) for number in range(MAX_FEW)])
     await settle()
     # One large query at a time, however many there are and however long it takes.
     await asyncio.sleep(10 * PATIENCE_S)
@@ -185,3 +190,15 @@ async def test_who_wants_few_secrets_does_not_wait_for_who_wants_many() -> None:
     assert (await few).revision == 2
     await asyncio.gather(*many)
     assert len(source.asked) > 3
+
+
+async def test_secrets_are_counted_and_not_the_peppers_they_are_hashed_with() -> None:
+    source = Source()
+    loader = Loader(source)
+    many = [loader.begin([secret(number, 20) for number in range(MAX_FEW + 1)]) for _ in range(2)]
+    await settle()
+    few = loader.begin([secret(number, 20) for number in range(MAX_FEW)])
+    await settle()
+    assert [len(digests) for digests in source.asked] == [20 * (MAX_FEW + 1), 20 * MAX_FEW]
+    source.go.set()
+    await asyncio.gather(few, *many)

@@ -14,7 +14,8 @@ from gatekey_server.domain.changes import NOWHERE, Change, Position
 from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.scopes import ScopeNames
-from gatekey_server.freshness.facts import FactSource, Known, Secret
+from gatekey_server.domain.secrets import Secret
+from gatekey_server.freshness.facts import FactSource, Known
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.store import api_keys

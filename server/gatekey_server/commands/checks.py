@@ -9,7 +9,8 @@ from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
 from gatekey_server.domain.decisions import KEY_UNKNOWN, Decision, Fact, Request, decide
 from gatekey_server.domain.errors import GatekeyError
-from gatekey_server.freshness.facts import FactSource, Known, Lookup, Secret, Wanted
+from gatekey_server.domain.secrets import Secret
+from gatekey_server.freshness.facts import FactSource, Known, Lookup, Wanted
 from gatekey_server.store import pauses
 
 MAX_QUICK_GRANTS = 2000

@@ -27,6 +27,9 @@ _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 Digest = NewType("Digest", bytes)
 """HMAC-SHA-256 of a whole secret under a pepper; 32 bytes."""
 
+Secret = tuple[Digest, ...]
+"""A presented secret, hashed under every pepper, the newest first; empty where it cannot be one."""
+
 
 @dataclass(frozen=True, slots=True)
 class SealedSecret:

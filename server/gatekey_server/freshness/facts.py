@@ -12,7 +12,7 @@ import structlog
 from gatekey_server.domain.decisions import Fact
 from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
-from gatekey_server.domain.secrets import Digest
+from gatekey_server.domain.secrets import Digest, Secret
 from gatekey_server.freshness.cache import FactCache
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
@@ -26,9 +26,6 @@ _UNKNOWN_SHARE = 10
 
 _log = structlog.get_logger()
 _LOAD_ATTEMPTS = 2
-
-Secret = tuple[Digest, ...]
-"""A presented secret, hashed under every pepper, the newest first; empty where it cannot be one."""
 
 
 class Known(NamedTuple):
@@ -160,21 +157,20 @@ class FactSource:
             return None
         self._drop_what_a_reset_left()
         found: list[Known | None] = []
-        missing: list[Digest] = []
+        missing: list[Secret] = []
         before, known = None, None
         for secret, min_revision in wanted:
             # Neighbours are often the same.
             if secret is not before:
                 before, known = secret, self._find(secret)
             if known is None or known.revision < min_revision:
-                missing += secret
+                missing.append(secret)
                 found.append(None)
             else:
                 found.append(known)
-        misses = found.count(None)
-        self.counts.hits += len(found) - misses
-        self.counts.misses += misses
-        return Lookup(wanted, found, self._loader.begin(missing) if misses else None)
+        self.counts.hits += len(found) - len(missing)
+        self.counts.misses += len(missing)
+        return Lookup(wanted, found, self._loader.begin(missing) if missing else None)
 
     async def digests_of(self, key: ApiKeyName) -> Secret:
         """By which digests to ask for the facts of a key whose holder presents no secret; none for no such key.

@@ -3,14 +3,16 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 
 from gatekey_server.domain.errors import Overloaded
-from gatekey_server.domain.secrets import Digest
+from gatekey_server.domain.secrets import Digest, Secret
 from gatekey_server.store.facts import Loaded
 
 MAX_FEW = 16
 """Whoever wants more secrets than that waits for others who do: one query of a kind may take a second."""
 MAX_BATCH = 64
+"""Secrets of one query, with a digest for each pepper."""
 MAX_IN_FLIGHT = 3
 MAX_LARGE_IN_FLIGHT = 1
 MAX_WAITING = 64
@@ -23,7 +25,7 @@ Load = Callable[[Sequence[Digest]], Awaitable[Loaded]]
 
 class _Batch:
     def __init__(self) -> None:
-        self.digests: dict[Digest, None] = {}
+        self.secrets: dict[Secret, None] = {}
         self.waiting: list[asyncio.Future[Loaded]] = []
 
 
@@ -38,13 +40,13 @@ class Loader:
         self._few = _Queue(load, MAX_IN_FLIGHT, MAX_WAITING)
         self._many = _Queue(load, MAX_LARGE_IN_FLIGHT, MAX_LARGE_WAITING)
 
-    def begin(self, digests: Sequence[Digest]) -> "asyncio.Future[Loaded]":
+    def begin(self, secrets: Sequence[Secret]) -> "asyncio.Future[Loaded]":
         """Load facts, by a query that is sent from now on. It may answer more than was asked for.
 
         To be cancelled by whoever does not want them any more. Fails with `Unavailable` where the
         database cannot answer, and with `Overloaded` where too much is wanted already.
         """
-        return (self._few if len(digests) <= MAX_FEW else self._many).begin(digests)
+        return (self._few if len(secrets) <= MAX_FEW else self._many).begin(secrets)
 
 
 class _Queue:
@@ -57,16 +59,16 @@ class _Queue:
         self._is_scheduled = False
         self._patient_until = float("-inf")
 
-    def begin(self, digests: Sequence[Digest]) -> "asyncio.Future[Loaded]":
+    def begin(self, secrets: Sequence[Secret]) -> "asyncio.Future[Loaded]":
         loop = asyncio.get_running_loop()
         loading: asyncio.Future[Loaded] = loop.create_future()
         if len(self._waiting) > self._max_waiting:
             loading.set_exception(Overloaded("OVERLOADED", "too many keys wait to be looked up"))
             return loading
-        if not self._waiting or len(self._waiting[-1].digests) >= MAX_BATCH:
+        if not self._waiting or len(self._waiting[-1].secrets) >= MAX_BATCH:
             self._waiting.append(_Batch())
         batch = self._waiting[-1]
-        batch.digests.update(dict.fromkeys(digests))
+        batch.secrets.update(dict.fromkeys(secrets))
         batch.waiting.append(loading)
         self._schedule(loop)
         return loading
@@ -91,7 +93,7 @@ class _Queue:
     def _may_send(self) -> bool:
         if len(self._in_flight) >= self._max_in_flight:
             return False
-        is_worth_it = not self._in_flight or len(self._waiting[0].digests) >= MAX_BATCH
+        is_worth_it = not self._in_flight or len(self._waiting[0].secrets) >= MAX_BATCH
         return is_worth_it or asyncio.get_running_loop().time() >= self._patient_until
 
     def _finish(self, task: asyncio.Task[None]) -> None:
@@ -101,7 +103,7 @@ class _Queue:
 
     async def _run(self, batch: _Batch) -> None:
         try:
-            loaded = await self._load(list(batch.digests))
+            loaded = await self._load(list(dict.fromkeys(chain.from_iterable(batch.secrets))))
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
             for loading in batch.waiting:
                 if not loading.done():

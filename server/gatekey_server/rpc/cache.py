@@ -17,8 +17,8 @@ from gatekey_server.domain.decisions import RULES, Fact, Owner, Policy, Principa
 from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.scopes import ScopeNames
-from gatekey_server.domain.secrets import Keyring
-from gatekey_server.freshness.facts import Known, Secret
+from gatekey_server.domain.secrets import Keyring, Secret
+from gatekey_server.freshness.facts import Known
 from gatekey_server.rpc.edge import Clock, Token
 from gatekey_server.rpc.specs import write_spec
 from gatekey_server.rpc.values import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time

@@ -16,8 +16,8 @@ from gatekey_server.domain.entities import Product
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest
 from gatekey_server.domain.grants import parse_action, parse_path
 from gatekey_server.domain.names import CheckConfigName, parse_id
-from gatekey_server.domain.secrets import Keyring
-from gatekey_server.freshness.facts import FactSource, Secret
+from gatekey_server.domain.secrets import Keyring, Secret
+from gatekey_server.freshness.facts import FactSource
 from gatekey_server.rpc import batches, errors
 from gatekey_server.rpc.edge import Clock, Later, Token
 from gatekey_server.rpc.repeats import Repeats

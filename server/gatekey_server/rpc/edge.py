@@ -31,8 +31,8 @@ from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unauthenticated, Unavailable
 from gatekey_server.domain.names import ApiKeyName, PrincipalName, parse_principal_name
-from gatekey_server.domain.secrets import Keyring
-from gatekey_server.freshness.facts import FactSource, Secret
+from gatekey_server.domain.secrets import Keyring, Secret
+from gatekey_server.freshness.facts import FactSource
 from gatekey_server.rpc import decoding, errors, tls
 from gatekey_server.rpc.repeats import Recent
 from gatekey_server.rpc.tls import CertificateCallers

@@ -18,7 +18,8 @@ from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.checks import CheckResult, Question
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.decisions import Fact
-from gatekey_server.freshness.facts import FactSource, Known, Secret
+from gatekey_server.domain.secrets import Secret
+from gatekey_server.freshness.facts import FactSource, Known
 
 V = TypeVar("V")
 
