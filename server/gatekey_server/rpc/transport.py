@@ -58,11 +58,11 @@ grpcio takes in one call in a turn of the loop, in the order in which they came 
 waits for as many as others may have brought at once: with the 100 of RFC 9113 twice as long as is bearable.
 """
 
-MAX_ENDED_STREAMS = 200
+MAX_ENDED_STREAMS = 2 * MAX_STREAMS
 """Calls of a connection besides, which are over for the client and not yet here.
 
-grpcio counts them as well. Without room for them it refuses calls of clients that keep to `MAX_STREAMS`; without a
-bound, calls that are cancelled as soon as they are made would be as many as a connection can send.
+grpcio counts them as well. Without room for them it refuses calls of clients that keep to `MAX_STREAMS`; with much,
+whoever comes waits behind as many calls that were cancelled as soon as they were made.
 """
 
 # Beyond this a message is refused before it is read, with a status but without details.
