@@ -1,6 +1,6 @@
-"""The cache by itself: what a hit costs beyond the decision, and what a fact takes in memory.
+"""The cache by itself: what a hit costs beyond the decision, and what a snapshot takes in memory.
 
-`python -m bench.cache DSN FACTS` loads so many facts from a database and tells what they take, in a process of its own.
+`python -m bench.cache DSN SNAPSHOTS` loads so many from a database and tells what they take, in a process of its own.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import cast
 
 import asyncpg
-from gatekey_server.domain.decisions import Fact, Request, decide
+from gatekey_server.domain.decisions import KeySnapshot, Request, decide
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.facts import FactSource, Known
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import LEASE_S, Lease
+from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store.database import Database
 
 from bench import gatekey as g
 from bench.processes import ROOT, memory_bytes
 from bench.report import Report
 
-_FACTS = 200_000
+_SNAPSHOTS = 200_000
 _LOOPS = 500
 _REPEATS = 400
 _BATCH = 1000
@@ -48,13 +48,13 @@ async def cache(report: Report, _: Path) -> None:
     async with g.postgres() as cluster:
         async with g.gatekey(cluster) as server:
             await g.apply_product(server)
-        await g.fill(cluster, _FACTS)
+        await g.fill(cluster, _SNAPSHOTS)
         dsn = cluster.dsn()
         async with _source(dsn) as source:
             secret = g.digests(1)
-            fact = cast("Fact", cast("Known", await source.get(secret)).fact)
+            snapshot = cast("KeySnapshot", cast("VersionedSnapshot", await source.get(secret)).snapshot)
             request = Request(("campaigns", "spring"), "write")
-            report.add(section, "a decision", _fastest(partial(decide, fact, request, datetime.now(UTC))), "µs")
+            report.add(section, "a decision", _fastest(partial(decide, snapshot, request, datetime.now(UTC))), "µs")
             hit = _fastest(partial(source.recall, secret))
             report.add(section, "a hit, beyond the decision", hit, "µs", 3, at_least=False)
         for kind, change in (("without grants of its own", ""), ("with two grants of its own", _OWN_GRANTS)):
@@ -63,23 +63,25 @@ async def cache(report: Report, _: Path) -> None:
                 await connection.execute(change)
                 await connection.close()
             found = await asyncio.to_thread(_measure_memory, dsn)
-            report.add(section, f"memory of a fact {kind}", found["bytes"], "bytes", 1000, at_least=False)
+            report.add(section, f"memory of a snapshot {kind}", found["bytes"], "bytes", 1000, at_least=False)
             report.add(section, f"what it counts as {kind}", found["counted"], "bytes")
-            report.add(section, f"a full garbage collection with {_FACTS} facts {kind}", found["pause_ms"], "ms")
+            report.add(
+                section, f"a full garbage collection with {_SNAPSHOTS} snapshots {kind}", found["pause_ms"], "ms"
+            )
 
 
 class _source:  # noqa: N801 - used like a function
-    """A source of facts on a database, with a lease that does not end."""
+    """A source of snapshots on a database, with a lease that does not end."""
 
     def __init__(self, dsn: str) -> None:
         self._database = Database.connect(dsn, max_connections=4, statement_timeout_s=10, acquire_timeout_s=10)
 
-    async def __aenter__(self) -> FactSource:
+    async def __aenter__(self) -> SnapshotSource:
         database = await self._database.__aenter__()
         (started,) = await database.fetch("select pg_postmaster_start_time()")
         lease = Lease()
         lease.renew(clock.now() + 1e9 - LEASE_S, started[0])
-        return FactSource(database, History(), lease, max_entries=10**7, max_bytes=10**10)
+        return SnapshotSource(database, History(), lease, max_entries=10**7, max_bytes=10**10)
 
     async def __aexit__(self, *error: object) -> None:
         await self._database.__aexit__(None, None, None)
@@ -91,18 +93,18 @@ def _fastest(work: Callable[[], object]) -> float:
 
 
 def _measure_memory(dsn: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "bench.cache", dsn, str(_FACTS)]
+    command = [sys.executable, "-m", "bench.cache", dsn, str(_SNAPSHOTS)]
     found: dict[str, float] = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
     return found
 
 
-async def _load(dsn: str, facts: int) -> dict[str, float]:
+async def _load(dsn: str, snapshots: int) -> dict[str, float]:
     async with _source(dsn) as source:
         # What the first few bring along is not theirs.
         await source.get_each([(g.digests(number), 0) for number in range(_BATCH)])
         gc.collect()
         before, held = memory_bytes("self"), source.entries
-        for first in range(_BATCH, facts, _BATCH):
+        for first in range(_BATCH, snapshots, _BATCH):
             await source.get_each([(g.digests(number), 0) for number in range(first, first + _BATCH)])
         started_at = time.perf_counter()
         gc.collect()

@@ -90,7 +90,7 @@ async def _measure_size(report: Report, cluster: EmbeddedPostgres, keys: _Keys) 
         before = memory_bytes(server.pid)
         await _add(report, f"{name}, cold", server, server.plan(cold, calls=keys.cold_calls, **_MANY_AT_ONCE))
         more = (memory_bytes(server.pid) - before) / keys.cold_calls
-        report.add(_SECTION, f"{name}: memory for each of the {keys.cold_calls:,} facts", more, "bytes")
+        report.add(_SECTION, f"{name}: memory for each of the {keys.cold_calls:,} snapshots", more, "bytes")
         await _until_uses_are_written(server)
         for order in ("in turn", "zipf"):
             plan = server.plan(warm, seconds=_SECONDS, order=order)

@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     """How long `migrate` waits for another one to end."""
 
     cache_entries: int = Field(default=1_000_000, ge=1000, le=100_000_000)
-    """How many secrets a process remembers the facts of."""
+    """How many secrets a process remembers the snapshots of."""
 
     cache_mb: int = Field(default=256, ge=1, le=1_000_000)
     """How much memory these may take in a process, in MB."""

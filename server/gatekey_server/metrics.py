@@ -12,11 +12,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.facts import FactSource
 from gatekey_server.freshness.feed import Feed
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.receipts import WAIT_BUCKETS_S, Receipts
+from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.variables import Address
 
 
@@ -24,7 +24,7 @@ from gatekey_server.variables import Address
 class Sources:
     """Where the numbers are."""
 
-    facts: FactSource
+    snapshots: SnapshotSource
     history: History
     lease: Lease
     feed: Feed
@@ -49,17 +49,19 @@ class _Metrics(Collector):
         yield self._receipt_waits()
 
     def _cache(self) -> Iterator[Metric]:
-        facts, counts = self._sources.facts, self._sources.facts.counts
+        snapshots, counts = self._sources.snapshots, self._sources.snapshots.counts
         lookups = CounterMetricFamily(
-            "gatekey_cache_lookups", "Lookups of facts, by where they came from", labels=["result"]
+            "gatekey_cache_lookups", "Lookups of snapshots, by where they came from", labels=["result"]
         )
         lookups.add_metric(["hit"], counts.hits)
         lookups.add_metric(["miss"], counts.misses - counts.without_lease)
         lookups.add_metric(["no_lease"], counts.without_lease)
         yield lookups
-        yield CounterMetricFamily("gatekey_fact_loads", "Queries for facts", value=counts.loads)
-        yield GaugeMetricFamily("gatekey_cache_entries", "Secrets whose facts are remembered", value=facts.entries)
-        yield GaugeMetricFamily("gatekey_cache_bytes", "Memory that they take, by an estimate", value=facts.weight)
+        yield CounterMetricFamily("gatekey_snapshot_loads", "Queries for snapshots", value=counts.loads)
+        yield GaugeMetricFamily(
+            "gatekey_cache_entries", "Secrets whose snapshots are remembered", value=snapshots.entries
+        )
+        yield GaugeMetricFamily("gatekey_cache_bytes", "Memory that they take, by an estimate", value=snapshots.weight)
 
     def _freshness(self) -> Iterator[Metric]:
         sources, now = self._sources, clock.now()
@@ -68,7 +70,7 @@ class _Metrics(Collector):
         yield GaugeMetricFamily("gatekey_applied_revision", "The last revision that was applied", value=applied)
         yield GaugeMetricFamily(
             "gatekey_revision_lag",
-            "How many revisions the newest fact that was read is ahead of the last applied one",
+            "How many revisions the newest snapshot that was read is ahead of the last applied one",
             value=max(0, sources.history.newest_loaded - applied),
         )
         yield GaugeMetricFamily(
@@ -101,7 +103,8 @@ class _Metrics(Collector):
             total += count
             buckets.append((str(bound), float(total)))
         waits = HistogramMetricFamily(
-            "gatekey_receipt_wait_seconds", "How long mutations waited until no process could answer from older facts"
+            "gatekey_receipt_wait_seconds",
+            "How long mutations waited until no process could answer from older snapshots",
         )
         waits.add_metric([], buckets, sum_value=receipts.seconds)
         return waits

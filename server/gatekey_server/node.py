@@ -19,12 +19,12 @@ from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.config import Settings, parse_tls_callers
 from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring
-from gatekey_server.freshness.facts import FactSource
 from gatekey_server.freshness.feed import Feed
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.freshness.receipts import Receipts
+from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.edge import utc_now
 from gatekey_server.rpc.server import Parts, Server, build_server
 from gatekey_server.rpc.tls import ServerTls, server_tls
@@ -77,7 +77,7 @@ async def answer(
     history, log, lease = History(), ChangeLog(), Lease()
     control, background_work = database.share(Share.CONTROL), database.share(Share.BACKGROUND)
     feed = Feed(control, history, log, lease)
-    facts = FactSource(
+    snapshots = SnapshotSource(
         database.share(Share.LOADS),
         history,
         lease,
@@ -90,14 +90,14 @@ async def answer(
     retention = timedelta(days=settings.tenant_retention_days)
     tls = _tls(settings)
     server = build_server(
-        Parts(database, facts, log, lease, keyring, utc_now, usage, book, retention, tls, shares_port)
+        Parts(database, snapshots, log, lease, keyring, utc_now, usage, book, retention, tls, shares_port)
     )
     # grpcio says nothing of the reason but in its own log. What others share is held by the supervisor already.
     if not shares_port and (error := _why_not(settings.listen)) is not None:
         raise cannot_listen(settings.listen, "GATEKEY_LISTEN", error)
     address = _bind(server, settings.listen)
     health = _Health(server, control, lease)
-    _serve_metrics(settings, metrics.Sources(facts, history, lease, feed, receipts))
+    _serve_metrics(settings, metrics.Sources(snapshots, history, lease, feed, receipts))
     await server.grpc.start()
     async with asyncio.TaskGroup() as tasks:
         background = [

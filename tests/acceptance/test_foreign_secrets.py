@@ -19,9 +19,9 @@ from gatekey_server.domain.errors import Unreadable
 from gatekey_server.domain.names import parse_key_id
 from gatekey_server.domain.secrets import Keyring, new_secret
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.facts import FactSource
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.store.database import Database
 from gatekey_server.store.queries import queries
 
@@ -179,7 +179,7 @@ class Blind(Database):
     unreadable: frozenset[bytes] = frozenset()
 
     async def fetch(self, sql: str, *arguments: object) -> Any:
-        if sql == queries.facts_by_digest.sql and self.unreadable & set(arguments[-1]):  # type: ignore[call-overload]
+        if sql == queries.snapshots_by_digest.sql and self.unreadable & set(arguments[-1]):  # type: ignore[call-overload]
             raise ValueError("a value that the driver does not know")
         return await super().fetch(sql, *arguments)
 
@@ -188,7 +188,7 @@ async def test_revisions_tell_nothing_of_when_it_was_looked_up(places: Places, d
     """A process that is behind the database, and remembers one of the secrets from before."""
     keyring, history, lease = Keyring(parse_peppers(PEPPERS)), History(), Lease()
     async with Blind.connect(database_url, max_connections=2, statement_timeout_s=5, acquire_timeout_s=5) as database:
-        source = FactSource(database, history, lease, max_entries=100, max_bytes=10**6)
+        source = SnapshotSource(database, history, lease, max_entries=100, max_bytes=10**6)
         at = await database.fetch("select current, stamp, pg_postmaster_start_time() as server from revision")
         server, position = at[0]["server"], Position(at[0]["current"], at[0]["stamp"])
         history.apply(Poll(position, True, [], server))
@@ -214,7 +214,7 @@ async def test_revisions_tell_nothing_of_when_it_was_looked_up(places: Places, d
         assert len(set(results[:6])) == len(set(results[6:])) == 1
         for result, question in zip(results, questions, strict=True):
             assert isinstance(result, CheckResult)
-            assert (result.decision, result.fact) == (KEY_UNKNOWN, None)
+            assert (result.decision, result.snapshot) == (KEY_UNKNOWN, None)
             assert result.revision >= max(position.revision, question.min_revision)
         root = keyring.digests(str(places.root.token))
         _, results = await checks.check_each(source, root, questions, datetime.now(UTC))

@@ -331,7 +331,7 @@ async def test_a_restored_database_is_loaded_anew_without_a_stampede(
             node.go_on()
             return Counter(await asyncio.gather(*asked))
 
-        loads = node.metric("gatekey_fact_loads_total")
+        loads = node.metric("gatekey_snapshot_loads_total")
         node.pause()
         await backups.restore()
         await asyncio.sleep(SURELY_OVER_S)
@@ -342,7 +342,7 @@ async def test_a_restored_database_is_loaded_anew_without_a_stampede(
             pass
         assert again == {"ALLOWED": 1, "KEY_UNKNOWN": 79}
         assert node.metric("gatekey_history_resets_total") == 2
-        assert node.metric("gatekey_fact_loads_total") - loads < len(secrets)
+        assert node.metric("gatekey_snapshot_loads_total") - loads < len(secrets)
 
 
 # ---------------------------------------------------------------- batches
@@ -353,12 +353,12 @@ async def test_what_a_batch_does_not_find_in_memory_is_loaded_with_one_query(her
     key = await make_key(here.client, "batch")
     secrets = [key.secret, *(new_secret("heyoo_") for _ in range(999))]
     checks = [CheckRequest(key=secret, resource="campaigns", action="read") for secret in secrets]
-    loads = here.metric("gatekey_fact_loads_total")
+    loads = here.metric("gatekey_snapshot_loads_total")
     answer = await here.client.checks.BatchCheck(BatchCheckRequest(checks=checks), timeout=10)
     assert [result.response.allowed for result in answer.results] == [True] + [False] * 999
-    assert here.metric("gatekey_fact_loads_total") - loads == 1
+    assert here.metric("gatekey_snapshot_loads_total") - loads == 1
     # And now they are there, and that they do not exist as well.
     assert (
         (await here.client.checks.BatchCheck(BatchCheckRequest(checks=checks), timeout=10)).results[0].response.allowed
     )
-    assert here.metric("gatekey_fact_loads_total") - loads == 1
+    assert here.metric("gatekey_snapshot_loads_total") - loads == 1

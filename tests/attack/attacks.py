@@ -165,7 +165,7 @@ async def _a_key(ground: Ground) -> dict[str, Any]:
 @_attack(1, _a_key)
 async def extreme_times(scene: Scene, duration_s: float) -> Counter[str]:
     """Times and durations beyond every bound in keys, rotations and filters."""
-    tenant, owner, key = (scene.facts[name] for name in ("tenant", "owner", "key"))
+    tenant, owner, key = (scene.snapshots[name] for name in ("tenant", "owner", "key"))
     pb, calls = api_key_service_pb2, list[Call]()
     for time in TIMES:
         wanted = pb.ApiKey(display_name="Key", owner=owner, mode=types_pb2.ACCESS_MODE_ALL, expire_time=time)
@@ -193,7 +193,7 @@ async def _spoilt_rows(ground: Ground) -> dict[str, Any]:
 async def spoilt_rows(scene: Scene, duration_s: float) -> Counter[str]:
     """Checks of keys whose rows hold infinity or cannot be read, in loads that others share."""
     requests = [
-        check_service_pb2.CheckRequest(key=key, resource="links", action="read") for key in scene.facts["secrets"]
+        check_service_pb2.CheckRequest(key=key, resource="links", action="read") for key in scene.snapshots["secrets"]
     ]
     return await _flood(scene, scene.checker, [(CHECK, request) for request in requests], duration_s, at_once=16)
 
@@ -234,7 +234,7 @@ async def specs_with_permission(scene: Scene, duration_s: float) -> Counter[str]
 @_attack(2, _a_key)
 async def grants_without_number(scene: Scene, duration_s: float) -> Counter[str]:
     """Keys with up to 90,000 grants, and as many grants as a key may have."""
-    tenant, owner = scene.facts["tenant"], scene.facts["owner"]
+    tenant, owner = scene.snapshots["tenant"], scene.snapshots["owner"]
     links = types_pb2.Grant(resource="links", actions=["read"])
     lists = [
         [types_pb2.Grant()] * 90_000,
@@ -263,7 +263,7 @@ async def worst_batches(scene: Scene, duration_s: float) -> Counter[str]:
     """Batches of a thousand checks of long paths, with many keys of 256 grants each."""
     path = f"domains/{'d' * 240}9999/links/{'x' * 240}/more/{'y' * 240}"
     batch = check_service_pb2.BatchCheckRequest()
-    for _, key in zip(range(1000), itertools.cycle(scene.facts["secrets"])):
+    for _, key in zip(range(1000), itertools.cycle(scene.snapshots["secrets"])):
         batch.checks.add(key=key, resource=path, action="write")
     return await _flood(scene, scene.checker, [(BATCH_CHECK, batch)], duration_s)
 
@@ -294,7 +294,7 @@ async def _large_events(ground: Ground) -> dict[str, Any]:
 @_attack(4, _large_events)
 async def large_events(scene: Scene, duration_s: float) -> Counter[str]:
     """Lists of audit events that hold a spec of 250 KB before and after."""
-    request = audit_service_pb2.ListAuditEventsRequest(parent=scene.facts["tenant"], page_size=1000)
+    request = audit_service_pb2.ListAuditEventsRequest(parent=scene.snapshots["tenant"], page_size=1000)
     return await _flood(scene, scene.administrator, [(_LIST_EVENTS, request)], duration_s)
 
 
@@ -302,10 +302,10 @@ async def large_events(scene: Scene, duration_s: float) -> Counter[str]:
 async def large_keys(scene: Scene, duration_s: float) -> Counter[str]:
     """Lists of keys with 256 grants each, and all that a cache is told of them."""
     listed = [
-        (_LIST_KEYS, api_key_service_pb2.ListApiKeysRequest(parent=scene.facts["tenant"], page_size=size))
+        (_LIST_KEYS, api_key_service_pb2.ListApiKeysRequest(parent=scene.snapshots["tenant"], page_size=size))
         for size in (0, 1000)
     ]
-    resolve = cache_service_pb2.ResolveRequest(keys=scene.facts["secrets"], rules=RULES)
+    resolve = cache_service_pb2.ResolveRequest(keys=scene.snapshots["secrets"], rules=RULES)
     first, second = await asyncio.gather(
         _flood(scene, scene.administrator, listed, duration_s),
         _flood(scene, scene.checker, [(_method("CacheService", "Resolve"), resolve)], duration_s, at_once=2),
@@ -347,16 +347,16 @@ async def _many_keys(ground: Ground) -> dict[str, Any]:
 @_attack(5, _many_keys)
 async def removals(scene: Scene, duration_s: float) -> Counter[str]:
     """A member with 100,000 keys is removed, a machine user and two tenants with 20,000 are, too."""
-    suspended, deleted = scene.facts["tenants"]
+    suspended, deleted = scene.snapshots["tenants"]
     pb = tenant_service_pb2
     calls: list[Call] = [
         (
             _method("MemberService", "RemoveMember"),
-            member_service_pb2.RemoveMemberRequest(name=scene.facts["member"], force=True),
+            member_service_pb2.RemoveMemberRequest(name=scene.snapshots["member"], force=True),
         ),
         (
             _method("MachineUserService", "DeleteMachineUser"),
-            machine_user_service_pb2.DeleteMachineUserRequest(name=scene.facts["machine_user"]),
+            machine_user_service_pb2.DeleteMachineUserRequest(name=scene.snapshots["machine_user"]),
         ),
         (_method("TenantService", "SuspendTenant"), pb.SuspendTenantRequest(name=suspended)),
         (_method("TenantService", "DeleteTenant"), pb.DeleteTenantRequest(name=deleted)),
@@ -375,7 +375,7 @@ async def a_crowd_in_a_tenant(scene: Scene, duration_s: float) -> Counter[str]:
     """300 mutations of one tenant at a time."""
     updates = [
         tenant_service_pb2.UpdateTenantRequest(
-            tenant=tenant_service_pb2.Tenant(name=scene.facts["tenant"], display_name=f"Name {number}"),
+            tenant=tenant_service_pb2.Tenant(name=scene.snapshots["tenant"], display_name=f"Name {number}"),
             update_mask=FieldMask(paths=["display_name"]),
         )
         for number in range(1000)
@@ -406,7 +406,7 @@ async def _old_cursor(ground: Ground) -> dict[str, Any]:
 @_attack(6, _old_cursor)
 async def old_cursors(scene: Scene, duration_s: float) -> Counter[str]:
     """Caches that ask for hundreds of changes again and again, or have cursors of their own making."""
-    cursor = bytes.fromhex(scene.facts["cursor"])
+    cursor = bytes.fromhex(scene.snapshots["cursor"])
     cursors = [cursor, b"", cursor[:-1] + b"\0", b"\xff" * 30, b"x" * 10_000]
     calls: list[Call] = [(_SYNC, cache_service_pb2.SyncRequest(cursor=each)) for each in cursors]
     return await _flood(scene, scene.checker, calls, duration_s, at_once=32)

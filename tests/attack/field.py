@@ -83,8 +83,8 @@ class Field:
 
     async def suffer(self, attack: Attack, seconds: float) -> Outcome:
         """Let an attack be done for so long."""
-        facts = await attack.prepare(self.ground)
-        scene = replace(self.scene, facts=facts)
+        snapshots = await attack.prepare(self.ground)
+        scene = replace(self.scene, snapshots=snapshots)
         attacker = await _spawn(sys.executable, "-m", "tests.attack.attacker", attack.name)
         try:
             _tell(attacker, json.dumps(asdict(scene)))

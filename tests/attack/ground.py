@@ -31,7 +31,7 @@ class Scene:
     """A token that may check keys of `ATTACKED`, and nothing else."""
     administrator: str
     """A token that may do everything in `ATTACKED`."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    snapshots: dict[str, Any] = field(default_factory=dict)
     """What was prepared for the attack."""
 
     def target(self, token: str | None) -> Target:

@@ -11,10 +11,10 @@ from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness import clock
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
-from gatekey_server.store import facts
+from gatekey_server.store import snapshots
 from gatekey_server.store.database import Database
-from gatekey_server.store.facts import Loaded
 from gatekey_server.store.products import CompiledSpecs
+from gatekey_server.store.snapshots import Loaded
 
 NONE = "none"
 
@@ -30,7 +30,7 @@ def _no_lease() -> None:
 def _late_fill() -> None:
     """Take what was loaded to be as of the time when it is stored."""
     histories: list[History] = []
-    begin, load = History.__init__, facts.load
+    begin, load = History.__init__, snapshots.load
 
     def begin_and_tell(history: History) -> None:
         begin(history)
@@ -42,7 +42,7 @@ def _late_fill() -> None:
         return replace(loaded, revision=max(loaded.revision, histories[-1].applied.revision))
 
     History.__init__ = begin_and_tell  # type: ignore[method-assign, assignment]
-    facts.load = load_late
+    snapshots.load = load_late
 
 
 def _client_clock() -> None:

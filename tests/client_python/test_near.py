@@ -374,7 +374,7 @@ def test_a_lease_is_never_longer_than_the_servers(wire: Wire) -> None:
     ],
     ids=str,
 )
-def test_a_change_of_any_of_its_scopes_ends_a_fact(wire: Wire, change: dict[str, Any]) -> None:
+def test_a_change_of_any_of_its_scopes_ends_a_snapshot(wire: Wire, change: dict[str, Any]) -> None:
     wire.sync()
     wire.learn(SECRET, 5)
     wire.sync(reset=False, revision=6, changes=[pb.ScopeChange(revision=6, key=bytes(16))])
@@ -522,7 +522,7 @@ async def test_a_server_in_another_history_resolves_nothing(root: Client, shop: 
 
 
 async def test_changes_name_no_scopes_of_others(root: Client, shop: Shop, fresh_id: str) -> None:
-    """Names of scopes are those of the facts that were resolved; all others mean nothing to whoever hears of them."""
+    """Names of scopes are those of the snapshots that were resolved; others mean nothing to whoever hears them."""
     request = pb.ResolveRequest(keys=[shop.key], rules=RULES)
     async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
         (mine,) = (await stub.Resolve(request)).results

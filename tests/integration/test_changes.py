@@ -21,7 +21,7 @@ from tests.support.databases import Databases
 
 Sql = "asyncpg.Connection[asyncpg.Record]"
 
-# Read with the facts, and of no weight for a decision.
+# Read with the snapshots, and of no weight for a decision.
 NO_MATTER = {"revision", "key_usage"}
 
 
@@ -116,7 +116,7 @@ def scopes(news: list[Change]) -> set[str]:
 
 
 async def test_every_table_that_a_decision_reads_records_its_changes(sql: Sql) -> None:
-    statement = queries.facts_by_digest.sql
+    statement = queries.snapshots_by_digest.sql
     plan = json.loads(await sql.fetchval(f"explain (format json, verbose) {statement}", [], []))
     read = set()
 

@@ -38,7 +38,7 @@ Sql = "asyncpg.Connection[asyncpg.Record]"
 
 def test_the_bounds_in_sql_are_those_of_the_code() -> None:
     for bound in (MIN_TIME, MAX_TIME):
-        assert f"'{bound.strftime('%Y-%m-%dT%H:%M:%SZ')}'" in queries.facts_by_digest.sql
+        assert f"'{bound.strftime('%Y-%m-%dT%H:%M:%SZ')}'" in queries.snapshots_by_digest.sql
 
 
 # ---------------------------------------------------------------- the schema

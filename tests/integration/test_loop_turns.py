@@ -29,16 +29,16 @@ from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.config import parse_peppers
 from gatekey_server.domain.decisions import RULES
 from gatekey_server.domain.secrets import Keyring, new_secret
-from gatekey_server.freshness.facts import FactSource
 from gatekey_server.freshness.feed import Feed
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.freshness.receipts import Receipts
+from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.edge import Endpoint, Incoming, Later, Reply, utc_now
 from gatekey_server.rpc.server import Parts, build_server
-from gatekey_server.store import facts as stored
 from gatekey_server.store import products
+from gatekey_server.store import snapshots as stored
 from gatekey_server.store.database import Database, Share
 from gatekey_server.store.products import CompiledSpecs
 from google.protobuf.message import Message
@@ -82,17 +82,17 @@ class Turns:
 class Program:
     """The parts of a server, which are called as the transport calls them."""
 
-    def __init__(self, endpoints: Any, facts: FactSource) -> None:
+    def __init__(self, endpoints: Any, snapshots: SnapshotSource) -> None:
         self.endpoints = endpoints
-        self.facts = facts
+        self.snapshots = snapshots
 
     def forget(self) -> None:
         """Have everything loaded anew."""
-        for cache in (self.facts._known, self.facts._unknown):
+        for cache in (self.snapshots._known, self.snapshots._unknown):
             cache.clear()
-        self.facts._specs = CompiledSpecs()
+        self.snapshots._specs = CompiledSpecs()
         stored._grants.cache_clear()
-        products._policy.cache_clear()
+        products._compile.cache_clear()
 
     async def call(self, path: str, request: Message, answer: type[Any]) -> Any:
         """The answer of a method."""
@@ -160,15 +160,15 @@ async def program(databases: Databases) -> AsyncIterator[Program]:
         await bootstrap.add_root_token(database, keyring, lambda _: keyring.seal(TOKEN), utc_now())
         history, log, lease = History(), ChangeLog(), Lease()
         feed = Feed(database.share(Share.CONTROL), history, log, lease)
-        facts = FactSource(database.share(Share.LOADS), history, lease, max_entries=100_000, max_bytes=10**9)
+        snapshots = SnapshotSource(database.share(Share.LOADS), history, lease, max_entries=100_000, max_bytes=10**9)
         usage = UsageRecorder(database.share(Share.BACKGROUND), 5)
         book = ReceiptBook(database.share(Share.BACKGROUND), Receipts(database.share(Share.CONTROL), feed))
         server = build_server(
-            Parts(database, facts, log, lease, keyring, utc_now, usage, book, timedelta(days=1), None)
+            Parts(database, snapshots, log, lease, keyring, utc_now, usage, book, timedelta(days=1), None)
         )
         tasks = [asyncio.create_task(work()) for work in (feed.run, book.run)]
         await lease.wait_until_held()
-        program = Program(server.endpoints, facts)
+        program = Program(server.endpoints, snapshots)
         yield program
         for task in tasks:
             task.cancel()

@@ -27,9 +27,10 @@ async def test_a_response_is_built_before_the_commit(databases: Databases, is_wr
         " values ('p', '{}', decode(repeat('00', 32), 'hex'), 1, false);"
         "insert into tenant (product_id, tenant_id, display_name) values ('p', 't', 'before')"
     )
-    fact = SimpleNamespace(product="p", tenant="t", key_id="key_1", uid=(1, uuid.uuid4()))
+    snapshot = SimpleNamespace(product="p", tenant="t", key_id="key_1", uid=(1, uuid.uuid4()))
     caller = cast(
-        "Caller", SimpleNamespace(fact=fact, now=datetime.now(UTC), name=ApiKeyName(TenantName("p", "other"), "key_1"))
+        "Caller",
+        SimpleNamespace(snapshot=snapshot, now=datetime.now(UTC), name=ApiKeyName(TenantName("p", "other"), "key_1")),
     )
     settled = []
 

@@ -8,9 +8,9 @@ import pytest
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.facts import FactSource, Known
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store.database import Database
 
 from tests.support.databases import Databases
@@ -40,7 +40,7 @@ async def test_only_the_server_that_renewed_the_lease_is_believed(databases: Dat
         await databases.create(), max_connections=2, statement_timeout_s=5, acquire_timeout_s=5
     ) as database:
         lease = Lease()
-        source = FactSource(database, History(), lease, max_entries=100, max_bytes=10**6)
+        source = SnapshotSource(database, History(), lease, max_entries=100, max_bytes=10**6)
         lease.despair()
         assert isinstance(await source.get(SECRET), Unavailable)
         assert source.counts.loads == 0
@@ -48,4 +48,4 @@ async def test_only_the_server_that_renewed_the_lease_is_believed(databases: Dat
         assert isinstance(await source.get(SECRET), Unavailable)
         (row,) = await database.fetch("select pg_postmaster_start_time() as server")
         lease.renew(clock.now(), row["server"])
-        assert await source.get(SECRET) == Known(None, 0)
+        assert await source.get(SECRET) == VersionedSnapshot(None, 0)

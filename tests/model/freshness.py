@@ -14,15 +14,15 @@ What each step is in the code:
   poll when its link breaks;
 - it *leaves*: `Feed.leave`; a new process then takes its place;
 - somebody *sees* its row and *removes* it: `Feed._remove_the_dead`. Who does so is nobody in particular;
-- a load is *sent*, *read*, and *arrives*: `freshness/loads.py` and `freshness/facts.py:FactSource._load`;
-- a check is answered *from memory*: `FactSource.recall` and `freshness/history.py:History.holds`. It starts and is
+- a load is *sent*, *read*, and *arrives*: `freshness/loads.py` and `freshness/snapshot_source.py:SnapshotSource._load`;
+- a check is answered *from memory*: `SnapshotSource.recall` and `freshness/history.py:History.holds`. It starts and is
   answered in one step: had it started before, it would be promised less, and all is looked at at once;
 - a *failover* loses the newest commits, and what was said after them in the rows of `process`;
 - a *restore* does the same within a lease, on the same server, as when a dump is restored and renamed into place. What
   follows gets the same numbers, unless the copy is noticed: `take_position` and `take_revision` in `0005_positions.py`;
 - a check with `min_revision` is answered from memory as soon as a mutation is committed.
 
-All checks are about one fact. Sets are tuples of bits in an integer: bit i stands for mutation i.
+All checks are about one snapshot. Sets are tuples of bits in an integer: bit i stands for mutation i.
 """
 
 import enum
@@ -43,7 +43,7 @@ class Guard(enum.Enum):
     LEASE_AT_EACH_HIT = "a process answers from memory without a look at its lease"
     CLOCK_BEFORE_POLL = "a lease begins when the poll has arrived"
     APPLIED_BEFORE_LEASE = "a lease is renewed before the changes are applied"
-    REVISION_OF_SNAPSHOT = "a fact is kept as of the revision that the process has applied when it arrives"
+    REVISION_OF_SNAPSHOT = "a snapshot is kept as of the revision that the process has applied when it arrives"
     LOCK_TO_COMMIT = "the revision is taken without a lock that lasts to the commit"
     NO_LEASE_WITHOUT_ROW = "a process takes up a lease from a poll that did not find it registered"
     READ_AFTER_COMMIT = "a mutation may return by a reading of the processes that began before its commit"
@@ -75,7 +75,7 @@ class Guard(enum.Enum):
 class Kind(enum.Enum):
     """What a mutation does."""
 
-    CHANGES = "changes the fact"
+    CHANGES = "changes the snapshot"
     CHANGES_ANOTHER = "changes something else"
     REPEATS = "finds everything as it should be, or is a repetition by `request_id`"
 
@@ -108,7 +108,7 @@ class Scenario:
 
     @cached_property
     def changing(self) -> int:
-        """The mutations that change the fact."""
+        """The mutations that change the snapshot."""
         return sum(1 << i for i, kind in enumerate(self.mutations) if kind is Kind.CHANGES)
 
     def without(self, guard: Guard) -> "Scenario":
@@ -152,14 +152,14 @@ class Mutation(NamedTuple):
     """What a restore had undone when it was: such a check must know nothing of it."""
 
 
-class Fact(NamedTuple):
+class KeySnapshot(NamedTuple):
     content: int
     """The mutations that it tells of."""
     verified: Position
 
 
 class Load(NamedTuple):
-    found: Fact | None = None
+    found: KeySnapshot | None = None
     """None: it has not reached the database."""
     is_kept: bool = True
     missing: int = 0
@@ -186,7 +186,7 @@ class Process(NamedTuple):
     """All that it has applied, or started from."""
     lease: int = 0
     poll: Poll | None = None
-    fact: Fact | None = None
+    snapshot: KeySnapshot | None = None
     load: Load | None = None
 
 
@@ -210,7 +210,7 @@ class State(NamedTuple):
     """By process and watcher."""
     reading: tuple[Row | None, ...] | None = None
     """An old reading of the rows; only without `READ_AFTER_COMMIT`."""
-    former: Fact | None = None
+    former: KeySnapshot | None = None
     """What a former primary answers; only without `FORMER_PRIMARY_IS_FENCED`."""
     is_copy: bool = False
     """It was restored from a dump, and nobody has noticed."""
@@ -222,7 +222,7 @@ class Step(NamedTuple):
     what: str
     state: State
     is_stale: bool = False
-    """A check was answered from older facts than it was promised."""
+    """A check was answered from older snapshots than it was promised."""
 
 
 def start(scenario: Scenario) -> State:
@@ -288,7 +288,7 @@ def _since(state: State, revision: int) -> int:
 
 
 def _last_change(scenario: Scenario, state: State, changes: int) -> int:
-    """The revision at which the fact changed last."""
+    """The revision at which the snapshot changed last."""
     return max((state.mutations[i].revision for i in _bits(changes & scenario.changing)), default=0)
 
 
@@ -484,23 +484,23 @@ def _taken_up(scenario: Scenario, state: State, p: int, poll: Poll, answer: Answ
 
 def _applied(scenario: Scenario, state: State, process: Process, answer: Answer) -> Process:
     """`History.apply`."""
-    changes, fact, load = process.changes | answer.changes, process.fact, process.load
+    changes, snapshot, load = process.changes | answer.changes, process.snapshot, process.load
     if not process.lease and Guard.NOTHING_NEWER_SURVIVES_A_LAPSE in scenario.guards:
         load = load and load._replace(is_kept=False)
-        if fact is not None and fact.verified.revision > process.applied.revision:
-            fact = None
+        if snapshot is not None and snapshot.verified.revision > process.applied.revision:
+            snapshot = None
     is_continuous = answer.is_continuous
-    if is_continuous and fact is not None and Guard.LOADED_IN_THIS_HISTORY in scenario.guards:
+    if is_continuous and snapshot is not None and Guard.LOADED_IN_THIS_HISTORY in scenario.guards:
         # `History.keeps`: what was loaded before it was applied.
-        is_ahead = process.applied.revision < fact.verified.revision <= answer.head.revision
-        is_continuous = not is_ahead or _includes(changes, fact.verified)
+        is_ahead = process.applied.revision < snapshot.verified.revision <= answer.head.revision
+        is_continuous = not is_ahead or _includes(changes, snapshot.verified)
     if not is_continuous:
-        changes, fact, load = answer.changes, None, load and load._replace(is_kept=False)
+        changes, snapshot, load = answer.changes, None, load and load._replace(is_kept=False)
         changes |= process.changes if answer.is_continuous else 0
-    elif fact is not None and fact.verified.revision < _last_change(scenario, state, changes):
+    elif snapshot is not None and snapshot.verified.revision < _last_change(scenario, state, changes):
         # It will never be used again.
-        fact = None
-    return process._replace(applied=answer.head, changes=changes, fact=fact, load=load)
+        snapshot = None
+    return process._replace(applied=answer.head, changes=changes, snapshot=snapshot, load=load)
 
 
 def _registered(scenario: Scenario, state: State, p: int) -> State:
@@ -557,7 +557,7 @@ def _load_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
         sent = process._replace(load=Load(missing=missing))
         yield Step(f"a check asks {name}, which sends a load", _with_process(state, p, sent))
     elif load.found is None:
-        now = Fact(_committed(state) & scenario.changing, _head(state))
+        now = KeySnapshot(_committed(state) & scenario.changing, _head(state))
         for who, found in ("the database", now), ("a former primary", state.former):
             if found is not None:
                 read = process._replace(load=load._replace(found=found, missing=load.missing & ~found.content))
@@ -573,8 +573,8 @@ def _load_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
         yield Step(f"{name}'s load arrives", _with_process(state, p, kept), is_stale)
 
 
-def _kept(scenario: Scenario, process: Process, load: Load, found: Fact) -> Process:
-    """`FactCache.put`."""
+def _kept(scenario: Scenario, process: Process, load: Load, found: KeySnapshot) -> Process:
+    """`SnapshotCache.put`."""
     if not load.is_kept:
         return process
     if Guard.LOADED_IN_THIS_HISTORY in scenario.guards and process.applied != NOWHERE:
@@ -583,20 +583,20 @@ def _kept(scenario: Scenario, process: Process, load: Load, found: Fact) -> Proc
             return process
     if Guard.REVISION_OF_SNAPSHOT not in scenario.guards:
         found = found._replace(verified=process.applied)
-    before = process.fact
+    before = process.snapshot
     is_newest = before is None or found.verified.revision >= before.verified.revision
-    return process._replace(fact=found) if is_newest else process
+    return process._replace(snapshot=found) if is_newest else process
 
 
 def _memory_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
-    process, fact = state.processes[p], state.processes[p].fact
-    if fact is None or not (process.lease or Guard.LEASE_AT_EACH_HIT not in scenario.guards):
+    process, snapshot = state.processes[p], state.processes[p].snapshot
+    if snapshot is None or not (process.lease or Guard.LEASE_AT_EACH_HIT not in scenario.guards):
         return
-    if not _holds(scenario, state, process, fact):
+    if not _holds(scenario, state, process, snapshot):
         return
-    is_older = fact.verified.revision < process.applied.revision
-    after = process._replace(fact=fact._replace(verified=process.applied)) if is_older else process
-    is_stale = bool(_promised(scenario, state) & ~fact.content or _forbidden(state) & fact.content)
+    is_older = snapshot.verified.revision < process.applied.revision
+    after = process._replace(snapshot=snapshot._replace(verified=process.applied)) if is_older else process
+    is_stale = bool(_promised(scenario, state) & ~snapshot.content or _forbidden(state) & snapshot.content)
     how = ", unchanged since it was loaded" if is_older else ""
     yield Step(f"a check asks P{p}, which answers from memory{how}", _with_process(state, p, after), is_stale)
     if scenario.restores is Restores.NOTICED:
@@ -604,20 +604,20 @@ def _memory_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
 
 
 def _min_revision_steps(scenario: Scenario, state: State, p: int, after: Process, *, is_older: bool) -> Iterator[Step]:
-    """Whoever has heard of a commit asks with its revision; `FactSource.look_up` compares numbers."""
-    known = after.applied if is_older else after.fact and after.fact.verified
+    """Whoever has heard of a commit asks with its revision; `SnapshotSource.look_up` compares numbers."""
+    known = after.applied if is_older else after.snapshot and after.snapshot.verified
     for i in _bits(_committed(state)):
         mutation = state.mutations[i]
-        if known is not None and after.fact is not None and known.revision >= mutation.revision > 0:
-            content = after.fact.content
+        if known is not None and after.snapshot is not None and known.revision >= mutation.revision > 0:
+            content = after.snapshot.content
             is_stale = bool(mutation.promise & _committed(state) & scenario.changing & ~content)
             yield Step(f"a check asks P{p} with M{i}'s revision", _with_process(state, p, after), is_stale)
 
 
-def _holds(scenario: Scenario, state: State, process: Process, fact: Fact) -> bool:
+def _holds(scenario: Scenario, state: State, process: Process, snapshot: KeySnapshot) -> bool:
     """`History.holds`."""
-    return fact.verified.revision >= max(process.applied.revision, 0) or (
-        _last_change(scenario, state, process.changes) <= fact.verified.revision
+    return snapshot.verified.revision >= max(process.applied.revision, 0) or (
+        _last_change(scenario, state, process.changes) <= snapshot.verified.revision
     )
 
 
@@ -647,7 +647,7 @@ def _failovers(scenario: Scenario, state: State) -> Iterator[Step]:
         return
     head = _head(state)
     is_fenced = Guard.FORMER_PRIMARY_IS_FENCED in scenario.guards
-    former = None if is_fenced else Fact(_committed(state) & scenario.changing, head)
+    former = None if is_fenced else KeySnapshot(_committed(state) & scenario.changing, head)
     for revision in range(head.revision + (not is_fenced)):
         mutations = _lost_after(state, revision)
         kept = tuple(row and row._replace(acknowledged=min(row.acknowledged, revision)) for row in state.rows)

@@ -64,7 +64,7 @@ def marks(scenario: Scenario) -> Sequence[pytest.MarkDecorator]:
 @pytest.mark.parametrize(
     "guard", [pytest.param(guard, id=guard.name, marks=marks(NEEDED_IN[guard])) for guard in Guard]
 )
-def test_without_any_one_guard_a_check_is_answered_from_older_facts(guard: Guard) -> None:
+def test_without_any_one_guard_a_check_is_answered_from_older_snapshots(guard: Guard) -> None:
     found = explore(NEEDED_IN[guard].without(guard))
     assert found.counterexample, f"it makes no difference whether {guard.value}"
     assert found.counterexample[-1].endswith("STALE")
@@ -122,7 +122,7 @@ IN_SOME = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(each)) for name, (each, _) in EXPLORED.items()])
-def test_with_all_guards_no_check_is_answered_from_older_facts(name: str) -> None:
+def test_with_all_guards_no_check_is_answered_from_older_snapshots(name: str) -> None:
     scenario, floor = EXPLORED[name]
     assert scenario.guards == set(Guard) - ({Guard.LOADED_IN_THIS_HISTORY} if "client" in name else set())
     found = explore(scenario)

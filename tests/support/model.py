@@ -239,11 +239,11 @@ class Key(Thing):
 
     def losses(self, spec: ProductSpec) -> set[tuple[str, str]]:
         """What it was given and a spec does not give; all of it where the spec does not let there be such a key."""
-        policy = spec.secret_keys
-        fits = self.mode in policy.modes and _may_own(spec, self.owner)
+        compiled = spec.secret_keys
+        fits = self.mode in compiled.modes and _may_own(spec, self.owner)
         if not (spec.HasField("publishable_keys") if self.publishable else fits):
             return {("everything", "")}
-        grantable = pairs(policy.restricted.grantable)
+        grantable = pairs(compiled.restricted.grantable)
         single = [Grant(resource=grant.resource, actions=[action]) for grant in self.grants for action in grant.actions]
         return {
             (each.resource, each.actions[0])
@@ -592,8 +592,8 @@ def _stay_within_owner(owner: Person | None, mode: Any, grants: Iterable[Grant])
 
 def _expiry(spec: ProductSpec, publishable: bool, new: Any, created: float) -> float | None:
     """When a key ends: when it is asked to, and at the latest when the spec says."""
-    policy = spec.publishable_keys if publishable else spec.secret_keys
-    longest = policy.max_lifetime.ToSeconds()
+    compiled = spec.publishable_keys if publishable else spec.secret_keys
+    longest = compiled.max_lifetime.ToSeconds()
     if not new.HasField("expire_time"):
         return created + longest if longest else None
     wanted = new.expire_time.ToMilliseconds() / 1000

@@ -19,7 +19,7 @@ BOUNDS = {
     "audit_insert": _ROW,
     "bootstrap_lock": "no table",
     "digests_by_key": _SECRETS,
-    "facts_by_digest": _ARRAY,
+    "snapshots_by_digest": _ARRAY,
     "key_delete": f"{_ROW}, and {_SECRETS}",
     "key_disable": _ROW,
     "key_display_name": _ROW,

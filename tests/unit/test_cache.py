@@ -6,12 +6,12 @@ import uuid
 
 import pytest
 from gatekey_server.domain import builtin
-from gatekey_server.domain.decisions import Fact, Owner, Policy, PrincipalKind
+from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind
 from gatekey_server.domain.grants import NOTHING, Grant, GrantSet
 from gatekey_server.domain.names import format_key_id
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.domain.specs import AccessMode, KeyKind
-from gatekey_server.freshness.cache import FactCache
+from gatekey_server.freshness.snapshot_cache import SnapshotCache
 
 PLENTY = 10**9
 
@@ -22,16 +22,16 @@ def digest(number: int) -> Digest:
 
 
 @pytest.fixture(scope="module")
-def policy() -> Policy:
-    """Some policy."""
-    return Policy(builtin.SPEC)
+def compiled() -> CompiledSpec:
+    """Some compiled spec."""
+    return CompiledSpec(builtin.SPEC)
 
 
-def fact(policy: Policy, number: int, grants: GrantSet = NOTHING) -> Fact:
-    """A fact as it is loaded: nothing of it is shared with others but the policy and the tenant."""
+def snapshot(compiled: CompiledSpec, number: int, grants: GrantSet = NOTHING) -> KeySnapshot:
+    """A snapshot as it is loaded: nothing of it is shared with others but the compiled spec and the tenant."""
     key_uid = uuid.UUID(int=number)
-    return Fact(
-        policy=policy,
+    return KeySnapshot(
+        compiled=compiled,
         tenant="acme",
         tenant_suspended=False,
         tenant_deleted=False,
@@ -49,27 +49,27 @@ def fact(policy: Policy, number: int, grants: GrantSet = NOTHING) -> Fact:
 
 
 def test_the_number_of_entries_is_bounded() -> None:
-    cache = FactCache(100, PLENTY)
+    cache = SnapshotCache(100, PLENTY)
     for number in range(10_000):
         cache.put(digest(number), None, 1)
         assert len(cache) <= 100
     assert len(cache) == 100
 
 
-def test_the_memory_is_bounded(policy: Policy) -> None:
-    cache = FactCache(PLENTY, 50_000)
+def test_the_memory_is_bounded(compiled: CompiledSpec) -> None:
+    cache = SnapshotCache(PLENTY, 50_000)
     for number in range(1000):
-        cache.put(digest(number), fact(policy, number), 1)
+        cache.put(digest(number), snapshot(compiled, number), 1)
         assert cache.weight <= 50_000
     assert 10 < len(cache) < 100
 
 
-def test_a_fact_that_grows_counts_for_what_it_is_now(policy: Policy) -> None:
-    cache = FactCache(PLENTY, PLENTY)
-    cache.put(digest(1), fact(policy, 1), 1)
+def test_a_snapshot_that_grows_counts_for_what_it_is_now(compiled: CompiledSpec) -> None:
+    cache = SnapshotCache(PLENTY, PLENTY)
+    cache.put(digest(1), snapshot(compiled, 1), 1)
     small = cache.weight
     grants = GrantSet.of([Grant(f"links/{number}", ("read",)) for number in range(10)])
-    cache.put(digest(1), fact(policy, 1, grants), 2)
+    cache.put(digest(1), snapshot(compiled, 1, grants), 2)
     assert cache.weight > small
     cache.put(digest(1), None, 3)
     assert cache.weight < small
@@ -77,18 +77,18 @@ def test_a_fact_that_grows_counts_for_what_it_is_now(policy: Policy) -> None:
     assert (cache.weight, len(cache), cache.get(digest(1))) == (0, 0, None)
 
 
-def test_what_is_older_never_replaces_what_is_newer(policy: Policy) -> None:
-    cache = FactCache(100, PLENTY)
-    newer, older = fact(policy, 1), fact(policy, 2)
+def test_what_is_older_never_replaces_what_is_newer(compiled: CompiledSpec) -> None:
+    cache = SnapshotCache(100, PLENTY)
+    newer, older = snapshot(compiled, 1), snapshot(compiled, 2)
     cache.put(digest(1), newer, 7)
     cache.put(digest(1), older, 6)
     entry = cache.get(digest(1))
     assert entry is not None
-    assert (entry.fact, entry.verified) == (newer, 7)
+    assert (entry.snapshot, entry.verified) == (newer, 7)
 
 
 def test_a_scan_displaces_nothing_that_is_in_use() -> None:
-    cache = FactCache(1000, PLENTY)
+    cache = SnapshotCache(1000, PLENTY)
     working = range(800)
     for _ in range(3):
         for number in working:
@@ -108,7 +108,7 @@ def test_a_skewed_load_hits_more_often_than_by_least_recent_use() -> None:
         sequence.append(int(chance.paretovariate(0.7)) % 50_000)
         if turn % 6000 < 1500:
             sequence.append(1_000_000 + turn)
-    cache, hits = FactCache(1000, PLENTY), 0
+    cache, hits = SnapshotCache(1000, PLENTY), 0
     recent: dict[int, None] = {}
     recent_hits = 0
     for number in sequence:
@@ -126,15 +126,15 @@ def test_a_skewed_load_hits_more_often_than_by_least_recent_use() -> None:
 
 
 @pytest.mark.parametrize("rules", [0, 1, 2, 10])
-def test_the_estimate_of_memory_is_near_the_truth(policy: Policy, rules: int) -> None:
+def test_the_estimate_of_memory_is_near_the_truth(compiled: CompiledSpec, rules: int) -> None:
     # So many that what rules are shared by does not count.
     digests = [digest(number) for number in range(3000)]
-    cache = FactCache(PLENTY, PLENTY)
+    cache = SnapshotCache(PLENTY, PLENTY)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(len(digests)):
         own = GrantSet.of([Grant(f"links/{number}-{rule}", ("read", "write")) for rule in range(rules)])
-        cache.put(Digest(bytes(digests[number])), fact(policy, number, own), 1)
+        cache.put(Digest(bytes(digests[number])), snapshot(compiled, number, own), 1)
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     print(f"{taken / len(cache):.0f} bytes an entry, estimated {cache.weight / len(cache):.0f}")  # noqa: T201

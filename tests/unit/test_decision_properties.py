@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gatekey_server.domain import grants as g
-from gatekey_server.domain.decisions import Fact, Owner, Policy, PrincipalKind, Reason, Request, decide
+from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind, Reason, Request, decide
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.grants import Grant, GrantSet, covers, parse_action, parse_path, parse_pattern
 from gatekey_server.domain.names import format_key_id, new_key_uid, parse_key_id
@@ -108,7 +108,7 @@ owners = st.one_of(
 
 
 @st.composite
-def facts(draw: st.DrawFn) -> Fact:
+def snapshots(draw: st.DrawFn) -> KeySnapshot:
     """A key with nothing against it: only permissions decide."""
     spec = draw(product_specs())
     kind = draw(st.sampled_from([KeyKind.SECRET, KeyKind.SECRET, KeyKind.SECRET, KeyKind.PUBLISHABLE]))
@@ -116,8 +116,8 @@ def facts(draw: st.DrawFn) -> Fact:
     # Twice those that are offered.
     modes = [*spec.secret_keys.modes, *AccessMode]
     mode = draw(st.sampled_from(modes)) if kind is KeyKind.SECRET else None
-    return Fact(
-        policy=Policy(spec),
+    return KeySnapshot(
+        compiled=CompiledSpec(spec),
         tenant=TENANT,
         tenant_suspended=False,
         tenant_deleted=False,
@@ -172,27 +172,27 @@ def is_declared(spec: ProductSpec, path: str, action: str) -> bool:
     )
 
 
-def key_gives(fact: Fact, path: str, action: str) -> bool:
+def key_gives(snapshot: KeySnapshot, path: str, action: str) -> bool:
     """Whether the key gives the action: its kind, its mode, its own grants, and the spec as it is."""
-    spec, policy = fact.policy.spec, fact.policy.spec.secret_keys
-    if fact.kind is KeyKind.PUBLISHABLE:
+    spec, compiled = snapshot.compiled.spec, snapshot.compiled.spec.secret_keys
+    if snapshot.kind is KeyKind.PUBLISHABLE:
         return spec.publishable_keys is not None and gives(spec.publishable_keys.grants, path, action)
-    assert policy is not None
-    assert policy.restricted is not None
-    own = [Grant("/".join(pattern), tuple(given)) for pattern, given in fact.grants.rules]
+    assert compiled is not None
+    assert compiled.restricted is not None
+    own = [Grant("/".join(pattern), tuple(given)) for pattern, given in snapshot.grants.rules]
     by_mode = {
         AccessMode.ALL: True,
         AccessMode.READ_ONLY: action in spec.read_actions,
-        AccessMode.RESTRICTED: gives(own, path, action) and gives(policy.restricted.grantable, path, action),
+        AccessMode.RESTRICTED: gives(own, path, action) and gives(compiled.restricted.grantable, path, action),
     }
-    return fact.mode is not None and fact.mode in policy.modes and by_mode[fact.mode]
+    return snapshot.mode is not None and snapshot.mode in compiled.modes and by_mode[snapshot.mode]
 
 
-def role_gives(fact: Fact, path: str, action: str) -> bool:
+def role_gives(snapshot: KeySnapshot, path: str, action: str) -> bool:
     """Whether the owner's role gives the action; there is no owner to limit a publishable key."""
-    if fact.kind is KeyKind.PUBLISHABLE:
+    if snapshot.kind is KeyKind.PUBLISHABLE:
         return True
-    spec, owner = fact.policy.spec, fact.owner
+    spec, owner = snapshot.compiled.spec, snapshot.owner
     assert owner is not None
     role = owner.role
     if owner.kind is PrincipalKind.MACHINE_USER:
@@ -208,12 +208,12 @@ def role_gives(fact: Fact, path: str, action: str) -> bool:
 @given(st.data())
 def test_allowed_is_exactly_declared_and_key_and_role(data: st.DataObject) -> None:
     """(b) Nothing outside what the key and the role both give is allowed, and nothing inside is denied."""
-    fact = data.draw(facts())
-    for request in data.draw(st.lists(requests(fact.policy.spec), min_size=5, max_size=5)):
+    snapshot = data.draw(snapshots())
+    for request in data.draw(st.lists(requests(snapshot.compiled.spec), min_size=5, max_size=5)):
         path = "/".join(request.path)
-        declared = is_declared(fact.policy.spec, path, request.action)
-        key, role = key_gives(fact, path, request.action), role_gives(fact, path, request.action)
-        reason = decide(fact, request, NOW).reason
+        declared = is_declared(snapshot.compiled.spec, path, request.action)
+        key, role = key_gives(snapshot, path, request.action), role_gives(snapshot, path, request.action)
+        reason = decide(snapshot, request, NOW).reason
         event(reason.name)
         assert (reason is Reason.ALLOWED) == (declared and key and role)
         if declared and reason is not Reason.ALLOWED:
@@ -225,8 +225,8 @@ def test_allowed_is_exactly_declared_and_key_and_role(data: st.DataObject) -> No
 @given(st.data())
 def test_more_grants_never_deny(data: st.DataObject) -> None:
     """(a) What fewer grants allowed, more allow: grants of the key, its role, the publishable keys, the grantable."""
-    fact = data.draw(facts())
-    spec = fact.policy.spec
+    snapshot = data.draw(snapshots())
+    spec = snapshot.compiled.spec
     more = data.draw(some_grants)
     assert spec.secret_keys is not None
     assert spec.secret_keys.restricted is not None
@@ -240,10 +240,14 @@ def test_more_grants_never_deny(data: st.DataObject) -> None:
         ),
         publishable_keys=replace(published, grants=more + published.grants) if published else None,
     )
-    policy, own = Policy(generous), GrantSet((*GrantSet.of(more).rules, *fact.grants.rules))
-    wider = [replace(fact, grants=own), replace(fact, policy=policy), replace(fact, grants=own, policy=policy)]
+    compiled, own = CompiledSpec(generous), GrantSet((*GrantSet.of(more).rules, *snapshot.grants.rules))
+    wider = [
+        replace(snapshot, grants=own),
+        replace(snapshot, compiled=compiled),
+        replace(snapshot, grants=own, compiled=compiled),
+    ]
     for request in data.draw(st.lists(requests(spec), min_size=5, max_size=5)):
-        before = decide(fact, request, NOW).allowed
+        before = decide(snapshot, request, NOW).allowed
         after = [decide(it, request, NOW).allowed for it in wider]
         event(f"{before} -> {after}")
         assert all(after) or not before
@@ -256,9 +260,9 @@ def test_more_grants_never_deny(data: st.DataObject) -> None:
 @example(None, "northern")
 def test_other_tenant_is_never_allowed(data: st.DataObject | None, other: str) -> None:
     """(c) Whatever a key may do in its own tenant, it may do nothing in another."""
-    fact = data.draw(facts()) if data else _powerful(_SPEC)
-    request = data.draw(requests(fact.policy.spec)) if data else Request(("a",), "read")
-    assert decide(fact, replace(request, tenant=other), NOW).reason is Reason.TENANT_MISMATCH
+    snapshot = data.draw(snapshots()) if data else _powerful(_SPEC)
+    request = data.draw(requests(snapshot.compiled.spec)) if data else Request(("a",), "read")
+    assert decide(snapshot, replace(request, tenant=other), NOW).reason is Reason.TENANT_MISMATCH
 
 
 @pytest.mark.slow
@@ -289,27 +293,27 @@ FAULTS: list[tuple[dict[str, Any], Reason]] = [
 @given(st.data(), st.sets(st.integers(0, len(FAULTS) - 1), min_size=1))
 def test_fault_is_never_allowed(data: st.DataObject, chosen: set[int]) -> None:
     """(d) A revoked, disabled or expired key, or one of a suspended or deleted tenant: the first fault is named."""
-    fact = data.draw(facts())
-    request = data.draw(requests(fact.policy.spec))
+    snapshot = data.draw(snapshots())
+    request = data.draw(requests(snapshot.compiled.spec))
     for index in chosen:
-        fact = replace(fact, **FAULTS[index][0])
-    assert decide(fact, request, NOW).reason is FAULTS[min(chosen)][1]
+        snapshot = replace(snapshot, **FAULTS[index][0])
+    assert decide(snapshot, request, NOW).reason is FAULTS[min(chosen)][1]
 
 
 @pytest.mark.parametrize(("before", "allowed"), [(0, False), (1, True), (-1, False)])
 def test_expiry_is_the_first_moment_that_is_too_late(before: int, allowed: bool) -> None:
     """A key works until its time, and no longer at it."""
-    fact = replace(_powerful(_SPEC), expire_time=NOW + timedelta(microseconds=before))
-    assert decide(fact, Request(("a",), "read"), NOW).allowed == allowed
+    snapshot = replace(_powerful(_SPEC), expire_time=NOW + timedelta(microseconds=before))
+    assert decide(snapshot, Request(("a",), "read"), NOW).allowed == allowed
 
 
-def _powerful(spec: ProductSpec) -> Fact:
+def _powerful(spec: ProductSpec) -> KeySnapshot:
     """A key of the mode ALL, of an owner, with nothing against it."""
     assert spec.secret_keys is not None
     offering = replace(spec, secret_keys=replace(spec.secret_keys, modes=tuple(AccessMode)))
     owner = Owner(PrincipalKind.MEMBER, "person", "owner")
-    return Fact(
-        Policy(offering),
+    return KeySnapshot(
+        CompiledSpec(offering),
         TENANT,
         False,
         False,

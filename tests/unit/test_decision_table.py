@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from gatekey_server.domain import specs
-from gatekey_server.domain.decisions import Fact, Owner, Policy, PrincipalKind, Reason, Request, decide
+from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind, Reason, Request, decide
 from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.grants import Grant, GrantSet, parse_action, parse_path
 from gatekey_server.domain.names import parse_id
@@ -27,13 +27,13 @@ KEYRING = Keyring({1: b"0" * 32})
 @pytest.mark.parametrize("case", TABLE.cases, ids=[case.id for case in TABLE.cases])
 def test_case(case: Case) -> None:
     """The answer is the table's, and names what is missing."""
-    fact = _found(case)
+    snapshot = _found(case)
     if case.refused:
         with pytest.raises(InvalidRequest) as refusal:
             _parse(case)
         assert refusal.value.reason == case.expected
         return
-    decision = decide(fact, _parse(case), NOW)
+    decision = decide(snapshot, _parse(case), NOW)
     assert decision.reason.name == case.expected
     assert decision.allowed == (case.expected == "ALLOWED")
     missing = [(decision.missing.resource, decision.missing.action)] if decision.missing else []
@@ -44,7 +44,7 @@ def test_case(case: Case) -> None:
 def test_action_that_was_not_parsed_is_not_allowed(action: str) -> None:
     """Should an action such as `*` ever get past the edge, then the key that may do everything may not do it."""
     everything = Holder("depot-everything", frozenset())
-    decision = decide(_fact(everything), Request(("links",), action), NOW)
+    decision = decide(_snapshot(everything), Request(("links",), action), NOW)
     assert decision.reason is Reason.ACTION_UNKNOWN
 
 
@@ -103,22 +103,22 @@ def test_table_that_is_not_understood_is_refused(spoilt: dict[str, Any]) -> None
         Table.model_validate(document | spoilt)
 
 
-def _found(case: Case) -> Fact | None:
-    """The fact that is found by what was presented, for this caller."""
+def _found(case: Case) -> KeySnapshot | None:
+    """The snapshot that is found by what was presented, for this caller."""
     secret = new_secret("prefix_")
-    stored = {KEYRING.seal(secret).digest: _fact(case.holder)}
+    stored = {KEYRING.seal(secret).digest: _snapshot(case.holder)}
     presented = KEYRING.digests(case.secret.of(secret))
     return next((stored.get(digest) for digest in presented), None) if case.caller.may_check else None
 
 
-def _fact(holder: Holder) -> Fact | None:
+def _snapshot(holder: Holder) -> KeySnapshot | None:
     if holder.state & {State.KEY_DELETED, State.OWNER_REMOVED}:
         return None
     key = TABLE.keys[holder.key]
     expiries = {State.EXPIRED: NOW, State.EXPIRES_LATER: LATER}
     expiries |= {State.SECRET_EXPIRED: NOW, State.SECRET_EXPIRES_LATER: LATER}
-    return Fact(
-        policy=_policy(key.later or key.spec),
+    return KeySnapshot(
+        compiled=_compile(key.later or key.spec),
         tenant=OWN_TENANT,
         tenant_suspended=State.SUSPENDED in holder.state,
         tenant_deleted=State.TENANT_DELETED in holder.state,
@@ -137,7 +137,7 @@ def _mode(name: str) -> AccessMode | None:
     key = TABLE.keys[name]
     if key.kind == "PUBLISHABLE":
         return None
-    made_under = _policy(key.spec).spec.secret_keys
+    made_under = _compile(key.spec).spec.secret_keys
     assert made_under is not None
     return AccessMode[key.mode] if key.mode else made_under.default_mode
 
@@ -156,5 +156,5 @@ def _parse(case: Case) -> Request:
 
 
 @cache
-def _policy(name: str) -> Policy:
-    return Policy(read_spec(TABLE.spec(name), []))
+def _compile(name: str) -> CompiledSpec:
+    return CompiledSpec(read_spec(TABLE.spec(name), []))

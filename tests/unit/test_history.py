@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 
 import pytest
 from gatekey_server.domain.changes import Change, Poll, Position
-from gatekey_server.domain.decisions import Fact, Policy
+from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness import history as module
-from gatekey_server.freshness.cache import Entry
 from gatekey_server.freshness.history import History
+from gatekey_server.freshness.snapshot_cache import Entry
 
-from tests.unit.test_cache import digest, fact, policy
+from tests.unit.test_cache import compiled, digest, snapshot
 
-__all__ = ["policy"]
+__all__ = ["compiled"]
 
 STAMP = uuid.UUID(int=1)
 SERVER = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,8 +35,8 @@ def started(head: int = 10) -> History:
     return history
 
 
-def scopes_of(known: Fact, its_digest: Digest) -> dict[str, tuple[object, ...]]:
-    """All that can change about a fact."""
+def scopes_of(known: KeySnapshot, its_digest: Digest) -> dict[str, tuple[object, ...]]:
+    """All that can change about a snapshot."""
     tenant_uid, key_uid = known.uid
     return {
         "key": (None, tenant_uid, None, key_uid, None),
@@ -49,9 +49,9 @@ def scopes_of(known: Fact, its_digest: Digest) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("scope", ["key", "secret", "principal", "tenant", "product", "everything"])
-def test_a_change_of_any_of_its_scopes_ends_an_entry_and_no_other(policy: Policy, scope: str) -> None:
+def test_a_change_of_any_of_its_scopes_ends_an_entry_and_no_other(compiled: CompiledSpec, scope: str) -> None:
     history = started()
-    known, other = fact(policy, 1), fact(policy, 2)
+    known, other = snapshot(compiled, 1), snapshot(compiled, 2)
     entry, later = Entry(digest(1), known, 10, 0), Entry(digest(1), known, 11, 0)
     unconcerned = Entry(digest(2), other, 10, 0)
     assert history.apply(poll(11, [(11, scopes_of(known, digest(1))[scope])]))
@@ -60,19 +60,19 @@ def test_a_change_of_any_of_its_scopes_ends_an_entry_and_no_other(policy: Policy
     assert history.holds(unconcerned) == (scope not in ("product", "everything"))
 
 
-def test_a_load_that_was_overtaken_is_refused(policy: Policy) -> None:
+def test_a_load_that_was_overtaken_is_refused(compiled: CompiledSpec) -> None:
     """The late fill: read before the change, put into the cache after it was applied."""
     history = started()
-    known = fact(policy, 1)
+    known = snapshot(compiled, 1)
     history.apply(poll(11, [(11, scopes_of(known, digest(1))["key"])]))
     history.apply(poll(20, []))
     assert not history.holds(Entry(digest(1), known, 10, 0))
     assert history.holds(Entry(digest(1), known, 15, 0))
 
 
-def test_what_is_newer_than_what_was_applied_holds_until_its_change(policy: Policy) -> None:
+def test_what_is_newer_than_what_was_applied_holds_until_its_change(compiled: CompiledSpec) -> None:
     history = started()
-    known = fact(policy, 1)
+    known = snapshot(compiled, 1)
     entry = Entry(digest(1), known, 13, 0)
     assert history.holds(entry)
     history.apply(poll(12, [(11, scopes_of(known, digest(1))["key"])]))
@@ -100,22 +100,26 @@ def test_that_there_is_no_such_secret_ends_where_there_may_be_one(scope: tuple[o
     assert history.holds(unknown) == holds
 
 
-def test_a_use_keeps_an_entry_while_the_past_is_forgotten(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_use_keeps_an_entry_while_the_past_is_forgotten(
+    compiled: CompiledSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_SCOPES", 10)
     history = started(0)
-    used, unused = Entry(digest(1), fact(policy, 1), 0, 0), Entry(digest(2), fact(policy, 2), 0, 0)
+    used, unused = Entry(digest(1), snapshot(compiled, 1), 0, 0), Entry(digest(2), snapshot(compiled, 2), 0, 0)
     for revision in range(1, 100):
         history.apply(poll(revision, [(revision, (None, 9, None, uuid.UUID(int=1000 + revision), None))]))
         assert history.holds(used)
         assert len(history._keys) <= 10
     # Nothing of it has changed, but that is not known any more.
     assert not history.holds(unused)
-    assert history.holds(Entry(digest(3), fact(policy, 3), 99, 0))
+    assert history.holds(Entry(digest(3), snapshot(compiled, 3), 99, 0))
 
 
-def test_forgetting_never_lets_an_entry_hold_that_does_not(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgetting_never_lets_an_entry_hold_that_does_not(
+    compiled: CompiledSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_SCOPES", 4)
-    known = [fact(policy, number) for number in range(8)]
+    known = [snapshot(compiled, number) for number in range(8)]
     history, last = started(0), dict.fromkeys(range(8), 0)
     for revision, number in zip(range(1, 200), itertools.cycle([0, 1, 2, 3, 0, 4, 5, 6, 7, 7, 2]), strict=False):
         history.apply(poll(revision, [(revision, scopes_of(known[number], digest(number))["key"])]))
@@ -125,20 +129,20 @@ def test_forgetting_never_lets_an_entry_hold_that_does_not(policy: Policy, monke
                 assert last[other] <= since
 
 
-def test_a_history_that_goes_back_drops_everything(policy: Policy) -> None:
+def test_a_history_that_goes_back_drops_everything(compiled: CompiledSpec) -> None:
     history = started(10)
     assert history.resets == 1
     assert history.apply(poll(12, []))
     assert not history.apply(poll(9, []))
     assert history.resets == 2
     assert history.applied.revision == 9
-    assert not history.holds(Entry(digest(1), fact(policy, 1), 8, 0))
+    assert not history.holds(Entry(digest(1), snapshot(compiled, 1), 8, 0))
 
 
-def test_a_history_that_is_not_continued_drops_everything(policy: Policy) -> None:
+def test_a_history_that_is_not_continued_drops_everything(compiled: CompiledSpec) -> None:
     history = started(10)
     assert not history.apply(poll(12, None))
-    assert not history.holds(Entry(digest(1), fact(policy, 1), 11, 0))
+    assert not history.holds(Entry(digest(1), snapshot(compiled, 1), 11, 0))
 
 
 def test_what_was_loaded_and_not_applied_is_dropped_after_a_lapse_of_the_lease() -> None:
@@ -154,7 +158,7 @@ def test_what_was_loaded_and_not_applied_is_dropped_after_a_lapse_of_the_lease()
     assert history.resets == 2
 
 
-def test_what_was_loaded_from_another_history_is_dropped_with_its_number(policy: Policy) -> None:
+def test_what_was_loaded_from_another_history_is_dropped_with_its_number(compiled: CompiledSpec) -> None:
     other = uuid.UUID(int=2)
     history = started(10)
     assert not history.keeps(10, other), "another history is at the same number"
@@ -164,7 +168,7 @@ def test_what_was_loaded_from_another_history_is_dropped_with_its_number(policy:
     # A load that is ahead of what was applied counts until the number is applied, and then only with its stamp.
     assert history.keeps(12, other)
     assert not history.keeps(12, STAMP), "two histories cannot both be right"
-    entry = Entry(digest(1), fact(policy, 1), 12, 0)
+    entry = Entry(digest(1), snapshot(compiled, 1), 12, 0)
     assert history.apply(poll(11, [(11, ("q", None, None, None, None))]))
     assert history.holds(entry)
     assert not history.apply(Poll(Position(12, STAMP), True, [Change(12, "q", None, None, None, None, STAMP)], SERVER))

@@ -17,7 +17,7 @@ from gatekey_server.freshness.loads import (
     PATIENCE_S,
     Loader,
 )
-from gatekey_server.store.facts import Loaded
+from gatekey_server.store.snapshots import LoadResult
 
 from tests.unit.test_cache import digest
 
@@ -32,13 +32,13 @@ class Source:
         self.go = asyncio.Event()
         self.error: Exception | None = None
 
-    async def __call__(self, digests: Sequence[Digest]) -> Loaded:
+    async def __call__(self, digests: Sequence[Digest]) -> LoadResult:
         self.asked.append(list(digests))
         revision = len(self.asked)
         await self.go.wait()
         if self.error is not None:
             raise self.error
-        return Loaded(revision, {}, SERVER)
+        return LoadResult(revision, {}, SERVER)
 
 
 def secret(number: int, peppers: int = 1) -> Secret:

@@ -11,7 +11,7 @@ import pytest
 from gatekey.v1 import product_spec_pb2, types_pb2
 from gatekey_server.domain import grants as g
 from gatekey_server.domain import specs
-from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.errors import MAX_VIOLATIONS, InvalidRequest
 from gatekey_server.domain.grants import Grant, GrantSet
 from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOffer, KeyOwner
@@ -121,7 +121,7 @@ def test_the_worst_valid_spec_is_validated_and_compiled_in_linear_work() -> None
     assert calls_of(lambda: read_spec(message, [])) < 10 * entries
     assert calls_of(lambda: specs.validate(spec)) < 60 * entries
     g._rule.cache_clear()
-    assert calls_of(lambda: Policy(spec)) < 20 * entries
+    assert calls_of(lambda: CompiledSpec(spec)) < 20 * entries
     assert calls_of(lambda: KeyOffer(spec)) < 40 * len(spec.collections) * 9
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from gatekey_server.commands import usage
 from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.domain.decisions import Fact
+from gatekey_server.domain.decisions import KeySnapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _BATCH = 3
@@ -28,8 +28,8 @@ async def record_uses(database: Database, uses: Mapping[tuple[int, uuid.UUID], d
     database.meanwhile()
 
 
-def fact(number: int, *, was_used: bool = True) -> Fact:
-    return cast("Fact", SimpleNamespace(uid=(number, uuid.UUID(int=number)), was_used=was_used))
+def snapshot(number: int, *, was_used: bool = True) -> KeySnapshot:
+    return cast("KeySnapshot", SimpleNamespace(uid=(number, uuid.UUID(int=number)), was_used=was_used))
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
 def recorder_of(database: Database, *numbers: int) -> UsageRecorder:
     recorder = UsageRecorder(cast("Any", database), 60)
     for number in numbers:
-        recorder.record(fact(number), NOW)
+        recorder.record(snapshot(number), NOW)
     return recorder
 
 
 async def test_first_uses_go_first(database: Database) -> None:
     recorder = recorder_of(database, 1, 2, 3)
-    recorder.record(fact(4, was_used=False), NOW)
+    recorder.record(snapshot(4, was_used=False), NOW)
     await recorder.flush()
     assert database.batches == [[4, 1, 2], [3]]
 
@@ -58,7 +58,7 @@ async def test_a_first_use_does_not_wait_for_all_the_others(database: Database) 
 
     def use_for_the_first_time() -> None:
         if len(database.batches) == 1:
-            recorder.record(fact(99, was_used=False), NOW)
+            recorder.record(snapshot(99, was_used=False), NOW)
 
     database.meanwhile = use_for_the_first_time
     await recorder.flush(gently=True)

@@ -1,4 +1,4 @@
-"""The near cache: facts behind keys, and for how long checks may be decided by them. Makes no calls and waits for none.
+"""The near cache: snapshots behind keys, and how long checks may be decided by them. Makes no calls, waits for none.
 
 It inherits its freshness from a server. The clock is read *before* `Sync` is sent, and the server answers what has
 changed and how long its own lease lasts; until that reading plus this rest, there is nothing that a server could know
@@ -24,15 +24,15 @@ from typing import Any, Final
 
 from gatekey_server.domain import decisions as domain
 from gatekey_server.domain.changes import Change, Poll, Position
-from gatekey_server.domain.decisions import RULES, Fact, Owner, Policy, PrincipalKind, Request, decide
+from gatekey_server.domain.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind, Request, decide
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.grants import GrantSet, parse_action, parse_path
 from gatekey_server.domain.names import parse_id
 from gatekey_server.domain.secrets import Digest, is_well_formed
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.cache import Entry, FactCache
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import LEASE_S, Lease
+from gatekey_server.freshness.snapshot_cache import Entry, SnapshotCache
 from gatekey_server.rpc.specs import read_spec
 from gatekey_server.rpc.values import ACCESS_MODE, KEY_KIND, read_grants
 
@@ -76,8 +76,8 @@ Work = Generator[Call[Any], Any, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _NearFact(Fact):
-    """A fact, and what was decided by it. Each is equal to itself alone."""
+class _CachedSnapshot(KeySnapshot):
+    """A snapshot, and what was decided by it. Each is equal to itself alone."""
 
     until: float = inf
     """By `clock`: from then on the key may have expired, and the server is asked."""
@@ -109,13 +109,13 @@ class Near:
         self._lock = threading.Lock()
         self._lease = Lease()
         self._history = History()
-        self._known = FactCache(self._entries, self._entries * _ENTRY_BYTES)
+        self._known = SnapshotCache(self._entries, self._entries * _ENTRY_BYTES)
         self._unknown: dict[bytes, tuple[Entry, ...]] = {}
         self._max_unknown = unknown
         self._resets = 0
-        self._policies: dict[bytes, Policy] = {}
+        self._compiled: dict[bytes, CompiledSpec] = {}
         self._memo: dict[tuple[object, ...], Decision] = {}
-        self._used: dict[_NearFact, float] = {}
+        self._used: dict[_CachedSnapshot, float] = {}
         self._wanted: dict[bytes, str] = {}
         self._cursor = b""
         self._unreachable = False
@@ -147,12 +147,12 @@ class Near:
             return decision if is_fresh or decision is None else replace(decision, stale=True)
         if entry.verified < self._history.applied.revision and not self._holds(entry):
             return None
-        fact = entry.fact
-        if not isinstance(fact, _NearFact) or now >= fact.until:
+        snapshot = entry.snapshot
+        if not isinstance(snapshot, _CachedSnapshot) or now >= snapshot.until:
             return None
-        decision = self._memo.get((fact, resource, action, tenant, product))
+        decision = self._memo.get((snapshot, resource, action, tenant, product))
         if decision is None:
-            decision = self._decide(fact, entry.verified, resource, action, tenant, product)
+            decision = self._decide(snapshot, entry.verified, resource, action, tenant, product)
             if decision is None:
                 return None
         if decision.revision < min_revision:
@@ -160,7 +160,7 @@ class Near:
                 return None
             decision = replace(decision, revision=entry.verified)
         if decision.allowed:
-            self._used[fact] = now
+            self._used[snapshot] = now
         return decision if is_fresh else replace(decision, stale=True)
 
     def want(self, key: str) -> bool:
@@ -196,20 +196,26 @@ class Near:
         return _write(domain.KEY_UNKNOWN, None, revision)
 
     def _decide(
-        self, fact: _NearFact, revision: int, resource: str, action: str, tenant: str | None, product: str | None
+        self,
+        snapshot: _CachedSnapshot,
+        revision: int,
+        resource: str,
+        action: str,
+        tenant: str | None,
+        product: str | None,
     ) -> Decision | None:
         request = _read(resource, action, tenant, product)
         if request is None:
             return None
-        decided = decide(fact, request, fact.judged_at)
-        decision = fact.decisions.get(decided.reason)
+        decided = decide(snapshot, request, snapshot.judged_at)
+        decision = snapshot.decisions.get(decided.reason)
         if decision is None or decided.missing is not None:
-            decision = _write(decided, None if decided is domain.KEY_UNKNOWN else fact, revision)
+            decision = _write(decided, None if decided is domain.KEY_UNKNOWN else snapshot, revision)
             if decided.missing is None:
-                fact.decisions[decided.reason] = decision
+                snapshot.decisions[decided.reason] = decision
         if len(self._memo) >= _MAX_MEMO:
             self._memo = {}
-        self._memo[fact, resource, action, tenant, product] = decision
+        self._memo[snapshot, resource, action, tenant, product] = decision
         return decision
 
     # ------------------------------------------------------------ upkeep
@@ -297,7 +303,7 @@ class Near:
             wanted, self._wanted = self._wanted, {}
             before = self._history.resets, self._history.lapses
         # A server that is in another history would tell what is not true in this one, under the same numbers.
-        request = pb.ResolveRequest(keys=wanted.values(), rules=RULES, known_specs=self._policies, cursor=self._cursor)
+        request = pb.ResolveRequest(keys=wanted.values(), rules=RULES, known_specs=self._compiled, cursor=self._cursor)
         asked_at = clock.now()
         try:
             answer: pb.ResolveResponse = yield Call(_RESOLVE, request, pb.ResolveResponse, SYNC_TIMEOUT_S)
@@ -314,19 +320,19 @@ class Near:
 
     def _learn(self, specs: Iterable[pb.ResolvedSpec]) -> None:
         for each in specs:
-            self._policies[each.id] = Policy(read_spec(each.spec, []))
-            if len(self._policies) > _MAX_SPECS:
-                del self._policies[next(iter(self._policies))]
+            self._compiled[each.id] = CompiledSpec(read_spec(each.spec, []))
+            if len(self._compiled) > _MAX_SPECS:
+                del self._compiled[next(iter(self._compiled))]
 
     def _put(self, digest: Digest, result: pb.ResolveResult, asked_at: float, time: datetime) -> None:
         if result.unreadable:
             # The server says what is to be said.
             return
         if result.HasField("key"):
-            policy = self._policies.get(result.key.spec)
-            if policy is not None:
+            compiled = self._compiled.get(result.key.spec)
+            if compiled is not None:
                 self._unknown.pop(digest, None)
-                self._known.put(digest, _read_key(result.key, policy, asked_at, time), result.revision)
+                self._known.put(digest, _read_key(result.key, compiled, asked_at, time), result.revision)
             return
         if digest in self._known:
             self._known.put(digest, None, result.revision)
@@ -381,7 +387,7 @@ def _read_change(change: pb.ScopeChange) -> Change:
     )
 
 
-def _read_key(key: pb.ResolvedKey, policy: Policy, asked_at: float, time: datetime) -> _NearFact:
+def _read_key(key: pb.ResolvedKey, compiled: CompiledSpec, asked_at: float, time: datetime) -> _CachedSnapshot:
     expire_time = key.expire_time.ToDatetime(UTC) if key.HasField("expire_time") else None
     until = inf
     if expire_time is not None and expire_time > time:
@@ -398,8 +404,8 @@ def _read_key(key: pb.ResolvedKey, policy: Policy, asked_at: float, time: dateti
     kind = KEY_KIND.read(key.kind, "kind")
     if kind is None:
         raise ValueError("a key without a kind")
-    return _NearFact(
-        policy=policy,
+    return _CachedSnapshot(
+        compiled=compiled,
         tenant=key.tenant,
         tenant_suspended=key.tenant_suspended,
         tenant_deleted=key.tenant_deleted,
@@ -418,31 +424,31 @@ def _read_key(key: pb.ResolvedKey, policy: Policy, asked_at: float, time: dateti
     )
 
 
-def _write(decided: domain.Decision, fact: _NearFact | None, revision: int) -> Decision:
+def _write(decided: domain.Decision, snapshot: _CachedSnapshot | None, revision: int) -> Decision:
     reason = _REASONS[decided.reason]
-    if fact is None:
+    if snapshot is None:
         return Decision(False, reason, decided.message(), revision=revision)
-    tenant = f"products/{fact.product}/tenants/{fact.tenant}"
-    missing, owner = decided.missing, fact.owner
+    tenant = f"products/{snapshot.product}/tenants/{snapshot.tenant}"
+    missing, owner = decided.missing, snapshot.owner
     return Decision(
         decided.allowed,
         reason,
-        decided.message(fact.policy.tenant_noun),
+        decided.message(snapshot.compiled.tenant_noun),
         (Permission(missing.resource, missing.action),) if missing else (),
-        fact.product,
-        fact.tenant,
+        snapshot.product,
+        snapshot.tenant,
         f"{tenant}/{_PEOPLE[owner.kind]}/{owner.id}" if owner else "",
-        fact.role or "",
-        fact.key_name,
-        KeyKind[fact.kind.name],
-        fact.expire_time,
+        snapshot.role or "",
+        snapshot.key_name,
+        KeyKind[snapshot.kind.name],
+        snapshot.expire_time,
         revision,
     )
 
 
-def _write_uses(uses: Iterable[tuple[_NearFact, float]]) -> pb.ReportUsesRequest:
+def _write_uses(uses: Iterable[tuple[_CachedSnapshot, float]]) -> pb.ReportUsesRequest:
     request, now = pb.ReportUsesRequest(), clock.now()
-    for fact, last in uses:
-        use = request.uses.add(api_key=fact.key_name)
+    for snapshot, last in uses:
+        use = request.uses.add(api_key=snapshot.key_name)
         use.ago.FromMicroseconds(int(min(now - last, _MAX_USE_AGE_S) * 1e6))
     return request

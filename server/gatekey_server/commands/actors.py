@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gatekey_server.commands.mutations import Mutation
-from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.entities import Principal, Tenant
 from gatekey_server.domain.errors import InvalidRequest, PermissionDenied
 from gatekey_server.domain.grants import EVERYTHING, GrantSet, Permission, in_words
@@ -17,15 +17,15 @@ from gatekey_server.store.database import Connection
 class Actor:
     """Who a mutation is made for; where nobody was named, the caller's token alone decides."""
 
-    policy: Policy
+    compiled: CompiledSpec
     principal: Principal | None = None
 
     def may_give_role(self, role: str | None) -> None:
         """Refuse to give a role that can do more than the actor. Raises `PermissionDenied` (`EXCEEDS_ACTOR`)."""
         if self.principal is None:
             return
-        self._refuse(self._grants.lacks(self.policy.role_grants(role)))
-        self._refuse(self.administration.lacks(self.policy.administration(role)))
+        self._refuse(self._grants.lacks(self.compiled.role_grants(role)))
+        self._refuse(self.administration.lacks(self.compiled.administration(role)))
 
     def may_create_machine_users(self) -> None:
         """Refuse to create one that may administer more than the actor. What its keys can do is judged by each key.
@@ -33,7 +33,7 @@ class Actor:
         Raises `PermissionDenied` (`EXCEEDS_ACTOR`).
         """
         if self.principal is not None:
-            self._refuse(self.administration.lacks(self.policy.machine_administration))
+            self._refuse(self.administration.lacks(self.compiled.machine_administration))
 
     def may_give_key(self, given: GrantSet, ceiling: GrantSet | None) -> None:
         """Refuse to hand out a key that can do more than the actor. Raises `PermissionDenied` (`EXCEEDS_ACTOR`).
@@ -53,17 +53,17 @@ class Actor:
         if self.principal is None:
             return EVERYTHING
         if self.principal.is_machine_user:
-            return self.policy.machine_administration
-        return self.policy.administration(self.principal.role)
+            return self.compiled.machine_administration
+        return self.compiled.administration(self.principal.role)
 
     @property
     def role(self) -> str | None:
         """The actor's role, as it is now."""
-        return role_of(self.policy, self.principal) if self.principal is not None else None
+        return role_of(self.compiled, self.principal) if self.principal is not None else None
 
     @property
     def _grants(self) -> GrantSet:
-        return self.policy.role_grants(self.role)
+        return self.compiled.role_grants(self.role)
 
     def _refuse(self, lacking: Permission | None) -> None:
         if lacking is not None:
@@ -75,29 +75,29 @@ class Actor:
             )
 
 
-async def find(connection: Connection, mutation: Mutation[Any], policy: Policy, tenant: Tenant) -> Actor:
+async def find(connection: Connection, mutation: Mutation[Any], compiled: CompiledSpec, tenant: Tenant) -> Actor:
     """Find the actor of a mutation in a locked tenant.
 
     Raises `PermissionDenied` (`ACTOR_REQUIRED`, `ACTOR_OF_OTHER_TENANT`, `ACTOR_UNKNOWN`).
     """
     if mutation.actor is None:
         # A tenant without members has nobody on whose behalf its first one could be added.
-        token, spec = mutation.caller.fact.actor_required, policy.spec.actor_required
+        token, spec = mutation.caller.snapshot.actor_required, compiled.spec.actor_required
         if (token or spec) and await principals.has_member(connection, tenant):
             what = "this product is changed" if spec else "this service token changes something"
             raise PermissionDenied("ACTOR_REQUIRED", f"{what} on somebody's behalf: name an actor in `gatekey-actor`")
-        return Actor(policy)
-    refuse_other_tenant(mutation, tenant, policy.tenant_noun)
+        return Actor(compiled)
+    refuse_other_tenant(mutation, tenant, compiled.tenant_noun)
     principal = await principals.get(connection, tenant, mutation.actor)
     if principal is None:
         raise PermissionDenied("ACTOR_UNKNOWN", f"there is no `{mutation.actor}`")
-    return Actor(policy, principal)
+    return Actor(compiled, principal)
 
 
 async def authorise(
     connection: Connection,
     mutation: Mutation[Any],
-    policy: Policy,
+    compiled: CompiledSpec,
     tenant: Tenant,
     collection: str,
     action: str,
@@ -109,7 +109,7 @@ async def authorise(
     `owner` is whose key it is about: of its own keys the actor may also do what `ownApiKeys` gives.
     Raises `PermissionDenied` (`ACTOR_PERMISSION_MISSING`), and as `find`.
     """
-    actor = await find(connection, mutation, policy, tenant)
+    actor = await find(connection, mutation, compiled, tenant)
     own = owner is not None and owner == mutation.actor
     allowed = actor.administration
     if not allowed.allows((collection,), action) and not (own and allowed.allows(("ownApiKeys",), action)):
@@ -127,12 +127,12 @@ def refuse_other_tenant(mutation: Mutation[Any], tenant: Tenant | None, noun: st
         raise PermissionDenied("ACTOR_OF_OTHER_TENANT", f"the actor is no member or machine user of this {noun}")
 
 
-def refuse_key_of_other_member(mutation: Mutation[Any], policy: Policy, owner: KeyOwnerName) -> None:
+def refuse_key_of_other_member(mutation: Mutation[Any], compiled: CompiledSpec, owner: KeyOwnerName) -> None:
     """Refuse an actor a key, or a new secret, of another member where the spec leaves that to the member alone.
 
     Raises `PermissionDenied` (`KEY_OF_OTHER_MEMBER`).
     """
-    secret_keys = policy.spec.secret_keys
+    secret_keys = compiled.spec.secret_keys
     own_only = secret_keys is not None and secret_keys.own_keys_only
     if own_only and mutation.actor is not None and isinstance(owner, MemberName) and owner != mutation.actor:
         raise PermissionDenied(
@@ -142,12 +142,12 @@ def refuse_key_of_other_member(mutation: Mutation[Any], policy: Policy, owner: K
         )
 
 
-def refuse_more_than_owner(policy: Policy, grants: GrantSet, owner_role: str | None) -> None:
+def refuse_more_than_owner(compiled: CompiledSpec, grants: GrantSet, owner_role: str | None) -> None:
     """Refuse grants for a restricted key that its owner does not have.
 
     Raises `InvalidRequest` (`GRANTS_EXCEED_OWNER`).
     """
-    allowed = policy.role_grants(owner_role)
+    allowed = compiled.role_grants(owner_role)
     lacking = allowed.lacks(grants)
     if lacking is not None:
         raise InvalidRequest.at(
@@ -159,6 +159,6 @@ def refuse_more_than_owner(policy: Policy, grants: GrantSet, owner_role: str | N
         )
 
 
-def role_of(policy: Policy, principal: Principal) -> str | None:
+def role_of(compiled: CompiledSpec, principal: Principal) -> str | None:
     """The role of a principal, as it is now."""
-    return policy.machine_user_role if principal.is_machine_user else principal.role
+    return compiled.machine_user_role if principal.is_machine_user else principal.role

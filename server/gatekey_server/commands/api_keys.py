@@ -14,7 +14,7 @@ from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain import builtin, specs
 from gatekey_server.domain.audit import describe
-from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.entities import (
     ApiKey,
     Creator,
@@ -92,8 +92,8 @@ class ApiKeyChange:
     expire_time: datetime | None = None
 
 
-KeyAndPolicy = tuple[ApiKey, Policy]
-"""A key, and the policy of its product."""
+KeyAndSpec = tuple[ApiKey, CompiledSpec]
+"""A key, and the compiled spec of its product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class CreatedApiKey:
 
     key: ApiKey
     machine_user: Principal | None
-    policy: Policy
+    compiled: CompiledSpec
 
 
 async def create_api_key(
@@ -128,12 +128,12 @@ async def create_api_key(
 
     async def work(connection: Connection) -> Change[CreatedApiKey]:
         product, tenant = await lookup.tenant_for_change(connection, new.parent)
-        policy = product.policy
-        owner_name = _owner_name(policy, mutation, new)
-        actor = await _authorise_creation(connection, mutation, policy, tenant, new, owner_name)
-        _check_owner_offered(policy, new, owner_name)
-        mode = _check_permissions(policy, new.kind, new.mode, new.grants)
-        expire_time = _check_expiry(policy, new.kind, new.expire_time, mutation.caller.now)
+        compiled = product.compiled
+        owner_name = _owner_name(compiled, mutation, new)
+        actor = await _authorise_creation(connection, mutation, compiled, tenant, new, owner_name)
+        _check_owner_offered(compiled, new, owner_name)
+        mode = _check_permissions(compiled, new.kind, new.mode, new.grants)
+        expire_time = _check_expiry(compiled, new.kind, new.expire_time, mutation.caller.now)
         await limits.refuse_another_key(connection, product, tenant, mutation.caller.now)
         grants = without_repetitions(new.grants)
         owner = await _owner(connection, product, tenant, owner_name)
@@ -153,12 +153,12 @@ async def create_api_key(
             mode=mode,
             grants=grants,
             expire_time=expire_time,
-            secret=mint(policy.spec.prefixes[new.kind]),
+            secret=mint(compiled.spec.prefixes[new.kind]),
             creator=await _creator(connection, mutation),
             actor_required=new.actor_required,
         )
         key = await lookup.api_key(connection, tenant, ApiKeyName(tenant.name, format_key_id(uid)))
-        created = CreatedApiKey(key, owner if isinstance(new.owner, NewMachineUser) else None, policy)
+        created = CreatedApiKey(key, owner if isinstance(new.owner, NewMachineUser) else None, compiled)
         return Change(created, key.name, None, describe(key))
 
     return await run(database, mutation, new.parent, work)
@@ -171,12 +171,12 @@ def authorise_creation(caller: Caller, parent: TenantName, *, with_machine_user:
         caller.require((*parent.path, "machineUsers"), "create")
 
 
-async def get_api_key(database: Database, caller: Caller, name: ApiKeyName) -> KeyAndPolicy:
+async def get_api_key(database: Database, caller: Caller, name: ApiKeyName) -> KeyAndSpec:
     """Read a key. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `API_KEY_NOT_FOUND`)."""
     caller.require(name.path, "get")
     async with database.connection() as connection:
         product, tenant = await lookup.product_and_tenant(connection, name.parent)
-        return await lookup.api_key(connection, tenant, name), product.policy
+        return await lookup.api_key(connection, tenant, name), product.compiled
 
 
 async def list_api_keys(
@@ -184,7 +184,7 @@ async def list_api_keys(
     caller: Caller,
     parent: TenantName,
     after: uuid.UUID,
-    page: Taker[KeyAndPolicy],
+    page: Taker[KeyAndSpec],
     owner: KeyOwnerName | None,
 ) -> str | None:
     """List the keys in a tenant, or of one owner in it, from the one after `after`; answers the next cursor.
@@ -198,17 +198,17 @@ async def list_api_keys(
         product, tenant = await lookup.product_and_tenant(connection, parent)
         whose = await _find_owner(connection, tenant, owner) if owner is not None else None
 
-        async def read(after: uuid.UUID, limit: int) -> Slice[KeyAndPolicy, uuid.UUID]:
+        async def read(after: uuid.UUID, limit: int) -> Slice[KeyAndSpec, uuid.UUID]:
             found = await api_keys.page(connection, tenant, after, limit, whose)
-            return Slice([(key, product.policy) for key in found.items], found.last)
+            return Slice([(key, product.compiled) for key in found.items], found.last)
 
         return await fill(page, read, after, lambda found: found[0].uid, SLICE_ROWS)
 
 
 async def identify_secret(
     database: Database, caller: Caller, digests: Sequence[Digest]
-) -> tuple[Identified, Policy | None]:
-    """Find the key that a secret belongs or belonged to, whatever has become of either, and its policy if it is there.
+) -> tuple[Identified, CompiledSpec | None]:
+    """Find the key that a secret belongs or belonged to, whatever has become of either, and its compiled spec if any.
 
     Raises `NotFound` (`SECRET_NOT_FOUND`), also where the caller may not identify the key.
     """
@@ -226,12 +226,12 @@ async def identify_secret(
             told = await audit.last_before(connection, name.parent.product, name.parent.tenant, str(name))
             return Identified(name, None, secret, told or {}), None
         product = await lookup.product(connection, ProductName(name.parent.product))
-        return Identified(name, key, secret), product.policy
+        return Identified(name, key, secret), product.compiled
 
 
 async def update_api_key(
-    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str, change: ApiKeyChange
-) -> KeyAndPolicy:
+    database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str, change: ApiKeyChange
+) -> KeyAndSpec:
     """Change a key. It is validated as on creation.
 
     Raises `FailedPrecondition` (`API_KEY_REVOKED`), `Aborted` (`ETAG_MISMATCH`), `InvalidRequest`
@@ -254,19 +254,19 @@ async def update_api_key(
         if values["mode"] is not AccessMode.RESTRICTED and "grants" not in change.fields:
             values["grants"] = ()
         if change.fields & {"mode", "grants"}:
-            values["mode"] = _check_permissions(held.policy, before.kind, values["mode"], values["grants"])
+            values["mode"] = _check_permissions(held.compiled, before.kind, values["mode"], values["grants"])
             values["grants"] = without_repetitions(values["grants"])
         if "expire_time" in change.fields:
             since = before.create_time
             now = mutation.caller.now
-            values["expire_time"] = _check_expiry(held.policy, before.kind, change.expire_time, now, since)
+            values["expire_time"] = _check_expiry(held.compiled, before.kind, change.expire_time, now, since)
             if before.expire_time is not None and before.expire_time <= now:
                 # It did not count any more, and does again.
                 await limits.refuse_another_key(connection, held.product, held.tenant, now)
         held.refuse_too_much(values["mode"], values["grants"])
         required = held.key.actor_required
         _refuse_stronger_token(mutation, held.tenant, values["mode"], values["grants"], actor_required=required)
-        if _gives_more(held.policy, before, values["mode"], values["grants"], values["expire_time"]):
+        if _gives_more(held.compiled, before, values["mode"], values["grants"], values["expire_time"]):
             _refuse_lasting_token(mutation, held.tenant, values["expire_time"])
         if any(values[name_] != getattr(before, name_) for name_ in values):
             await api_keys.update(connection, held.tenant, before.uid, **values)
@@ -275,8 +275,8 @@ async def update_api_key(
 
 
 async def disable_api_key(
-    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str
-) -> KeyAndPolicy:
+    database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str
+) -> KeyAndSpec:
     """Switch a key off until it is enabled. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _Held) -> None:
@@ -286,9 +286,7 @@ async def disable_api_key(
     return await _change(database, mutation, name, "disable", etag, work)
 
 
-async def enable_api_key(
-    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str
-) -> KeyAndPolicy:
+async def enable_api_key(database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str) -> KeyAndSpec:
     """Switch a disabled key on. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _Held) -> None:
@@ -300,8 +298,8 @@ async def enable_api_key(
 
 
 async def revoke_api_key(
-    database: Database, mutation: Mutation[KeyAndPolicy], name: ApiKeyName, etag: str, reason: str
-) -> KeyAndPolicy:
+    database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str, reason: str
+) -> KeyAndSpec:
     """Switch a key off for good. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _Held) -> None:
@@ -312,8 +310,8 @@ async def revoke_api_key(
 
 
 async def rotate_api_key(
-    database: Database, mutation: Mutation[KeyAndPolicy], mint: Mint, name: ApiKeyName, etag: str, grace: timedelta
-) -> KeyAndPolicy:
+    database: Database, mutation: Mutation[KeyAndSpec], mint: Mint, name: ApiKeyName, etag: str, grace: timedelta
+) -> KeyAndSpec:
     """Give a key a new secret, which `mint` then holds; the old one lives on for the grace.
 
     Raises `FailedPrecondition` (`API_KEY_REVOKED`, `API_KEY_EXPIRED`,
@@ -322,15 +320,15 @@ async def rotate_api_key(
 
     async def work(connection: Connection, held: _Held) -> None:
         if held.key.owner is not None:
-            actors.refuse_key_of_other_member(mutation, held.policy, held.key.owner)
+            actors.refuse_key_of_other_member(mutation, held.compiled, held.key.owner)
         state = held.key.state(mutation.caller.now)
         if state in (KeyState.REVOKED, KeyState.EXPIRED):
             raise FailedPrecondition(f"API_KEY_{state}", f"`{name}` is {state.lower()}: a new secret would not work")
         # Whoever rotates a key holds it.
         held.refuse_to_hand_out(mutation)
         # A spec that was forced may have left the key without its kind, and so without a prefix.
-        _check_offered(held.policy, held.key.kind)
-        sealed = mint(held.policy.spec.prefixes[held.key.kind])
+        _check_offered(held.compiled, held.key.kind)
+        sealed = mint(held.compiled.spec.prefixes[held.key.kind])
         await api_keys.rotate(connection, held.tenant, held.key.uid, sealed, grace)
 
     return await _change(database, mutation, name, "rotate", etag, work)
@@ -346,7 +344,7 @@ async def delete_api_key(database: Database, mutation: Mutation[Deleted], name: 
 
     async def work(connection: Connection) -> Change[Deleted]:
         held = await _hold(connection, mutation, name, "delete", etag)
-        machine_users = held.policy.spec.machine_users
+        machine_users = held.compiled.spec.machine_users
         bound = machine_users is not None and machine_users.lifetime is Lifetime.BOUND_TO_KEYS
         _, owner_uid = await api_keys.delete(connection, held.tenant, held.key.uid)
         took_owner = (
@@ -369,8 +367,8 @@ class _Held:
     """None where the key belongs to the tenant itself."""
 
     @property
-    def policy(self) -> Policy:
-        return self.product.policy
+    def compiled(self) -> CompiledSpec:
+        return self.product.compiled
 
     def refuse_too_much(self, mode: AccessMode | None, grants: tuple[Grant, ...]) -> None:
         """Refuse to give the key more than its owner and the actor have."""
@@ -386,11 +384,11 @@ class _Held:
 
 async def _hold(connection: Connection, mutation: Mutation[Any], name: ApiKeyName, action: str, etag: str) -> _Held:
     product, tenant = await lookup.tenant_for_change(connection, name.parent)
-    policy = product.policy
+    compiled = product.compiled
     # Who may not administer any key is not told which exist.
     key = await api_keys.get(connection, tenant, lookup.key_uid(name))
     actor = await actors.authorise(
-        connection, mutation, policy, tenant, "apiKeys", action, owner=key.owner if key else None
+        connection, mutation, compiled, tenant, "apiKeys", action, owner=key.owner if key else None
     )
     if key is None:
         raise lookup.api_key_not_found(name)
@@ -403,19 +401,19 @@ async def _hold(connection: Connection, mutation: Mutation[Any], name: ApiKeyNam
 
 async def _change(
     database: Database,
-    mutation: Mutation[KeyAndPolicy],
+    mutation: Mutation[KeyAndSpec],
     name: ApiKeyName,
     action: str,
     etag: str,
     work: Callable[[Connection, _Held], Awaitable[None]],
-) -> KeyAndPolicy:
+) -> KeyAndSpec:
     mutation.require(name.path, action)
 
-    async def change(connection: Connection) -> Change[KeyAndPolicy]:
+    async def change(connection: Connection) -> Change[KeyAndSpec]:
         held = await _hold(connection, mutation, name, action, etag)
         await work(connection, held)
         after = await lookup.api_key(connection, held.tenant, name)
-        return Change((after, held.policy), name, describe(held.key), describe(after))
+        return Change((after, held.compiled), name, describe(held.key), describe(after))
 
     return await run(database, mutation, name.parent, change)
 
@@ -423,18 +421,18 @@ async def _change(
 async def _authorise_creation(
     connection: Connection,
     mutation: Mutation[CreatedApiKey],
-    policy: Policy,
+    compiled: CompiledSpec,
     tenant: Tenant,
     new: NewApiKey,
     owner: KeyOwnerName | NewMachineUser | None,
 ) -> Actor:
     if isinstance(owner, NewMachineUser):
-        actor = await actors.authorise(connection, mutation, policy, tenant, "machineUsers", "create")
+        actor = await actors.authorise(connection, mutation, compiled, tenant, "machineUsers", "create")
         actor.may_create_machine_users()
         return actor
-    actor = await actors.authorise(connection, mutation, policy, tenant, "apiKeys", "create", owner=owner)
+    actor = await actors.authorise(connection, mutation, compiled, tenant, "apiKeys", "create", owner=owner)
     if owner is not None:
-        actors.refuse_key_of_other_member(mutation, policy, owner)
+        actors.refuse_key_of_other_member(mutation, compiled, owner)
     return actor
 
 
@@ -445,12 +443,12 @@ def _refuse_too_much(
     mode: AccessMode | None,
     grants: tuple[Grant, ...],
 ) -> None:
-    policy, chosen = actor.policy, GrantSet.of(grants)
-    role = actors.role_of(policy, owner) if owner else None
+    compiled, chosen = actor.compiled, GrantSet.of(grants)
+    role = actors.role_of(compiled, owner) if owner else None
     if owner is not None and mode is AccessMode.RESTRICTED:
-        actors.refuse_more_than_owner(policy, chosen, role)
-    given = policy.publishable_grants if kind is KeyKind.PUBLISHABLE else policy.key_grants(mode, chosen)
-    actor.may_give_key(given, policy.role_grants(role) if owner else None)
+        actors.refuse_more_than_owner(compiled, chosen, role)
+    given = compiled.publishable_grants if kind is KeyKind.PUBLISHABLE else compiled.key_grants(mode, chosen)
+    actor.may_give_key(given, compiled.role_grants(role) if owner else None)
 
 
 def _check_owner(new: NewApiKey) -> None:
@@ -466,30 +464,30 @@ async def _creator(connection: Connection, mutation: Mutation[Any]) -> Creator:
     return Creator(
         actor=str(mutation.actor) if mutation.actor else "",
         caller=str(mutation.caller.name),
-        caller_display_name=await api_keys.display_name(connection, *mutation.caller.fact.uid) or "",
+        caller_display_name=await api_keys.display_name(connection, *mutation.caller.snapshot.uid) or "",
     )
 
 
 def _owner_name(
-    policy: Policy, mutation: Mutation[CreatedApiKey], new: NewApiKey
+    compiled: CompiledSpec, mutation: Mutation[CreatedApiKey], new: NewApiKey
 ) -> KeyOwnerName | NewMachineUser | None:
     """The owner of a new key: the one that was named, or the product's default; None for neither."""
     if new.owner is not None or new.kind is KeyKind.PUBLISHABLE:
         return new.owner
-    default = policy.spec.secret_keys.default_owner if policy.spec.secret_keys else None
+    default = compiled.spec.secret_keys.default_owner if compiled.spec.secret_keys else None
     if default is KeyOwner.TENANT:
         return new.parent
     return mutation.actor if default is KeyOwner.MEMBER and isinstance(mutation.actor, MemberName) else None
 
 
-def _check_owner_offered(policy: Policy, new: NewApiKey, owner: KeyOwnerName | NewMachineUser | None) -> None:
+def _check_owner_offered(compiled: CompiledSpec, new: NewApiKey, owner: KeyOwnerName | NewMachineUser | None) -> None:
     if new.kind is KeyKind.PUBLISHABLE:
         return
-    if isinstance(owner, NewMachineUser) and policy.spec.machine_users is None:
+    if isinstance(owner, NewMachineUser) and compiled.spec.machine_users is None:
         # Told when it is to be created.
         return
-    offered = policy.spec.secret_keys.offered_owners if policy.spec.secret_keys else ()
-    words = " or ".join(_OWNERS_IN_WORDS[kind].format(tenant=policy.tenant_noun) for kind in offered)
+    offered = compiled.spec.secret_keys.offered_owners if compiled.spec.secret_keys else ()
+    words = " or ".join(_OWNERS_IN_WORDS[kind].format(tenant=compiled.tenant_noun) for kind in offered)
     if owner is None:
         raise InvalidRequest.at("api_key.owner", "OWNER_REQUIRED", f"{words} is required")
     kind = KeyOwner.MACHINE_USER if isinstance(owner, NewMachineUser) else owner_kind(owner)
@@ -502,25 +500,25 @@ def _refuse_other_tenant(owner: KeyOwnerName, parent: TenantName, field: str) ->
         raise InvalidRequest.at(field, "OWNER_OF_OTHER_TENANT", f"the owner is not of `{parent}`")
 
 
-def _check_offered(policy: Policy, kind: KeyKind) -> None:
-    if kind is KeyKind.PUBLISHABLE and policy.spec.publishable_keys is None:
+def _check_offered(compiled: CompiledSpec, kind: KeyKind) -> None:
+    if kind is KeyKind.PUBLISHABLE and compiled.spec.publishable_keys is None:
         raise FailedPrecondition("PUBLISHABLE_KEYS_NOT_OFFERED", "this product has no publishable keys")
 
 
 def _check_permissions(
-    policy: Policy, kind: KeyKind, wanted: AccessMode | None, grants: tuple[Grant, ...]
+    compiled: CompiledSpec, kind: KeyKind, wanted: AccessMode | None, grants: tuple[Grant, ...]
 ) -> AccessMode | None:
     """Answer the mode that a key gets, once it is sure that the spec lets it have that and its grants."""
     if kind is KeyKind.PUBLISHABLE:
-        _check_offered(policy, kind)
+        _check_offered(compiled, kind)
         if wanted is not None:
             raise InvalidRequest.at("api_key.mode", "MODE_NOT_ALLOWED", "a publishable key has no mode")
         if grants:
             raise InvalidRequest.at("api_key.grants", "GRANTS_NOT_ALLOWED", "those of a publishable key are the spec's")
         return None
-    offered = policy.spec.secret_keys
+    offered = compiled.spec.secret_keys
     if offered is None:
-        raise AssertionError("an applied spec has a policy for secret keys")
+        raise AssertionError("an applied spec has a compiled spec for secret keys")
     mode = wanted or offered.default_mode
     if mode is None:
         raise InvalidRequest.at(
@@ -536,24 +534,24 @@ def _check_permissions(
         return mode
     if not grants:
         raise InvalidRequest.at("api_key.grants", "GRANTS_REQUIRED", "a restricted key needs at least one")
-    specs.validate_grants(policy.spec, grants, "api_key.grants")
+    specs.validate_grants(compiled.spec, grants, "api_key.grants")
     excess = specs.not_grantable(offered, grants)
     if excess is not None:
         raise InvalidRequest.at(
             "api_key.grants",
             "GRANTS_NOT_OFFERED",
             f"`{excess.action}` on `{excess.resource}` is more than a key of this product can be given,"
-            f" which is {in_words(policy.grantable)}",
+            f" which is {in_words(compiled.grantable)}",
             metadata={"resource": excess.resource, "action": excess.action},
         )
     return mode
 
 
 def _check_expiry(
-    policy: Policy, kind: KeyKind, wanted: datetime | None, now: datetime, since: datetime | None = None
+    compiled: CompiledSpec, kind: KeyKind, wanted: datetime | None, now: datetime, since: datetime | None = None
 ) -> datetime | None:
     """Answer when a key expires; `since` is its creation, where that is not now."""
-    keys = policy.spec.secret_keys if kind is KeyKind.SECRET else policy.spec.publishable_keys
+    keys = compiled.spec.secret_keys if kind is KeyKind.SECRET else compiled.spec.publishable_keys
     longest = keys.max_lifetime if keys else None
     born = since or now
     if wanted is None:
@@ -572,12 +570,12 @@ async def _owner(
 ) -> Principal | None:
     """Find or create the principal that is to own a key; None where the tenant itself does."""
     if isinstance(owner, NewMachineUser):
-        people.lifetime(product.policy)
+        people.lifetime(product.compiled)
         return await people.insert_machine_user(connection, product, tenant, owner.name, owner.display_name)
     if owner is None or isinstance(owner, TenantName):
         return None
     principal = await lookup.principal(connection, tenant, owner)
-    machine_users = product.policy.spec.machine_users
+    machine_users = product.compiled.spec.machine_users
     bound = machine_users is not None and machine_users.lifetime is Lifetime.BOUND_TO_KEYS
     if principal.is_machine_user and bound and await principals.has_key(connection, tenant, principal):
         raise FailedPrecondition(
@@ -612,11 +610,15 @@ def _refuse_lasting_token(mutation: Mutation[Any], tenant: Tenant, expire_time: 
 
 
 def _gives_more(
-    policy: Policy, before: ApiKey, mode: AccessMode | None, grants: tuple[Grant, ...], expire_time: datetime | None
+    compiled: CompiledSpec,
+    before: ApiKey,
+    mode: AccessMode | None,
+    grants: tuple[Grant, ...],
+    expire_time: datetime | None,
 ) -> bool:
     """Whether a key would have more than before, or for longer."""
-    had = policy.key_grants(before.mode, GrantSet.of(before.grants))
-    has = policy.key_grants(mode, GrantSet.of(grants))
+    had = compiled.key_grants(before.mode, GrantSet.of(before.grants))
+    has = compiled.key_grants(mode, GrantSet.of(grants))
     return not had.contains(has) or outlives(expire_time, before.expire_time)
 
 

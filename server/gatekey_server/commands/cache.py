@@ -15,9 +15,9 @@ from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.scopes import ScopeNames
 from gatekey_server.domain.secrets import Secret
-from gatekey_server.freshness.facts import FactSource, Known
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.log import ChangeLog
+from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store import api_keys
 from gatekey_server.store.database import Database
 
@@ -64,10 +64,10 @@ class NearCaches:
     """Serves clients that have caches of their own."""
 
     def __init__(
-        self, database: Database, facts: FactSource, log: ChangeLog, lease: Lease, usage: UsageRecorder
+        self, database: Database, snapshots: SnapshotSource, log: ChangeLog, lease: Lease, usage: UsageRecorder
     ) -> None:
         self._database = database
-        self._facts = facts
+        self._snapshots = snapshots
         self._log = log
         self._lease = lease
         self._usage = usage
@@ -80,11 +80,11 @@ class NearCaches:
 
     async def identify(self, token: Secret, now: datetime) -> Caller:
         """The caller that holds a token. Raises `Unauthenticated`, `Unavailable` and `Overloaded`."""
-        return callers.identify(await self._facts.get(token), now)
+        return callers.identify(await self._snapshots.get(token), now)
 
     async def resolve(
         self, token: Secret, secrets: Sequence[Secret], cursor: Cursor, now: datetime
-    ) -> tuple[Caller, list[Known | Unreadable]]:
+    ) -> tuple[Caller, list[VersionedSnapshot | Unreadable]]:
         """What secrets stand for, as far as the caller may check them, at a cursor or later in its history.
 
         The error for those that cannot be read.
@@ -92,8 +92,8 @@ class NearCaches:
         Raises `Unauthenticated`, and `Unavailable` or `Overloaded` where something must be looked up and cannot be,
         or the cursor has not been reached (`REVISION_NOT_REACHED`).
         """
-        reached = self._facts.applied
-        asking, *found = await self._facts.get_each([(token, 0), *((secret, 0) for secret in secrets)])
+        reached = self._snapshots.applied
+        asking, *found = await self._snapshots.get_each([(token, 0), *((secret, 0) for secret in secrets)])
         caller = callers.identify(asking, now)
         if cursor != Cursor() and not self._log.includes(cursor.position):
             raise _not_reached(self._log.head)
@@ -104,14 +104,14 @@ class NearCaches:
 
         Raises `Unauthenticated`, `PermissionDenied`, and `Unavailable` (`REVISION_NOT_REACHED`).
         """
-        asking = self._facts.recall(token)
+        asking = self._snapshots.recall(token)
         if asking is None:
             return None
         caller = callers.identify(asking, now)
         caller.require_some_checks()
         lease_s = self._lease.rest_s()
-        if caller.fact.expire_time is not None:
-            lease_s = min(lease_s, (caller.fact.expire_time - now).total_seconds())
+        if caller.snapshot.expire_time is not None:
+            lease_s = min(lease_s, (caller.snapshot.expire_time - now).total_seconds())
         if lease_s <= 0:
             return None
         head, server = self._log.head, self._log.server
@@ -146,7 +146,7 @@ def _not_reached(head: Position) -> Unavailable:
     return Unavailable("REVISION_NOT_REACHED", f"this server is at revision {head.revision}")
 
 
-def _unless_refused(known: Known | GatekeyError) -> Known | Unreadable:
+def _unless_refused(known: VersionedSnapshot | GatekeyError) -> VersionedSnapshot | Unreadable:
     if isinstance(known, GatekeyError) and not isinstance(known, Unreadable):
         raise known
     return known

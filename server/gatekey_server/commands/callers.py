@@ -6,42 +6,42 @@ from datetime import datetime
 from functools import lru_cache
 
 from gatekey_server.domain import builtin
-from gatekey_server.domain.decisions import Fact, Policy, Reason, Request, decide, holder_problem
+from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Reason, Request, decide, holder_problem
 from gatekey_server.domain.errors import GatekeyError, NotFound, PermissionDenied, Unauthenticated, Unreadable
 from gatekey_server.domain.grants import ANY, GrantSet, Path
 from gatekey_server.domain.names import ApiKeyName, ProductName, TenantName
 from gatekey_server.domain.specs import AccessMode, KeyKind
-from gatekey_server.freshness.facts import Known
+from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A service whose token was found valid at `now`."""
 
-    fact: Fact
+    snapshot: KeySnapshot
     now: datetime
     revision: int
-    """The fact is as of this revision."""
+    """The snapshot is as of this revision."""
 
     @property
     def name(self) -> ApiKeyName:
         """The resource name of the token."""
-        return ApiKeyName(TenantName(self.fact.product, self.fact.tenant), self.fact.key_id)
+        return ApiKeyName(TenantName(self.snapshot.product, self.snapshot.tenant), self.snapshot.key_id)
 
     def may(self, path: Path, action: str) -> bool:
         """Whether the token gives the action on the resource."""
-        decision = decide(self.fact, Request(path, action), self.now)
+        decision = decide(self.snapshot, Request(path, action), self.now)
         if decision.reason in (Reason.RESOURCE_UNKNOWN, Reason.ACTION_UNKNOWN):
             raise AssertionError(f"the built-in spec does not declare {action} on {'/'.join(path)}")
         return decision.allowed
 
     def may_check(self, product: str) -> bool:
         """Whether the token lets its holder check keys of a product."""
-        return _may_check(self.fact.policy, self.fact.mode, self.fact.grants, self.fact.role, product)
+        return _may_check(self.snapshot.compiled, self.snapshot.mode, self.snapshot.grants, self.snapshot.role, product)
 
     def require_some_checks(self) -> None:
         """Refuse the caller unless it may check the keys of some product. Raises `PermissionDenied`."""
-        if not _may_check_some(self.fact.policy, self.fact.mode, self.fact.grants, self.fact.role):
+        if not _may_check_some(self.snapshot.compiled, self.snapshot.mode, self.snapshot.grants, self.snapshot.role):
             raise PermissionDenied(
                 "PERMISSION_MISSING",
                 "the service token needs the permission `create` on the `checks` of a product",
@@ -58,7 +58,7 @@ class Caller:
     @property
     def checking_rights(self) -> bytes:
         """Stands for what the token lets its holder check: another where that may have changed."""
-        return _checking_rights(self.fact.policy, self.fact.mode, self.fact.grants, self.fact.role)
+        return _checking_rights(self.snapshot.compiled, self.snapshot.mode, self.snapshot.grants, self.snapshot.role)
 
     def require(self, path: Path, action: str) -> None:
         """Refuse the caller unless it may do the action.
@@ -87,7 +87,7 @@ class Caller:
 
         Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
         """
-        if not self._grants.contains(self.fact.policy.key_grants(mode, grants)):
+        if not self._grants.contains(self.snapshot.compiled.key_grants(mode, grants)):
             raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot be given more than its maker has")
 
     def refuse_to_free(self, *, actor_required: bool) -> None:
@@ -95,7 +95,7 @@ class Caller:
 
         Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
         """
-        if self.fact.actor_required and not actor_required:
+        if self.snapshot.actor_required and not actor_required:
             raise PermissionDenied(
                 "TOKEN_EXCEEDS_CALLER", "a service token that must name an actor gives none that need not"
             )
@@ -105,36 +105,38 @@ class Caller:
 
         Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
         """
-        if outlives(expire_time, self.fact.expire_time):
+        if outlives(expire_time, self.snapshot.expire_time):
             raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot outlive its maker")
 
     @property
     def _grants(self) -> GrantSet:
-        return self.fact.policy.key_grants(self.fact.mode, self.fact.grants)
+        return self.snapshot.compiled.key_grants(self.snapshot.mode, self.snapshot.grants)
 
 
 @lru_cache(maxsize=1024)
-def _may_check(policy: Policy, mode: AccessMode | None, grants: GrantSet, role: str | None, product: str) -> bool:
+def _may_check(
+    compiled: CompiledSpec, mode: AccessMode | None, grants: GrantSet, role: str | None, product: str
+) -> bool:
     """`may` for the one question that every check asks; `Caller` is made only for tokens that work."""
     path = (*ProductName(product).path, "checks")
-    return policy.key_allows(KeyKind.SECRET, mode, grants, path, "create") and policy.role_grants(role).allows(
+    return compiled.key_allows(KeyKind.SECRET, mode, grants, path, "create") and compiled.role_grants(role).allows(
         path, "create"
     )
 
 
 @lru_cache(maxsize=1024)
-def _may_check_some(policy: Policy, mode: AccessMode | None, grants: GrantSet, role: str | None) -> bool:
-    both = policy.key_grants(mode, grants), policy.role_grants(role)
+def _may_check_some(compiled: CompiledSpec, mode: AccessMode | None, grants: GrantSet, role: str | None) -> bool:
+    both = compiled.key_grants(mode, grants), compiled.role_grants(role)
     return all(given.allows_somewhere(("products", ANY, "checks"), "create") for given in both)
 
 
 @lru_cache(maxsize=1024)
-def _checking_rights(policy: Policy, mode: AccessMode | None, grants: GrantSet, role: str | None) -> bytes:
-    text = repr((mode, policy.key_grants(mode, grants).rules, policy.role_grants(role).rules))
+def _checking_rights(compiled: CompiledSpec, mode: AccessMode | None, grants: GrantSet, role: str | None) -> bytes:
+    text = repr((mode, compiled.key_grants(mode, grants).rules, compiled.role_grants(role).rules))
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def identify(known: Known | GatekeyError, now: datetime) -> Caller:
+def identify(known: VersionedSnapshot | GatekeyError, now: datetime) -> Caller:
     """The caller that holds a service token, by what is known of it.
 
     Raises `Unauthenticated` (`TOKEN_INVALID`) where the token is none, or works no longer, and the error where nothing
@@ -144,21 +146,23 @@ def identify(known: Known | GatekeyError, now: datetime) -> Caller:
         if isinstance(known, Unreadable) and known.product != builtin.PRODUCT.product:
             raise _unknown_token()
         raise known
-    fact = known.fact
-    if fact is None or fact.product != builtin.PRODUCT.product:
+    snapshot = known.snapshot
+    if snapshot is None or snapshot.product != builtin.PRODUCT.product:
         raise _unknown_token()
-    problem = holder_problem(fact, now)
+    problem = holder_problem(snapshot, now)
     if problem is not None:
         state = problem.name.removeprefix("KEY_").replace("_", " ").lower()
         raise Unauthenticated("TOKEN_INVALID", f"the service token does not work: {state}")
-    return Caller(fact, now, known.revision)
+    return Caller(snapshot, now, known.revision)
 
 
 def _unknown_token() -> Unauthenticated:
     return Unauthenticated("TOKEN_INVALID", "the service token is not known")
 
 
-def as_seen(caller: Caller, known: Known | GatekeyError, reached: int, min_revision: int = 0) -> Known | GatekeyError:
+def as_seen(
+    caller: Caller, known: VersionedSnapshot | GatekeyError, reached: int, min_revision: int = 0
+) -> VersionedSnapshot | GatekeyError:
     """What is known of a secret, for a caller who may not be allowed to know of it.
 
     Then it is like one that does not exist. The revision of either tells nothing of when it was looked up, which would
@@ -166,15 +170,15 @@ def as_seen(caller: Caller, known: Known | GatekeyError, reached: int, min_revis
     asked, and from what was asked for.
     """
     # Whether the caller may see it is as of the revision that is known of its token.
-    if isinstance(known, Known):
-        fact, revision = known.fact, min(caller.revision, known.revision)
-        if fact is not None and caller.may_check(fact.product):
-            return Known(fact, revision)
+    if isinstance(known, VersionedSnapshot):
+        snapshot, revision = known.snapshot, min(caller.revision, known.revision)
+        if snapshot is not None and caller.may_check(snapshot.product):
+            return VersionedSnapshot(snapshot, revision)
     elif isinstance(known, Unreadable) and not caller.may_check(known.product):
         revision = caller.revision
     else:
         return known
-    return Known(None, min(revision, max(reached, min_revision)))
+    return VersionedSnapshot(None, min(revision, max(reached, min_revision)))
 
 
 def outlives(expire_time: datetime | None, other: datetime | None) -> bool:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
-from gatekey_server.domain.decisions import KEY_UNKNOWN, Decision, Fact, Request, decide
+from gatekey_server.domain.decisions import KEY_UNKNOWN, Decision, KeySnapshot, Request, decide
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.domain.secrets import Secret
-from gatekey_server.freshness.facts import FactSource, Known, Lookup, Wanted
+from gatekey_server.freshness.snapshot_source import Lookup, LookupRequest, SnapshotSource, VersionedSnapshot
 from gatekey_server.store import pauses
 
 MAX_QUICK_GRANTS = 2000
@@ -18,7 +18,7 @@ MAX_QUICK_GRANTS = 2000
 
 
 class Question(NamedTuple):
-    """May the holder of a key do this, by facts of `min_revision` or later?"""
+    """May the holder of a key do this, by snapshots of `min_revision` or later?"""
 
     key: Secret
     request: Request
@@ -26,16 +26,16 @@ class Question(NamedTuple):
 
 
 class CheckResult(NamedTuple):
-    """A decision, and the fact it was made from; None for a key that is unknown to the caller."""
+    """A decision, and the snapshot it was made from; None for a key that is unknown to the caller."""
 
     decision: Decision
-    fact: Fact | None
+    snapshot: KeySnapshot | None
     revision: int
     """The decision is right as of this revision."""
 
 
 class Checking(NamedTuple):
-    """Requests on behalf of the holder of a service token, whose facts are remembered, or being loaded."""
+    """Requests on behalf of the holder of a service token, whose snapshots are remembered, or being loaded."""
 
     questions: Sequence[Question]
     now: datetime
@@ -53,24 +53,25 @@ class Checking(NamedTuple):
         """Whether nothing has to be waited for, and so little is to be compared that it need not be done slowly."""
         if self.loading is not None:
             return False
-        facts = [known.fact for known in self.lookup.found if known is not None and known.fact is not None]
-        return sum(len(fact.grants.rules) + len(fact.policy.role_grants(fact.role).rules) for fact in facts) <= (
-            MAX_QUICK_GRANTS
-        )
+        snapshots = [known.snapshot for known in self.lookup.found if known is not None and known.snapshot is not None]
+        return sum(
+            len(snapshot.grants.rules) + len(snapshot.compiled.role_grants(snapshot.role).rules)
+            for snapshot in snapshots
+        ) <= (MAX_QUICK_GRANTS)
 
     def result(self) -> tuple[Caller, Iterator[CheckResult | GatekeyError]]:
         """What `check_each` answers or raises, once `loading` is done; each decision is made when it is taken."""
         return _decide_each(self.lookup.result(), self.questions, self.now, self.reached)
 
 
-def begin(source: FactSource, token: Secret, questions: Sequence[Question], now: datetime) -> Checking | None:
+def begin(source: SnapshotSource, token: Secret, questions: Sequence[Question], now: datetime) -> Checking | None:
     """Begin what `check_each` does; None where even that has to wait."""
     lookup = source.look_up(_wanted(token, questions))
     return None if lookup is None else Checking(questions, now, source.applied, lookup)
 
 
 async def check_each(
-    source: FactSource, token: Secret, questions: Sequence[Question], now: datetime
+    source: SnapshotSource, token: Secret, questions: Sequence[Question], now: datetime
 ) -> tuple[Caller, list[CheckResult | GatekeyError]]:
     """Decide requests on behalf of the holder of a service token; what must be looked up is looked up together.
 
@@ -82,12 +83,12 @@ async def check_each(
     return caller, await pauses.each(results)
 
 
-def _wanted(token: Secret, questions: Sequence[Question]) -> Wanted:
+def _wanted(token: Secret, questions: Sequence[Question]) -> LookupRequest:
     return [(token, 0), *[(question.key, question.min_revision) for question in questions]]
 
 
 def _decide_each(
-    found: Sequence[Known | GatekeyError], questions: Sequence[Question], now: datetime, reached: int
+    found: Sequence[VersionedSnapshot | GatekeyError], questions: Sequence[Question], now: datetime, reached: int
 ) -> tuple[Caller, Iterator[CheckResult | GatekeyError]]:
     asking, *keys = found
     caller = callers.identify(asking, now)
@@ -97,9 +98,9 @@ def _decide_each(
     )
 
 
-def _decide(seen: Known | GatekeyError, request: Request, now: datetime) -> CheckResult | GatekeyError:
+def _decide(seen: VersionedSnapshot | GatekeyError, request: Request, now: datetime) -> CheckResult | GatekeyError:
     if isinstance(seen, GatekeyError):
         return seen
-    fact, revision = seen
-    decision = decide(fact, request, now)
-    return CheckResult(decision, None if decision is KEY_UNKNOWN else fact, revision)
+    snapshot, revision = seen
+    decision = decide(snapshot, request, now)
+    return CheckResult(decision, None if decision is KEY_UNKNOWN else snapshot, revision)

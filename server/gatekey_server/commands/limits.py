@@ -5,7 +5,7 @@ Counted under the tenant's lock, so that no two creations pass the last place.
 
 from datetime import datetime
 
-from gatekey_server.domain.decisions import Policy, PrincipalKind
+from gatekey_server.domain.decisions import CompiledSpec, PrincipalKind
 from gatekey_server.domain.entities import Deleted, Product, Tenant
 from gatekey_server.domain.errors import ResourceExhausted
 from gatekey_server.store import api_keys, principals
@@ -31,12 +31,12 @@ async def refuse_another_principal(
     connection: Connection, product: Product, tenant: Tenant, kind: PrincipalKind
 ) -> None:
     """Raises `ResourceExhausted` (`LIMIT_REACHED`) where the tenant can hold no further principal of a kind."""
-    limits = product.policy.spec.limits
+    limits = product.compiled.spec.limits
     what, limit = (
         ("members", limits.members) if kind is PrincipalKind.MEMBER else ("machine_users", limits.machine_users)
     )
     if limit and await principals.count_up_to(connection, tenant, kind, limit) >= limit:
-        raise _reached(product.policy, what, limit)
+        raise _reached(product.compiled, what, limit)
 
 
 async def refuse_another_key(connection: Connection, product: Product, tenant: Tenant, now: datetime) -> None:
@@ -44,14 +44,14 @@ async def refuse_another_key(connection: Connection, product: Product, tenant: T
 
     Keys that were revoked or have expired do not count; disabled ones do, for they can be enabled.
     """
-    limit = product.policy.spec.limits.api_keys
+    limit = product.compiled.spec.limits.api_keys
     if limit and await api_keys.count_living(connection, tenant, now, limit) >= limit:
-        raise _reached(product.policy, "api_keys", limit)
+        raise _reached(product.compiled, "api_keys", limit)
 
 
-def _reached(policy: Policy, what: str, limit: int) -> ResourceExhausted:
+def _reached(compiled: CompiledSpec, what: str, limit: int) -> ResourceExhausted:
     return ResourceExhausted(
         "LIMIT_REACHED",
-        f"the {policy.tenant_noun} has reached its limit of {_WORDS[what]}: {limit}",
+        f"the {compiled.tenant_noun} has reached its limit of {_WORDS[what]}: {limit}",
         metadata={"limit": str(limit), "of": what},
     )

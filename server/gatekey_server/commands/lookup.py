@@ -53,7 +53,7 @@ async def tenant_for_change(
     if found is None:
         raise _tenant_not_found(name, found_product)
     if found.state is TenantState.DELETED and not deleted:
-        noun = found_product.policy.tenant_noun
+        noun = found_product.compiled.tenant_noun
         raise FailedPrecondition("TENANT_DELETED", f"the {noun} `{name}` is deleted", metadata={"tenant": str(name)})
     return found_product, found
 
@@ -95,4 +95,4 @@ def api_key_not_found(name: ApiKeyName) -> NotFound:
 
 
 def _tenant_not_found(name: TenantName, within: Product) -> NotFound:
-    return NotFound("TENANT_NOT_FOUND", f"there is no {within.policy.tenant_noun} `{name}`")
+    return NotFound("TENANT_NOT_FOUND", f"there is no {within.compiled.tenant_noun} `{name}`")

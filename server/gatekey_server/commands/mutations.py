@@ -25,7 +25,7 @@ class Settle(Protocol):
     """What happens after the commit. `event` is where the mutation's audit event stands, if it left one."""
 
     async def __call__(self, commit: Commit, event: Place | None, *, wait: bool) -> None:
-        """With `wait`, return once no process can answer from facts older than the commit."""
+        """With `wait`, return once no process can answer from snapshots older than the commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ async def run(
         del mutation.demands[demanded:]
         held = await _hold_caller(connection, mutation, within)
         # Afterwards the token may be gone, and with it what people call it.
-        head = None if held is None else await audit.head(connection, *chain(within), mutation.caller.fact.uid)
+        head = None if held is None else await audit.head(connection, *chain(within), mutation.caller.snapshot.uid)
         if mutation.validate_only:
             result = (await work(connection)).result
             await mutation.judge_again(connection, held)
@@ -137,7 +137,7 @@ async def run(
             await audit.finish_request(connection, _caller(mutation), mutation.request_id, answer)
         is_change = change.before != change.after
         if is_change and head is None:
-            head = await audit.head(connection, *chain(change.target), mutation.caller.fact.uid)
+            head = await audit.head(connection, *chain(change.target), mutation.caller.snapshot.uid)
         commit = await conclude(connection, mutation, held)
         event = None
         if is_change and head is not None:

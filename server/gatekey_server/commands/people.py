@@ -7,7 +7,7 @@ from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain.audit import describe, describe_removed
-from gatekey_server.domain.decisions import Policy, PrincipalKind
+from gatekey_server.domain.decisions import CompiledSpec, PrincipalKind
 from gatekey_server.domain.entities import Deleted, Principal, Product, Tenant
 from gatekey_server.domain.errors import AlreadyExists, FailedPrecondition, InvalidRequest
 from gatekey_server.domain.names import MachineUserName, MemberName, PrincipalName, ProductName, TenantName
@@ -21,8 +21,8 @@ SLICE_ROWS = 100
 MAX_NAMED_KEYS = 100
 """How many of the keys that go with a principal the audit event names."""
 
-Person = tuple[Principal, Policy]
-"""A principal, and the policy that gives machine users their role."""
+Person = tuple[Principal, CompiledSpec]
+"""A principal, and the spec that gives machine users their role."""
 
 
 async def add_member(
@@ -37,8 +37,8 @@ async def add_member(
 
     async def work(connection: Connection) -> Change[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
-        actor = await actors.authorise(connection, mutation, product.policy, tenant, "members", "create")
-        _refuse_unknown_role(product.policy, role)
+        actor = await actors.authorise(connection, mutation, product.compiled, tenant, "members", "create")
+        _refuse_unknown_role(product.compiled, role)
         actor.may_give_role(role)
         await limits.refuse_another_principal(connection, product, tenant, PrincipalKind.MEMBER)
         member = await principals.insert(connection, tenant, name, role=role, display_name=display_name)
@@ -62,15 +62,15 @@ async def create_machine_user(
 
     async def work(connection: Connection) -> Change[Person]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
-        actor = await actors.authorise(connection, mutation, product.policy, tenant, "machineUsers", "create")
-        if lifetime(product.policy) is Lifetime.BOUND_TO_KEYS:
+        actor = await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "create")
+        if lifetime(product.compiled) is Lifetime.BOUND_TO_KEYS:
             raise FailedPrecondition(
                 "MACHINE_USER_NEEDS_KEY",
                 "machine users of this product live as long as their keys: create one with its first key",
             )
         actor.may_create_machine_users()
         user = await insert_machine_user(connection, product, tenant, name, display_name)
-        return Change((user, product.policy), name, None, describe(user))
+        return Change((user, product.compiled), name, None, describe(user))
 
     return await run(database, mutation, name.parent, work)
 
@@ -89,9 +89,9 @@ async def insert_machine_user(
     return user
 
 
-def lifetime(policy: Policy) -> Lifetime:
+def lifetime(compiled: CompiledSpec) -> Lifetime:
     """How long machine users live. Raises `FailedPrecondition` (`MACHINE_USERS_NOT_OFFERED`)."""
-    offered = policy.spec.machine_users
+    offered = compiled.spec.machine_users
     if offered is None or offered.lifetime is None:
         raise FailedPrecondition("MACHINE_USERS_NOT_OFFERED", "this product has no machine users")
     return offered.lifetime
@@ -106,11 +106,11 @@ async def get_person(database: Database, caller: Caller, name: PrincipalName) ->
     async with database.connection() as connection:
         product = await lookup.product(connection, ProductName(name.parent.product))
         tenant = await lookup.tenant(connection, name.parent)
-        return await lookup.principal(connection, tenant, name), product.policy
+        return await lookup.principal(connection, tenant, name), product.compiled
 
 
 async def list_people(
-    database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[Policy], Taker[Principal]]
+    database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[CompiledSpec], Taker[Principal]]
 ) -> tuple[str | None, int]:
     """List members and machine users together; answers the next cursor and the number of users.
 
@@ -120,13 +120,13 @@ async def list_people(
     async with database.connection() as connection:
         product = await lookup.product(connection, ProductName(parent.product))
         tenant = await lookup.tenant(connection, parent)
-        following = await _list(connection, tenant, after, page(product.policy))
+        following = await _list(connection, tenant, after, page(product.compiled))
         users = await principals.count_up_to(connection, tenant, PrincipalKind.MEMBER, limits.MAX_COUNTED)
     return following, users
 
 
 async def list_machine_users(
-    database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[Policy], Taker[Principal]]
+    database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[CompiledSpec], Taker[Principal]]
 ) -> str | None:
     """List the machine users of a tenant; answers the next cursor.
 
@@ -136,7 +136,7 @@ async def list_machine_users(
     async with database.connection() as connection:
         product = await lookup.product(connection, ProductName(parent.product))
         tenant = await lookup.tenant(connection, parent)
-        return await _list(connection, tenant, after, page(product.policy), PrincipalKind.MACHINE_USER)
+        return await _list(connection, tenant, after, page(product.compiled), PrincipalKind.MACHINE_USER)
 
 
 async def _list(
@@ -171,15 +171,15 @@ async def update_member(
 
     async def work(connection: Connection) -> Change[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
-        actor = await actors.authorise(connection, mutation, product.policy, tenant, "members", "update")
+        actor = await actors.authorise(connection, mutation, product.compiled, tenant, "members", "update")
         before = await lookup.principal(connection, tenant, name)
         check_etag(etag, before.etag)
         new_role = before.role
         if role is not None and role != before.role:
-            _refuse_unknown_role(product.policy, role)
+            _refuse_unknown_role(product.compiled, role)
             actor.may_give_role(role)
-            if not force and not product.policy.is_owner(role):
-                await _refuse_last_owner(connection, product.policy, tenant, before)
+            if not force and not product.compiled.is_owner(role):
+                await _refuse_last_owner(connection, product.compiled, tenant, before)
             new_role = role
         new_name = before.display_name if display_name is None else display_name
         if (new_role, new_name) == (before.role, before.display_name):
@@ -202,13 +202,13 @@ async def update_machine_user(
 
     async def work(connection: Connection) -> Change[Person]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
-        await actors.authorise(connection, mutation, product.policy, tenant, "machineUsers", "update")
+        await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "update")
         before = await lookup.principal(connection, tenant, name)
         check_etag(etag, before.etag)
         if display_name is None or display_name == before.display_name:
-            return Change((before, product.policy), name, None, None)
+            return Change((before, product.compiled), name, None, None)
         after = await principals.update(connection, tenant, before, role=None, display_name=display_name)
-        return Change((after, product.policy), name, describe(before), describe(after))
+        return Change((after, product.compiled), name, describe(before), describe(after))
 
     return await run(database, mutation, name.parent, work)
 
@@ -232,14 +232,14 @@ async def remove_person(
         # Whoever wants to leave may, whatever their role lets them administer.
         leaves = not machine and mutation.actor == name
         if leaves:
-            await actors.find(connection, mutation, product.policy, tenant)
+            await actors.find(connection, mutation, product.compiled, tenant)
         else:
             collection = "machineUsers" if machine else "members"
-            await actors.authorise(connection, mutation, product.policy, tenant, collection, "delete")
+            await actors.authorise(connection, mutation, product.compiled, tenant, collection, "delete")
         before = await lookup.principal(connection, tenant, name)
         check_etag(etag, before.etag)
         if leaves or not force:
-            await _refuse_last_owner(connection, product.policy, tenant, before)
+            await _refuse_last_owner(connection, product.compiled, tenant, before)
         keys = await principals.count_keys(connection, tenant, before, limits.MAX_COUNTED)
         named = await principals.key_ids(connection, tenant, before, MAX_NAMED_KEYS)
         await principals.remove(connection, tenant, before)
@@ -249,17 +249,19 @@ async def remove_person(
     return await run(database, mutation, name.parent, work)
 
 
-def _refuse_unknown_role(policy: Policy, role: str) -> None:
-    roles = [known.role for known in policy.spec.roles]
+def _refuse_unknown_role(compiled: CompiledSpec, role: str) -> None:
+    roles = [known.role for known in compiled.spec.roles]
     if role not in roles:
         raise InvalidRequest.at("member.role", "ROLE_UNKNOWN", f"one of {', '.join(roles)} is required")
 
 
-async def _refuse_last_owner(connection: Connection, policy: Policy, tenant: Tenant, member: Principal) -> None:
-    if member.role is None or not policy.is_owner(member.role):
+async def _refuse_last_owner(connection: Connection, compiled: CompiledSpec, tenant: Tenant, member: Principal) -> None:
+    if member.role is None or not compiled.is_owner(member.role):
         return
     if await principals.count_with_role(connection, tenant, member.role, 2) == 1:
-        raise FailedPrecondition("LAST_OWNER", f"`{member.name}` is the last {member.role} of the {policy.tenant_noun}")
+        raise FailedPrecondition(
+            "LAST_OWNER", f"`{member.name}` is the last {member.role} of the {compiled.tenant_noun}"
+        )
 
 
 def _uid(principal: Principal) -> int:

@@ -81,7 +81,7 @@ async def apply_product(
                 return created
             before = await _made_meanwhile(connection, name, etag)
         check_etag(etag, before.etag)
-        if before.policy.spec == spec:
+        if before.compiled.spec == spec:
             return Change(replace(before, unchanged=True), name, None, None)
         if not force:
             if search is None or search.etag != before.etag:
@@ -117,7 +117,7 @@ async def _look_through(
     """Look for what a spec would strand, going on from an earlier search; None where there is nothing to look at."""
     async with database.connection() as connection:
         before = await products.get(connection, name)
-    if before is None or (etag and etag != before.etag) or before.policy.spec == spec:
+    if before is None or (etag and etag != before.etag) or before.compiled.spec == spec:
         return None
     if search is None or search.etag != before.etag:
         search = Search(before, spec)

@@ -30,7 +30,7 @@ class ReceiptBook:
         self._pending: dict[Place, timedelta] = {}
 
     async def settle(self, commit: Commit, event: Place | None, *, everywhere: bool) -> timedelta:
-        """Return once no process can answer from facts older than the commit; answers after how long.
+        """Return once no process can answer from snapshots older than the commit; answers after how long.
 
         With `everywhere`, no client with a cache of its own can either.
         """

@@ -77,7 +77,7 @@ class Search:
 
     def __init__(self, product: Product, spec: ProductSpec) -> None:
         self.etag = product.etag
-        before = product.policy.spec
+        before = product.compiled.spec
         self._name = product.name
         gone = {role.role for role in before.roles} - {role.role for role in spec.roles}
         self._people = PrincipalFilter(sorted(gone), spec.machine_users is None and before.machine_users is not None)

@@ -35,7 +35,7 @@ async def create_tenant(database: Database, mutation: Mutation[Tenant], name: Te
             raise product_not_found(product.product)
         tenant = await tenants.insert(connection, name, display_name)
         if tenant is None:
-            noun = found.policy.tenant_noun
+            noun = found.compiled.tenant_noun
             raise AlreadyExists("TENANT_EXISTS", f"there is a {noun} `{name}`; it may be a deleted one")
         return Change(tenant, name, None, describe(tenant))
 
@@ -174,7 +174,7 @@ async def _lock(
 ) -> Tenant:
     product, tenant = await lookup.tenant_for_change(connection, name, deleted=deleted)
     if mutation.actor is not None or action not in _OPERATORS_ACTIONS:
-        await actors.authorise(connection, mutation, product.policy, tenant, "tenant", action)
+        await actors.authorise(connection, mutation, product.compiled, tenant, "tenant", action)
     check_etag(etag, tenant.etag)
     return tenant
 

@@ -154,7 +154,7 @@ async def _purge_key(database: Database, name: ApiKeyName, retention: timedelta,
         if key is None or not any(time < now - retention for time in ends):
             return False
         _, owner_uid = await api_keys.delete(connection, tenant, key_uid)
-        machine_users = product.policy.spec.machine_users
+        machine_users = product.compiled.spec.machine_users
         if owner_uid is not None and machine_users and machine_users.lifetime is Lifetime.BOUND_TO_KEYS:
             await principals.delete_if_keyless(connection, tenant, owner_uid)
         await _append(connection, tenant, "PurgeApiKey", str(name), describe(key), now)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import structlog
 
-from gatekey_server.domain.decisions import Fact
+from gatekey_server.domain.decisions import KeySnapshot
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.freshness import clock
 from gatekey_server.store import api_keys
@@ -34,14 +34,14 @@ class UsageRecorder:
         self._wake = asyncio.Event()
         self._dropped = 0
 
-    def record(self, fact: Fact, now: datetime) -> None:
+    def record(self, snapshot: KeySnapshot, now: datetime) -> None:
         """Remember that a key was used."""
-        self.record_key(fact.uid, now)
-        if not fact.was_used and fact.uid not in self._first_uses:
-            # The fact may be told for a long time what it was told at first.
+        self.record_key(snapshot.uid, now)
+        if not snapshot.was_used and snapshot.uid not in self._first_uses:
+            # The snapshot may be told for a long time what it was told at first.
             if len(self._first_uses) >= MAX_PENDING:
                 self._first_uses.clear()
-            self._first_uses.add(fact.uid)
+            self._first_uses.add(snapshot.uid)
             self._wake.set()
 
     def record_key(self, uid: tuple[int, uuid.UUID], time: datetime) -> None:

@@ -72,7 +72,7 @@ def describe(thing: Product | Tenant | Principal | ApiKey | None) -> Description
     if isinstance(thing, Product):
         return {
             "spec_version": thing.spec_version,
-            "spec": _plain(thing.policy.spec),
+            "spec": _plain(thing.compiled.spec),
         }
     if isinstance(thing, Tenant):
         return {"display_name": thing.display_name, "state": thing.state.value, "purge_time": _time(thing.purge_time)}

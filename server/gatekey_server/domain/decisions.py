@@ -37,7 +37,7 @@ class PrincipalKind(enum.StrEnum):
     MACHINE_USER = "MACHINE_USER"
 
 
-class Policy:
+class CompiledSpec:
     """A valid spec, made ready to decide by."""
 
     __slots__ = (
@@ -156,10 +156,10 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class KeySnapshot:
     """What one secret stands for: everything that a decision about it depends on, but the time."""
 
-    policy: Policy
+    compiled: CompiledSpec
     tenant: str
     tenant_suspended: bool
     tenant_deleted: bool
@@ -185,7 +185,7 @@ class Fact:
     @property
     def product(self) -> str:
         """The id of the key's product."""
-        return self.policy.spec.product
+        return self.compiled.spec.product
 
     @property
     def role(self) -> str | None:
@@ -193,7 +193,7 @@ class Fact:
         if self.owner is None:
             return None
         if self.owner.kind is PrincipalKind.MACHINE_USER:
-            return self.policy.machine_user_role
+            return self.compiled.machine_user_role
         return self.owner.role
 
 
@@ -234,45 +234,45 @@ ALLOWED = Decision(Reason.ALLOWED)
 KEY_UNKNOWN = Decision(Reason.KEY_UNKNOWN)
 
 
-def decide(fact: Fact | None, request: Request, now: datetime) -> Decision:
-    """Answer a question by the facts. The first rule that fails names the reason."""
-    if fact is None or (request.product is not None and request.product != fact.product):
+def decide(snapshot: KeySnapshot | None, request: Request, now: datetime) -> Decision:
+    """Answer a question by the snapshots. The first rule that fails names the reason."""
+    if snapshot is None or (request.product is not None and request.product != snapshot.product):
         return KEY_UNKNOWN
-    reason = holder_problem(fact, now)
+    reason = holder_problem(snapshot, now)
     if reason is not None:
         return Decision(reason)
-    if request.tenant is not None and request.tenant != fact.tenant:
+    if request.tenant is not None and request.tenant != snapshot.tenant:
         return Decision(Reason.TENANT_MISMATCH)
-    actions = fact.policy.actions_on(request.path)
+    actions = snapshot.compiled.actions_on(request.path)
     if actions is None:
         return Decision(Reason.RESOURCE_UNKNOWN)
     if request.action not in actions:
         return Decision(Reason.ACTION_UNKNOWN)
-    return _decide_permission(fact, request.path, request.action)
+    return _decide_permission(snapshot, request.path, request.action)
 
 
-def holder_problem(fact: Fact, now: datetime) -> Reason | None:
+def holder_problem(snapshot: KeySnapshot, now: datetime) -> Reason | None:
     """Why the secret opens nothing at all; None where it may open something."""
-    if fact.key_revoked:
+    if snapshot.key_revoked:
         return Reason.KEY_REVOKED
-    if fact.key_disabled:
+    if snapshot.key_disabled:
         return Reason.KEY_DISABLED
-    if fact.expire_time is not None and fact.expire_time <= now:
+    if snapshot.expire_time is not None and snapshot.expire_time <= now:
         return Reason.KEY_EXPIRED
-    if fact.tenant_suspended:
+    if snapshot.tenant_suspended:
         return Reason.TENANT_SUSPENDED
-    if fact.tenant_deleted:
+    if snapshot.tenant_deleted:
         return Reason.TENANT_DELETED
     return None
 
 
-def _decide_permission(fact: Fact, path: Path, action: str) -> Decision:
-    policy, kind = fact.policy, fact.kind
+def _decide_permission(snapshot: KeySnapshot, path: Path, action: str) -> Decision:
+    compiled, kind = snapshot.compiled, snapshot.kind
     # What the spec no longer offers, no key has.
-    offered = kind is KeyKind.PUBLISHABLE or policy.offers_owner(fact.owner)
-    if not offered or not policy.key_allows(kind, fact.mode, fact.grants, path, action):
+    offered = kind is KeyKind.PUBLISHABLE or compiled.offers_owner(snapshot.owner)
+    if not offered or not compiled.key_allows(kind, snapshot.mode, snapshot.grants, path, action):
         return Decision(Reason.KEY_PERMISSION_MISSING, Permission("/".join(path), action))
     # No role cuts what belongs to the tenant itself.
-    if fact.owner is not None and not policy.role_grants(fact.role).allows(path, action):
+    if snapshot.owner is not None and not compiled.role_grants(snapshot.role).allows(path, action):
         return Decision(Reason.OWNER_PERMISSION_MISSING, Permission("/".join(path), action))
     return ALLOWED

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.errors import Unreadable
 from gatekey_server.domain.grants import Grant
 from gatekey_server.domain.names import (
@@ -48,7 +48,7 @@ class Product:
     """An API that keys open."""
 
     name: ProductName
-    policy: Policy
+    compiled: CompiledSpec
     spec_version: int
     built_in: bool
     create_time: datetime

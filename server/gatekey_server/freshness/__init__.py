@@ -1,1 +1,1 @@
-"""Where the facts that decisions are made from come from, and how fresh they are."""
+"""Where the snapshots that decisions are made from come from, and how fresh they are."""

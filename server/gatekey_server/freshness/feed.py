@@ -85,7 +85,7 @@ class Feed:
             self._link.wake()
 
     async def wait_until_applied(self, position: Position) -> None:
-        """Wait until this process can no longer answer from facts that are older than a position.
+        """Wait until this process can no longer answer from snapshots that are older than a position.
 
         A higher number is not enough: it may be of another history, as before a restore.
         """

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness.cache import Entry
+from gatekey_server.freshness.snapshot_cache import Entry
 
 K = TypeVar("K", bound=Hashable)
 
@@ -108,15 +108,15 @@ class History:
         return True
 
     def _is_unchanged(self, entry: Entry, since: int) -> bool:
-        fact = entry.fact
-        if fact is None:
+        snapshot = entry.snapshot
+        if snapshot is None:
             return since >= self._unknown_floor and self._digests.get(entry.digest, 0) <= since
-        tenant_uid, key_uid = fact.uid
+        tenant_uid, key_uid = snapshot.uid
         return (
             self._keys.get(key_uid, 0) <= since
-            and (fact.principal_uid is None or self._principals.get(fact.principal_uid, 0) <= since)
+            and (snapshot.principal_uid is None or self._principals.get(snapshot.principal_uid, 0) <= since)
             and self._tenants.get(tenant_uid, 0) <= since
-            and self._products.get(fact.product, 0) <= since
+            and self._products.get(snapshot.product, 0) <= since
         )
 
     def _remember(self, change: Change) -> None:

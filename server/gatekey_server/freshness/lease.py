@@ -50,7 +50,7 @@ class Lease:
     async def wait_until_held(self) -> None:
         """Return once it is held. Raises `Unavailable` where that is not to be expected soon.
 
-        Without a lease, the database must not be asked for facts either: it may be a former primary.
+        Without a lease, the database must not be asked for snapshots either: it may be a former primary.
         """
         if self.is_held():
             return

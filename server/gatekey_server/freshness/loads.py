@@ -1,4 +1,4 @@
-"""Loads of facts that go to the database together."""
+"""Loads of snapshots that go to the database together."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from itertools import chain
 
 from gatekey_server.domain.errors import Overloaded
 from gatekey_server.domain.secrets import Digest, Secret
-from gatekey_server.store.facts import Loaded
+from gatekey_server.store.snapshots import LoadResult
 
 MAX_FEW = 16
 """Whoever wants more secrets than that waits for others who do: one query of a kind may take a second."""
@@ -20,13 +20,13 @@ MAX_LARGE_WAITING = 16
 PATIENCE_S = 0.005
 """How long a query may take before another one is sent beside it: fewer that ask for more cost everyone less."""
 
-Load = Callable[[Sequence[Digest]], Awaitable[Loaded]]
+Load = Callable[[Sequence[Digest]], Awaitable[LoadResult]]
 
 
 class _Batch:
     def __init__(self) -> None:
         self.secrets: dict[Secret, None] = {}
-        self.waiting: list[asyncio.Future[Loaded]] = []
+        self.waiting: list[asyncio.Future[LoadResult]] = []
 
 
 class Loader:
@@ -40,8 +40,8 @@ class Loader:
         self._few = _Queue(load, MAX_IN_FLIGHT, MAX_WAITING)
         self._many = _Queue(load, MAX_LARGE_IN_FLIGHT, MAX_LARGE_WAITING)
 
-    def begin(self, secrets: Sequence[Secret]) -> "asyncio.Future[Loaded]":
-        """Load facts, by a query that is sent from now on. It may answer more than was asked for.
+    def begin(self, secrets: Sequence[Secret]) -> "asyncio.Future[LoadResult]":
+        """Load snapshots, by a query that is sent from now on. It may answer more than was asked for.
 
         To be cancelled by whoever does not want them any more. Fails with `Unavailable` where the
         database cannot answer, and with `Overloaded` where too much is wanted already.
@@ -59,9 +59,9 @@ class _Queue:
         self._is_scheduled = False
         self._patient_until = float("-inf")
 
-    def begin(self, secrets: Sequence[Secret]) -> "asyncio.Future[Loaded]":
+    def begin(self, secrets: Sequence[Secret]) -> "asyncio.Future[LoadResult]":
         loop = asyncio.get_running_loop()
-        loading: asyncio.Future[Loaded] = loop.create_future()
+        loading: asyncio.Future[LoadResult] = loop.create_future()
         if len(self._waiting) > self._max_waiting:
             loading.set_exception(Overloaded("OVERLOADED", "too many keys wait to be looked up"))
             return loading

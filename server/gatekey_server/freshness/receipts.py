@@ -32,7 +32,7 @@ class Receipts:
         """How long all waits took together."""
 
     async def wait(self, commit: Commit, *, everywhere: bool = False) -> float:
-        """Return once no process can answer from facts older than a commit; answers after how long.
+        """Return once no process can answer from snapshots older than a commit; answers after how long.
 
         The commit must have returned before this is called. Takes a lease and a little at the longest;
         and always, with `everywhere`: then no client with a cache of its own can either. It always does after a

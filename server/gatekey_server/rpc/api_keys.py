@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from gatekey.v1 import api_key_service_pb2 as pb
 
 from gatekey_server.commands import api_keys
-from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, KeyAndPolicy, NewApiKey, NewMachineUser
-from gatekey_server.domain.decisions import Policy
+from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, KeyAndSpec, NewApiKey, NewMachineUser
+from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.entities import ApiKey, Creator, Deleted, Identified, SecretInfo
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.names import (
@@ -118,11 +118,11 @@ class ApiKeyServicer:
         if not request.secret:
             raise InvalidRequest.at("secret", "SECRET_REQUIRED", "a secret is required")
         digests = self._keyring.digests(request.secret)
-        identified, policy = await api_keys.identify_secret(self._database, call.caller, digests)
-        if identified.key is None or policy is None:
+        identified, compiled = await api_keys.identify_secret(self._database, call.caller, digests)
+        if identified.key is None or compiled is None:
             key = _write_gone(identified)
         else:
-            key = self._write(identified.key, policy)
+            key = self._write(identified.key, compiled)
         if identified.secret.expire_time is not None:
             key.identified.CopyFrom(_write_secret(identified.secret))
         return key
@@ -134,21 +134,21 @@ class ApiKeyServicer:
     def _write_created(self, created: CreatedApiKey) -> pb.CreateApiKeyResponse:
         user = created.machine_user
         return pb.CreateApiKeyResponse(
-            api_key=self._write(created.key, created.policy),
+            api_key=self._write(created.key, created.compiled),
             secret_withheld=True,
-            credential=write_credential(created.policy.spec),
-            machine_user=write_machine_user(user, created.policy) if user else None,
+            credential=write_credential(created.compiled.spec),
+            machine_user=write_machine_user(user, created.compiled) if user else None,
         )
 
-    def _write_rotated(self, rotated: KeyAndPolicy) -> pb.RotateApiKeyResponse:
+    def _write_rotated(self, rotated: KeyAndSpec) -> pb.RotateApiKeyResponse:
         return pb.RotateApiKeyResponse(
             api_key=self._write_key(rotated), secret_withheld=True, credential=write_credential(rotated[1].spec)
         )
 
-    def _write_key(self, found: KeyAndPolicy) -> pb.ApiKey:
+    def _write_key(self, found: KeyAndSpec) -> pb.ApiKey:
         return self._write(*found)
 
-    def _write(self, key: ApiKey, policy: Policy) -> pb.ApiKey:
+    def _write(self, key: ApiKey, compiled: CompiledSpec) -> pb.ApiKey:
         return pb.ApiKey(
             name=str(key.name),
             display_name=key.display_name,
@@ -167,7 +167,7 @@ class ApiKeyServicer:
             revoke_reason=key.revoke_reason,
             etag=key.etag,
             last_use_time=write_time(key.last_use_time),
-            stranded=_stranded(key, policy),
+            stranded=_stranded(key, compiled),
             actor_required=key.actor_required,
         )
 
@@ -200,8 +200,8 @@ def _write_creator(creator: Creator) -> pb.ApiKey.Creator | None:
     )
 
 
-def _stranded(key: ApiKey, policy: Policy) -> str:
-    loss = next(policy.offer.losses(key.kind, key.owner_kind, key.mode, key.grants), None)
+def _stranded(key: ApiKey, compiled: CompiledSpec) -> str:
+    loss = next(compiled.offer.losses(key.kind, key.owner_kind, key.mode, key.grants), None)
     return loss.text if loss else ""
 
 

@@ -13,12 +13,12 @@ from gatekey_server.commands.cache import Cursor, NearCaches, Synced
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.changes import Change
-from gatekey_server.domain.decisions import RULES, Fact, Owner, Policy, PrincipalKind
+from gatekey_server.domain.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind
 from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.scopes import ScopeNames
 from gatekey_server.domain.secrets import Keyring, Secret
-from gatekey_server.freshness.facts import Known
+from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 from gatekey_server.rpc.edge import Clock, Token
 from gatekey_server.rpc.specs import write_spec
 from gatekey_server.rpc.values import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time
@@ -56,7 +56,7 @@ class CacheServicer:
         _check_resolve(request)
         secrets = [self._keyring.digests(key) for key in request.keys]
         caller, found = await self._caches.resolve(token.digests, secrets, Cursor.read(request.cursor), now)
-        self._usage.record(caller.fact, now)
+        self._usage.record(caller.snapshot, now)
         if request.rules != RULES:
             raise FailedPrecondition("RULES_UNKNOWN", f"this server decides by the rules {RULES}")
         return await _write_resolved(found, secrets, self._caches.names(), set(request.known_specs), now)
@@ -76,7 +76,7 @@ class CacheServicer:
         """See the protocol definition."""
         now = self._clock()
         caller = await self._caches.identify(token.digests, now)
-        self._usage.record(caller.fact, now)
+        self._usage.record(caller.snapshot, now)
         if not 1 <= len(request.uses) <= MAX_REPORTED_USES:
             raise InvalidRequest.at("uses", "USES_COUNT_INVALID", f"must hold 1 to {MAX_REPORTED_USES}")
         uses = await pauses.each(_read_use(use, f"uses[{number}]", now) for number, use in enumerate(request.uses))
@@ -85,7 +85,7 @@ class CacheServicer:
         return pb.ReportUsesResponse()
 
     def _write_synced(self, synced: Synced) -> pb.SyncResponse:
-        self._usage.record(synced.caller.fact, synced.caller.now)
+        self._usage.record(synced.caller.snapshot, synced.caller.now)
         response = pb.SyncResponse(
             cursor=synced.cursor.write(),
             revision=synced.cursor.position.revision,
@@ -140,7 +140,7 @@ def _write_change(change: Change, names: ScopeNames, caller: Caller) -> pb.Scope
 
 
 async def _write_resolved(
-    found: Sequence[Known | Unreadable],
+    found: Sequence[VersionedSnapshot | Unreadable],
     secrets: Sequence[Secret],
     names: ScopeNames,
     known_specs: set[bytes],
@@ -153,14 +153,14 @@ async def _write_resolved(
             response.results.add(unreadable=True).secret_scopes.extend(names.secret(digest) for digest in secret)
             continue
         result = response.results.add(revision=known.revision)
-        if known.fact is None:
+        if known.snapshot is None:
             result.secret_scopes.extend(names.secret(digest) for digest in secret)
             continue
         if size > MAX_RESOLVED_BYTES:
             # Without its spec, a key says nothing: whoever wants to know asks again, with the specs that are here.
             result.key.SetInParent()
             continue
-        key, spec = _write_key(known.fact, names), _write_policy(known.fact.policy)
+        key, spec = _write_key(known.snapshot, names), _write_spec(known.snapshot.compiled)
         is_new = spec.id not in known_specs
         more = key.ByteSize() + (spec.ByteSize() if is_new else 0)
         if size and size + more > MAX_RESOLVED_BYTES:
@@ -175,21 +175,21 @@ async def _write_resolved(
     return response
 
 
-def _write_key(fact: Fact, names: ScopeNames) -> pb.ResolvedKey:
-    tenant_uid, key_uid = fact.uid
+def _write_key(snapshot: KeySnapshot, names: ScopeNames) -> pb.ResolvedKey:
+    tenant_uid, key_uid = snapshot.uid
     return pb.ResolvedKey(
-        spec=_write_policy(fact.policy).id,
-        tenant=fact.tenant,
-        tenant_suspended=fact.tenant_suspended,
-        tenant_deleted=fact.tenant_deleted,
-        api_key=fact.key_id,
-        kind=KEY_KIND.write(fact.kind),
-        mode=ACCESS_MODE.write(fact.mode),
-        grants=write_grants(fact.grants.grants()),
-        revoked=fact.key_revoked,
-        disabled=fact.key_disabled,
-        expire_time=write_time(fact.expire_time),
-        owner=_write_owner(fact.owner, names.principal(fact.principal_uid or 0)) if fact.owner else None,
+        spec=_write_spec(snapshot.compiled).id,
+        tenant=snapshot.tenant,
+        tenant_suspended=snapshot.tenant_suspended,
+        tenant_deleted=snapshot.tenant_deleted,
+        api_key=snapshot.key_id,
+        kind=KEY_KIND.write(snapshot.kind),
+        mode=ACCESS_MODE.write(snapshot.mode),
+        grants=write_grants(snapshot.grants.grants()),
+        revoked=snapshot.key_revoked,
+        disabled=snapshot.key_disabled,
+        expire_time=write_time(snapshot.expire_time),
+        owner=_write_owner(snapshot.owner, names.principal(snapshot.principal_uid or 0)) if snapshot.owner else None,
         key_scope=names.key(key_uid),
         tenant_scope=names.tenant(tenant_uid),
     )
@@ -202,6 +202,6 @@ def _write_owner(owner: Owner, scope: int) -> pb.ResolvedOwner:
 
 
 @lru_cache(maxsize=MAX_KNOWN_SPECS)
-def _write_policy(policy: Policy) -> pb.ResolvedSpec:
-    spec = write_spec(policy.spec)
+def _write_spec(compiled: CompiledSpec) -> pb.ResolvedSpec:
+    spec = write_spec(compiled.spec)
     return pb.ResolvedSpec(id=hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()[:16], spec=spec)

@@ -17,7 +17,7 @@ from gatekey_server.domain.errors import GatekeyError, InvalidRequest
 from gatekey_server.domain.grants import parse_action, parse_path
 from gatekey_server.domain.names import CheckConfigName, parse_id
 from gatekey_server.domain.secrets import Keyring, Secret
-from gatekey_server.freshness.facts import FactSource
+from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc import batches, errors
 from gatekey_server.rpc.edge import Clock, Later, Token
 from gatekey_server.rpc.repeats import Repeats
@@ -41,22 +41,22 @@ class CheckServicer:
     def __init__(
         self,
         database: Database,
-        facts: FactSource,
+        snapshots: SnapshotSource,
         keyring: Keyring,
         clock: Clock,
         usage: UsageRecorder,
         token_of: Callable[[str], Token],
     ) -> None:
         self._database = database
-        self._facts = facts
+        self._snapshots = snapshots
         self._keyring = keyring
         self._clock = clock
         self._usage = usage
         self._token_of = token_of
-        self._repeats = Repeats(facts, usage, _write_without_revision)
+        self._repeats = Repeats(snapshots, usage, _write_without_revision)
 
     def check_at_once(self, data: bytes, authorization: str) -> bytes | Later | None:
-        """Answer a check by what is remembered, or once its facts are loaded; None where even that must wait."""
+        """Answer a check by what is remembered, or once its snapshots are loaded; None where even that must wait."""
         names, now = self._repeats.names(authorization), self._clock()
         name = names(data)
         said = self._repeats.say_again((name,), now)
@@ -64,7 +64,7 @@ class CheckServicer:
             return said[0]
         token = self._token_of(authorization).digests
         question = _read(pb.CheckRequest.FromString(data), self._keyring.digests)
-        checking = checks.begin(self._facts, token, (question,), now)
+        checking = checks.begin(self._snapshots, token, (question,), now)
         if checking is None:
             return None
         if checking.loading is not None:
@@ -81,7 +81,7 @@ class CheckServicer:
     async def Check(self, request: pb.CheckRequest, token: Token) -> pb.CheckResponse:  # noqa: N802
         """See the protocol definition."""
         question = _read(request, self._keyring.digests)
-        return self._answer(*await checks.check_each(self._facts, token.digests, (question,), self._clock()))
+        return self._answer(*await checks.check_each(self._snapshots, token.digests, (question,), self._clock()))
 
     def _answer(self, caller: Caller, results: Sequence[CheckResult | GatekeyError]) -> pb.CheckResponse:
         (result,) = results
@@ -103,7 +103,7 @@ class CheckServicer:
             return b"".join([piece for answer in said for piece in (batches.head(len(answer)), answer)])
         token = self._token_of(authorization).digests
         batch = _Batch(list(_read_each(pb.BatchCheckRequest.FromString(data), self._keyring.digests)))
-        checking = checks.begin(self._facts, token, batch.questions, now)
+        checking = checks.begin(self._snapshots, token, batch.questions, now)
         if checking is None:
             return None
         if not checking.is_quick:
@@ -122,13 +122,13 @@ class CheckServicer:
     async def BatchCheck(self, request: pb.BatchCheckRequest, token: Token) -> pb.BatchCheckResponse:  # noqa: N802
         """See the protocol definition."""
         batch = _Batch(await pauses.each(_read_each(request, self._keyring.digests)))
-        decided = await checks.check_each(self._facts, token.digests, batch.questions, self._clock())
+        decided = await checks.check_each(self._snapshots, token.digests, batch.questions, self._clock())
         return await self._answer_batch(batch, *decided)
 
     async def GetCheckConfig(self, request: pb.GetCheckConfigRequest, token: Token) -> pb.CheckConfig:  # noqa: N802
         """See the protocol definition."""
         caller = await self._identify(token, self._clock())
-        self._usage.record(caller.fact, caller.now)
+        self._usage.record(caller.snapshot, caller.now)
         name = CheckConfigName.parse(request.name, "name")
         return _write_config(await products.get_check_config(self._database, caller, name))
 
@@ -152,16 +152,16 @@ class CheckServicer:
 
     async def _identify(self, token: Token, now: datetime) -> Caller:
         # To whoever has no valid token, a bad request tells nothing.
-        return callers.identify(await self._facts.get(token.digests), now)
+        return callers.identify(await self._snapshots.get(token.digests), now)
 
     def _record(self, caller: Caller, results: Iterable[CheckResult | GatekeyError]) -> None:
-        self._usage.record(caller.fact, caller.now)
+        self._usage.record(caller.snapshot, caller.now)
         before = None
         for result in results:
-            if not isinstance(result, CheckResult) or result.fact is None or result.fact is before:
+            if not isinstance(result, CheckResult) or result.snapshot is None or result.snapshot is before:
                 continue
             if result.decision is ALLOWED:
-                before = result.fact
+                before = result.snapshot
                 self._usage.record(before, caller.now)
 
 
@@ -192,12 +192,12 @@ def _read_wish(resource: str, action: str, tenant: str | None, product: str | No
 
 
 def _write_config(product: Product) -> pb.CheckConfig:
-    spec = write_spec(product.policy.spec)
+    spec = write_spec(product.compiled.spec)
     return pb.CheckConfig(
         name=str(CheckConfigName(product.name.product)),
         credential=spec.credential,
         collections=spec.collections,
-        tenant_noun=product.policy.tenant_noun,
+        tenant_noun=product.compiled.tenant_noun,
         spec_version=product.spec_version,
     )
 
@@ -230,8 +230,8 @@ class _Batch:
             if not isinstance(result, CheckResult):
                 yield _write_error(result)
                 continue
-            # Many answers about one key are the same; its fact is the same object then.
-            same = (id(result.decision), id(result.fact), result.revision)
+            # Many answers about one key are the same; its snapshot is the same object then.
+            same = (id(result.decision), id(result.snapshot), result.revision)
             if same not in written:
                 written[same] = pb.BatchCheckResult(response=_write(result))
             yield written[same]
@@ -253,27 +253,27 @@ def _write_without_revision(result: CheckResult) -> bytes:
 
 
 def _write(result: CheckResult) -> pb.CheckResponse:
-    decision, fact, revision = result
+    decision, snapshot, revision = result
     reason = REASON.write(decision.reason)
-    if fact is None:
+    if snapshot is None:
         return pb.CheckResponse(reason=reason, message=decision.message(), revision=revision)
     # The names are put together by hand: their classes take longer than the decision does.
-    tenant = f"products/{fact.product}/tenants/{fact.tenant}"
-    owner = fact.owner
+    tenant = f"products/{snapshot.product}/tenants/{snapshot.tenant}"
+    owner = snapshot.owner
     response = pb.CheckResponse(
         allowed=decision is ALLOWED,
         reason=reason,
-        message=decision.message(fact.policy.tenant_noun),
-        product=fact.product,
-        tenant=fact.tenant,
+        message=decision.message(snapshot.compiled.tenant_noun),
+        product=snapshot.product,
+        tenant=snapshot.tenant,
         principal=f"{tenant}/{_PEOPLE[owner.kind]}/{owner.id}" if owner else "",
-        role=fact.role or "",
-        api_key=f"{tenant}/apiKeys/{fact.key_id}",
-        kind=KEY_KIND.write(fact.kind),
+        role=snapshot.role or "",
+        api_key=f"{tenant}/apiKeys/{snapshot.key_id}",
+        kind=KEY_KIND.write(snapshot.kind),
         revision=revision,
     )
     if decision.missing:
         response.missing_permissions.add(resource=decision.missing.resource, action=decision.missing.action)
-    if fact.expire_time is not None:
-        response.expire_time.FromDatetime(fact.expire_time)
+    if snapshot.expire_time is not None:
+        response.expire_time.FromDatetime(snapshot.expire_time)
     return response

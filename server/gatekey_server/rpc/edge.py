@@ -32,7 +32,7 @@ from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unauthenticated, Unavailable
 from gatekey_server.domain.names import ApiKeyName, PrincipalName, parse_principal_name
 from gatekey_server.domain.secrets import Keyring, Secret
-from gatekey_server.freshness.facts import FactSource
+from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc import decoding, errors, tls
 from gatekey_server.rpc.repeats import Recent
 from gatekey_server.rpc.tls import CertificateCallers
@@ -182,14 +182,14 @@ class Edge:
 
     def __init__(
         self,
-        facts: FactSource,
+        snapshots: SnapshotSource,
         keyring: Keyring,
         clock: Clock,
         certificate_callers: CertificateCallers,
         usage: UsageRecorder,
         book: ReceiptBook,
     ) -> None:
-        self._facts = facts
+        self._snapshots = snapshots
         self._keyring = keyring
         self._clock = clock
         self._certificate_callers = certificate_callers
@@ -241,7 +241,7 @@ class Edge:
 
     def _knows(self, authorization: str) -> bool:
         """Whether a token is remembered, and works."""
-        known = self._facts.recall(self.token_of(authorization).digests)
+        known = self._snapshots.recall(self.token_of(authorization).digests)
         if known is None:
             return False
         callers.identify(known, self._clock())
@@ -249,7 +249,7 @@ class Edge:
 
     async def _token(self, _: MethodDescriptor, incoming: Incoming) -> Token:
         token = await self._presented(incoming)
-        callers.identify(await self._facts.get(token.digests), self._clock())
+        callers.identify(await self._snapshots.get(token.digests), self._clock())
         return token
 
     async def _presented(self, incoming: Incoming) -> Token:
@@ -264,15 +264,15 @@ class Edge:
 
     async def _certificate_token(self, incoming: Incoming) -> Token:
         key = tls.caller_of(incoming.connection(), self._certificate_callers)
-        digests = await self._facts.digests_of(key)
+        digests = await self._snapshots.digests_of(key)
         if not digests:
             raise Unauthenticated("TOKEN_INVALID", f"the client certificate stands for {key}, which is no more")
         return Token(digests, key)
 
     async def _call(self, method: MethodDescriptor, incoming: Incoming) -> Call:
         token = await self._presented(incoming)
-        caller = callers.identify(await self._facts.get(token.digests), self._clock())
-        self._usage.record(caller.fact, caller.now)
+        caller = callers.identify(await self._snapshots.get(token.digests), self._clock())
+        self._usage.record(caller.snapshot, caller.now)
         again = partial(self._identify_again, token)
         return Call(caller, again, method, _values(incoming, _ACTOR), _values(incoming, _WAIT), self._book)
 
@@ -280,8 +280,8 @@ class Edge:
         digests = token.digests
         if token.key is not None:
             # A certificate stands for a key, whose secrets may have been exchanged.
-            digests = await self._facts.digests_of_within(connection, token.key)
-        return callers.identify(await self._facts.get_within(connection, digests), self._clock())
+            digests = await self._snapshots.digests_of_within(connection, token.key)
+        return callers.identify(await self._snapshots.get_within(connection, digests), self._clock())
 
 
 def _values(incoming: Incoming, name: str) -> tuple[str, ...]:

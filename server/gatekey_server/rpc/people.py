@@ -5,7 +5,7 @@ import secrets
 from gatekey.v1 import machine_user_service_pb2, member_service_pb2
 
 from gatekey_server.commands import people
-from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.entities import Deleted, Principal
 from gatekey_server.domain.names import MachineUserName, MemberName, TenantName, parse_display_name, parse_id
 from gatekey_server.domain.secrets import ALPHABET
@@ -47,9 +47,9 @@ class MemberServicer:
         after = paging.read_number(request, request.page_token)
         response = member_service_pb2.ListPeopleResponse()
 
-        def page(policy: Policy) -> paging.PageWriter[Principal]:
+        def page(compiled: CompiledSpec) -> paging.PageWriter[Principal]:
             return paging.PageWriter(
-                response.people, lambda principal: _write_person(principal, policy), request.page_size
+                response.people, lambda principal: _write_person(principal, compiled), request.page_size
             )
 
         following, response.user_count = await people.list_people(self._database, call.caller, parent, after, page)
@@ -103,8 +103,8 @@ class MachineUserServicer:
         self, request: machine_user_service_pb2.GetMachineUserRequest, call: Call
     ) -> machine_user_service_pb2.MachineUser:
         name = MachineUserName.parse(request.name, "name")
-        user, policy = await people.get_person(self._database, call.caller, name)
-        return write_machine_user(user, policy)
+        user, compiled = await people.get_person(self._database, call.caller, name)
+        return write_machine_user(user, compiled)
 
     async def ListMachineUsers(
         self, request: machine_user_service_pb2.ListMachineUsersRequest, call: Call
@@ -113,9 +113,9 @@ class MachineUserServicer:
         after = paging.read_number(request, request.page_token)
         response = machine_user_service_pb2.ListMachineUsersResponse()
 
-        def page(policy: Policy) -> paging.PageWriter[Principal]:
+        def page(compiled: CompiledSpec) -> paging.PageWriter[Principal]:
             return paging.PageWriter(
-                response.machine_users, lambda user: write_machine_user(user, policy), request.page_size
+                response.machine_users, lambda user: write_machine_user(user, compiled), request.page_size
             )
 
         following = await people.list_machine_users(self._database, call.caller, parent, after, page)
@@ -149,12 +149,12 @@ def read_new_machine_user(parent: TenantName, machine_user_id: str, field: str) 
     return MachineUserName(parent, "mu_" + "".join(secrets.choice(ALPHABET) for _ in range(16)))
 
 
-def write_machine_user(user: Principal, policy: Policy) -> machine_user_service_pb2.MachineUser:
-    """A machine user, with the role that the policy gives it."""
+def write_machine_user(user: Principal, compiled: CompiledSpec) -> machine_user_service_pb2.MachineUser:
+    """A machine user, with the role that the spec gives it."""
     return machine_user_service_pb2.MachineUser(
         name=str(user.name),
         display_name=user.display_name,
-        role=policy.machine_user_role or "",
+        role=compiled.machine_user_role or "",
         create_time=write_time(user.create_time),
         etag=user.etag,
     )
@@ -182,7 +182,7 @@ def _write_member(member: Principal) -> member_service_pb2.Member:
     )
 
 
-def _write_person(principal: Principal, policy: Policy) -> member_service_pb2.Person:
+def _write_person(principal: Principal, compiled: CompiledSpec) -> member_service_pb2.Person:
     if principal.is_machine_user:
-        return member_service_pb2.Person(machine_user=write_machine_user(principal, policy))
+        return member_service_pb2.Person(machine_user=write_machine_user(principal, compiled))
     return member_service_pb2.Person(member=_write_member(principal))

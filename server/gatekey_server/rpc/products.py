@@ -77,7 +77,7 @@ def _write(product: Product | UnreadableProduct) -> pb.Product:
     return pb.Product(
         name=str(product.name),
         # None that cannot be read, so that the others of a list are told.
-        spec=write_spec(product.policy.spec) if isinstance(product, Product) else None,
+        spec=write_spec(product.compiled.spec) if isinstance(product, Product) else None,
         spec_version=product.spec_version,
         create_time=write_time(product.create_time),
         update_time=write_time(product.update_time),

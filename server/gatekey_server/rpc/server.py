@@ -20,9 +20,9 @@ from gatekey_server.commands.cache import NearCaches
 from gatekey_server.commands.receipts import ReceiptBook
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.secrets import Keyring
-from gatekey_server.freshness.facts import FactSource
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.log import ChangeLog
+from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.api_keys import ApiKeyServicer
 from gatekey_server.rpc.audit import AuditServicer
 from gatekey_server.rpc.cache import CacheServicer
@@ -68,7 +68,7 @@ class Parts:
     """What the services are made of."""
 
     database: Database
-    facts: FactSource
+    snapshots: SnapshotSource
     log: ChangeLog
     lease: Lease
     keyring: Keyring
@@ -83,13 +83,13 @@ class Parts:
 
 def build_server(parts: Parts) -> Server:
     """Put all services together. Only health and reflection answer without a service token."""
-    database, facts, keyring, clock, tls = parts.database, parts.facts, parts.keyring, parts.clock, parts.tls
-    edge = Edge(facts, keyring, clock, tls.callers if tls else {}, parts.usage, parts.book)
-    checks = CheckServicer(database, facts, keyring, clock, parts.usage, edge.token_of)
+    database, snapshots, keyring, clock, tls = parts.database, parts.snapshots, parts.keyring, parts.clock, parts.tls
+    edge = Edge(snapshots, keyring, clock, tls.callers if tls else {}, parts.usage, parts.book)
+    checks = CheckServicer(database, snapshots, keyring, clock, parts.usage, edge.token_of)
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
     caches = CacheServicer(
-        NearCaches(database, facts, parts.log, parts.lease, parts.usage), keyring, clock, parts.usage, edge.token_of
+        NearCaches(database, snapshots, parts.log, parts.lease, parts.usage), keyring, clock, parts.usage, edge.token_of
     )
     edge.register_unidentified(SERVICES["gatekey.v1.CacheService"], caches, {"Sync": caches.sync_at_once})
     for name, servicer in {

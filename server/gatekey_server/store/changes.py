@@ -158,7 +158,7 @@ async def _processes(connection: Any) -> list[Process]:
 
 def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
     if not rows:
-        # As in `facts.load`.
+        # As in `snapshots.load`.
         raise unavailable()
     first = rows[0]
     changes = None

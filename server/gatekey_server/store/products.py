@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 from pydantic import TypeAdapter
 
-from gatekey_server.domain.decisions import Policy
+from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.entities import Product, UnreadableProduct
 from gatekey_server.domain.names import ProductName
 from gatekey_server.domain.specs import KeyKind, ProductSpec
@@ -34,24 +34,24 @@ class CompiledSpecs:
     """
 
     def __init__(self) -> None:
-        self._policies: OrderedDict[bytes, Policy] = OrderedDict()
+        self._compiled: OrderedDict[bytes, CompiledSpec] = OrderedDict()
 
-    def known(self) -> Mapping[bytes, Policy]:
-        """The policies that are here now, whatever goes meanwhile."""
-        return dict(self._policies)
+    def known(self) -> Mapping[bytes, CompiledSpec]:
+        """The compiled specs that are here now, whatever goes meanwhile."""
+        return dict(self._compiled)
 
-    def policy(self, known: Mapping[bytes, Policy], digest: bytes, spec: str | None) -> Policy:
-        """The policy of a spec; `spec` may be left out where the digest is among `known`."""
-        policy = known.get(digest) or self._policies.get(digest)
-        if policy is None:
+    def compiled(self, known: Mapping[bytes, CompiledSpec], digest: bytes, spec: str | None) -> CompiledSpec:
+        """The spec, compiled; `spec` may be left out where the digest is among `known`."""
+        compiled = known.get(digest) or self._compiled.get(digest)
+        if compiled is None:
             if spec is None:
                 raise KeyError(digest.hex())
-            policy = _policy(spec)
-        self._policies[digest] = policy
-        self._policies.move_to_end(digest)
-        if len(self._policies) > MAX_COMPILED_SPECS:
-            self._policies.popitem(last=False)
-        return policy
+            compiled = _compile(spec)
+        self._compiled[digest] = compiled
+        self._compiled.move_to_end(digest)
+        if len(self._compiled) > MAX_COMPILED_SPECS:
+            self._compiled.popitem(last=False)
+        return compiled
 
 
 async def get(connection: Connection, name: ProductName) -> Product | None:
@@ -123,7 +123,7 @@ async def delete(connection: Connection, name: ProductName) -> None:
 
 async def mark_deleted(connection: Connection, product: Product) -> None:
     """Make a locked product a deleted one: nothing of it counts any more, its prefixes are free, its rows are left."""
-    spec = product.policy.spec
+    spec = product.compiled.spec
     text, digest = _write(replace(spec, collections=()))
     await queries.prefix_delete_by_product(connection, product_id=spec.product)
     await queries.product_mark_deleted(connection, product_id=spec.product, spec=text, spec_digest=digest)
@@ -159,8 +159,8 @@ async def prefixes_of_others(connection: Connection, spec: ProductSpec) -> set[s
 
 # Every mutation reads the spec of its product; to compile a large one takes longer than all else it does.
 @lru_cache(maxsize=MAX_COMPILED_SPECS)
-def _policy(text: str) -> Policy:
-    return Policy(_SPEC.validate_json(text))
+def _compile(text: str) -> CompiledSpec:
+    return CompiledSpec(_SPEC.validate_json(text))
 
 
 def _write(spec: ProductSpec) -> tuple[str, bytes]:
@@ -182,13 +182,13 @@ def _to_product(row: asyncpg.Record) -> Product:
 def _read(row: asyncpg.Record) -> Product | UnreadableProduct:
     name = ProductName(row["product_id"])
     try:
-        policy = _policy(row["spec"])
+        compiled = _compile(row["spec"])
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this product's
         _log.error("product.unreadable", product=name.product, error=type(error).__name__, exc_info=error)
         return UnreadableProduct(name, row["spec_version"], row["create_time"], row["update_time"])
     return Product(
         name=name,
-        policy=policy,
+        compiled=compiled,
         spec_version=row["spec_version"],
         built_in=row["built_in"],
         create_time=row["create_time"],

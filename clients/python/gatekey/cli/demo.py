@@ -149,24 +149,24 @@ def _create_key(gatekey: Connection, spec: product_spec_pb2.ProductSpec) -> str:
                 parent=tenant, member_id=OWNER, member=member_service_pb2.Member(role=owner_role)
             ),
         )
-    policy = spec.secret_keys
-    of_tenant = policy.default_owner == product_spec_pb2.SecretKeyPolicy.OWNER_TENANT
-    mode = policy.default_mode or policy.modes[0]
+    compiled = spec.secret_keys
+    of_tenant = compiled.default_owner == product_spec_pb2.SecretKeyPolicy.OWNER_TENANT
+    mode = compiled.default_mode or compiled.modes[0]
     key = api_key_service_pb2.ApiKey(
         display_name="Demo",
         owner=tenant if of_tenant else f"{tenant}/members/{OWNER}",
         mode=mode,
-        grants=_grants(policy, spec) if mode == types_pb2.ACCESS_MODE_RESTRICTED else [],
+        grants=_grants(compiled, spec) if mode == types_pb2.ACCESS_MODE_RESTRICTED else [],
     )
     request = api_key_service_pb2.CreateApiKeyRequest(parent=tenant, api_key=key)
     return gatekey.call(gatekey.keys.CreateApiKey, request).secret
 
 
-def _grants(policy: product_spec_pb2.SecretKeyPolicy, spec: product_spec_pb2.ProductSpec) -> list[types_pb2.Grant]:
+def _grants(compiled: product_spec_pb2.SecretKeyPolicy, spec: product_spec_pb2.ProductSpec) -> list[types_pb2.Grant]:
     """What a restricted key is to be granted: some of what can be."""
-    if policy.restricted.scope == product_spec_pb2.RestrictedPolicy.SCOPE_RESOURCES:
-        return [policy.restricted.grantable[0]]
-    offered = [action for grant in policy.restricted.grantable for action in grant.actions]
+    if compiled.restricted.scope == product_spec_pb2.RestrictedPolicy.SCOPE_RESOURCES:
+        return [compiled.restricted.grantable[0]]
+    offered = [action for grant in compiled.restricted.grantable for action in grant.actions]
     if "*" in offered:
         offered = [action for collection in spec.collections for action in collection.actions]
     reading = [action for action in dict.fromkeys(offered) if action in (spec.read_actions or _READING)]

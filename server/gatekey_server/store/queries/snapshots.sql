@@ -1,4 +1,4 @@
--- name: facts_by_digest(known_specs, digests)
+-- name: snapshots_by_digest(known_specs, digests)
 -- All that decisions about these secrets depend on, and the revision that it is as of: one statement
 -- sees one snapshot. One row without a digest where no secret is found, or
 -- only one of a removed principal or of a deleted product. The spec is sent only where
@@ -35,7 +35,7 @@ join tenant using (tenant_uid)
 where secret.digest = :digest;
 
 -- name: digests_by_key(product_id, tenant_id, key_uid)
--- For a holder who presents no secret: those of a key, by which its facts are found. The one that lives longest first.
+-- For a holder who presents no secret: those of a key, by which its snapshots are found. The one that lives longest first.
 select secret.digest
 from tenant
 join secret using (tenant_uid)

@@ -1,4 +1,4 @@
-"""The facts behind secrets."""
+"""The snapshots behind secrets."""
 
 import sys
 import uuid
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import asyncpg
 
-from gatekey_server.domain.decisions import Fact, Owner, Policy, PrincipalKind
+from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.domain.grants import GrantSet
 from gatekey_server.domain.names import ApiKeyName, format_key_id, parse_key_id
@@ -21,26 +21,26 @@ from gatekey_server.store.pauses import Pauses
 from gatekey_server.store.products import CompiledSpecs
 from gatekey_server.store.queries import queries
 
-_FACTS_SQL: str = queries.facts_by_digest.sql
+_SNAPSHOTS_SQL: str = queries.snapshots_by_digest.sql
 _PRODUCT_SQL: str = queries.product_by_digest.sql
 _DIGESTS_SQL: str = queries.digests_by_key.sql
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Why a fact cannot be read, and of which product it is."""
+    """Why a snapshot cannot be read, and of which product it is."""
 
     product: str
     cause: Exception
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """Facts, and the revision that they are as of."""
+class LoadResult:
+    """Snapshots, and the revision that they are as of."""
 
     revision: int
-    facts: Mapping[Digest, Fact]
-    """By digest; a digest of no secret is left out, and so is one whose fact cannot be read."""
+    snapshots: Mapping[Digest, KeySnapshot]
+    """By digest; a digest of no secret is left out, and so is one whose snapshot cannot be read."""
     server: datetime
     """When the database's server was started, by which it is told from others."""
     unreadable: Mapping[Digest, Damage] = field(default_factory=dict)
@@ -49,14 +49,14 @@ class Loaded:
     """What the statements that have read it were as of: revisions and stamps."""
 
 
-async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
-    """Read the facts behind digests in one round trip; where that fails for some, in as many as find out for which.
+async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> LoadResult:
+    """Read the snapshots behind digests in one round trip; where that fails for some, in as many as find out for which.
 
     Raises `Unavailable` where the database cannot answer.
     """
     try:
         known = specs.known()
-        return await _to_loaded(specs, known, await database.fetch(_FACTS_SQL, list(known), digests))
+        return await _to_loaded(specs, known, await database.fetch(_SNAPSHOTS_SQL, list(known), digests))
     except GatekeyError:
         raise
     except Exception as error:
@@ -73,17 +73,19 @@ async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Diges
         return _together(await load(database, specs, digests[:half]), await load(database, specs, digests[half:]))
 
 
-async def load_within(connection: Connection, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
-    """Read the facts behind digests in a transaction, as of this statement."""
+async def load_within(connection: Connection, specs: CompiledSpecs, digests: Sequence[Digest]) -> LoadResult:
+    """Read the snapshots behind digests in a transaction, as of this statement."""
     known = specs.known()
-    return await _to_loaded(specs, known, await connection.fetch(_FACTS_SQL, list(known), digests))
+    return await _to_loaded(specs, known, await connection.fetch(_SNAPSHOTS_SQL, list(known), digests))
 
 
-async def _to_loaded(specs: CompiledSpecs, known: Mapping[bytes, Policy], rows: Sequence[asyncpg.Record]) -> Loaded:
+async def _to_loaded(
+    specs: CompiledSpecs, known: Mapping[bytes, CompiledSpec], rows: Sequence[asyncpg.Record]
+) -> LoadResult:
     if not rows:
         # A restore has made the table `revision`, and not its row yet.
         raise unavailable()
-    facts, unreadable = dict[Digest, Fact](), dict[Digest, Damage]()
+    snapshots, unreadable = dict[Digest, KeySnapshot](), dict[Digest, Damage]()
     pause = Pauses()
     for row in rows:
         # Many grants take a millisecond, and large specs several.
@@ -91,20 +93,20 @@ async def _to_loaded(specs: CompiledSpecs, known: Mapping[bytes, Policy], rows: 
         if row["digest"] is not None:
             digest = Digest(row["digest"])
             try:
-                facts[digest] = _to_fact(row, specs.policy(known, row["spec_digest"], row["spec"]))
+                snapshots[digest] = _to_snapshot(row, specs.compiled(known, row["spec_digest"], row["spec"]))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
                 unreadable[digest] = Damage(row["product_id"], error)
     revision = rows[0]["revision"]
-    return Loaded(revision, facts, rows[0]["server"], unreadable, [(revision, rows[0]["stamp"])])
+    return LoadResult(revision, snapshots, rows[0]["server"], unreadable, [(revision, rows[0]["stamp"])])
 
 
-def _together(one: Loaded, other: Loaded) -> Loaded:
+def _together(one: LoadResult, other: LoadResult) -> LoadResult:
     """What two statements have read, as of the older one: what is newer is taken for older, never the reverse."""
     if one.server != other.server:
         raise unavailable()
-    return Loaded(
+    return LoadResult(
         min(one.revision, other.revision),
-        {**one.facts, **other.facts},
+        {**one.snapshots, **other.snapshots},
         one.server,
         {**one.unreadable, **other.unreadable},
         [*one.positions, *other.positions],
@@ -120,12 +122,12 @@ async def digests(where: "Database | Connection", key: ApiKeyName) -> tuple[Dige
     return tuple(Digest(row["digest"]) for row in rows)
 
 
-def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
+def _to_snapshot(row: asyncpg.Record, compiled: CompiledSpec) -> KeySnapshot:
     role = sys.intern(row["owner_role"]) if row["owner_role"] else None
     owner = Owner(PrincipalKind(row["owner_kind"]), row["owner_id"], role) if row["owner_kind"] else None
-    return Fact(
-        policy=policy,
-        # One text for all facts that share it.
+    return KeySnapshot(
+        compiled=compiled,
+        # One text for all snapshots that share it.
         tenant=sys.intern(row["tenant_id"]),
         tenant_suspended=row["is_suspended"],
         tenant_deleted=row["is_deleted"],
@@ -144,7 +146,7 @@ def _to_fact(row: asyncpg.Record, policy: Policy) -> Fact:
     )
 
 
-# Many keys are given the same; their facts share it.
+# Many keys are given the same; their snapshots share it.
 @lru_cache(maxsize=4096)
 def _grants(text: str | None) -> GrantSet:
     return GrantSet.of(parse_grants(text))

@@ -1,4 +1,4 @@
-"""The source of facts: from memory where that is known to be right, else from the database."""
+"""The source of snapshots: from memory where that is known to be right, else from the database."""
 
 import asyncio
 import sys
@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import structlog
 
-from gatekey_server.domain.decisions import Fact
+from gatekey_server.domain.decisions import KeySnapshot
 from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.secrets import Digest, Secret
-from gatekey_server.freshness.cache import FactCache
 from gatekey_server.freshness.history import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.loads import Loader
-from gatekey_server.store import facts
+from gatekey_server.freshness.snapshot_cache import SnapshotCache
+from gatekey_server.store import snapshots
 from gatekey_server.store.database import Connection, Database
-from gatekey_server.store.facts import Loaded
 from gatekey_server.store.products import CompiledSpecs
+from gatekey_server.store.snapshots import LoadResult
 
 _UNKNOWN_SHARE = 10
 
@@ -28,36 +28,36 @@ _log = structlog.get_logger()
 _LOAD_ATTEMPTS = 2
 
 
-class Known(NamedTuple):
+class VersionedSnapshot(NamedTuple):
     """What is known of one secret."""
 
-    fact: Fact | None
+    snapshot: KeySnapshot | None
     """None: there is no such secret."""
     revision: int
-    """The fact is that of this revision, or of a later one that does not differ in it."""
+    """The snapshot is that of this revision, or of a later one that does not differ in it."""
 
 
 # What stands for a text that cannot be a secret: nothing will ever change about it.
-_IMPOSSIBLE = Known(None, sys.maxsize)
+_IMPOSSIBLE = VersionedSnapshot(None, sys.maxsize)
 
-Wanted = Sequence[tuple[Secret, int]]
+LookupRequest = Sequence[tuple[Secret, int]]
 """Secrets, and the revision that what is known of each must have reached."""
 
 
 class Lookup(NamedTuple):
     """What is remembered of secrets, and what is being loaded of the others."""
 
-    wanted: Wanted
-    found: Sequence[Known | None]
-    loading: "asyncio.Future[Loaded] | None"
+    wanted: LookupRequest
+    found: Sequence[VersionedSnapshot | None]
+    loading: "asyncio.Future[LoadResult] | None"
     """None where all are remembered."""
 
-    def result(self) -> Sequence[Known | GatekeyError]:
-        """What `FactSource.get_each` answers, once what is being loaded is there."""
+    def result(self) -> Sequence[VersionedSnapshot | GatekeyError]:
+        """What `SnapshotSource.get_each` answers, once what is being loaded is there."""
         if self.loading is None:
             return [known for known in self.found if known is not None]
         try:
-            loaded: Loaded | GatekeyError = self.loading.result()
+            loaded: LoadResult | GatekeyError = self.loading.result()
         except GatekeyError as error:
             loaded = error
         return [
@@ -76,14 +76,14 @@ class Counts:
     loads: int = 0
 
 
-class FactSource:
-    """Yields the facts behind secrets.
+class SnapshotSource:
+    """Yields the snapshots behind secrets.
 
     Args:
         database: where they are, if not here.
         history: what has been applied of the database's changes.
         lease: until when that is all there is.
-        max_entries: how many facts to hold.
+        max_entries: how many snapshots to hold.
         max_bytes: how much memory they may take. A tenth of both is for secrets that do not exist.
     """
 
@@ -95,8 +95,8 @@ class FactSource:
         self._loader = Loader(self._load)
         # Apart, so that guessing at secrets cannot displace those that exist.
         unknown_entries, unknown_bytes = max_entries // _UNKNOWN_SHARE, max_bytes // _UNKNOWN_SHARE
-        self._known = FactCache(max_entries - unknown_entries, max_bytes - unknown_bytes)
-        self._unknown = FactCache(unknown_entries, unknown_bytes)
+        self._known = SnapshotCache(max_entries - unknown_entries, max_bytes - unknown_bytes)
+        self._unknown = SnapshotCache(unknown_entries, unknown_bytes)
         self._resets = 0
         self.counts = Counts()
 
@@ -115,7 +115,7 @@ class FactSource:
         """The revision that this process has applied: what is known, or will be, is never older."""
         return self._history.applied.revision
 
-    def recall(self, secret: Secret) -> Known | None:
+    def recall(self, secret: Secret) -> VersionedSnapshot | None:
         """What is known of a secret without a look into the database, if that is no older than it may be."""
         if not self._lease.is_held():
             self.counts.without_lease += 1
@@ -128,12 +128,12 @@ class FactSource:
             self.counts.hits += 1
         return known
 
-    async def get(self, secret: Secret) -> Known | GatekeyError:
+    async def get(self, secret: Secret) -> VersionedSnapshot | GatekeyError:
         """What is known of a secret, no older than what was over when this was called. Errors as `get_each`."""
         (known,) = await self.get_each([(secret, 0)])
         return known
 
-    async def get_each(self, wanted: Wanted) -> Sequence[Known | GatekeyError]:
+    async def get_each(self, wanted: LookupRequest) -> Sequence[VersionedSnapshot | GatekeyError]:
         """What is known of each of several secrets at a revision; what is not remembered is loaded with one query.
 
         The error for those for which the database cannot answer (`DATABASE_UNAVAILABLE`), has not reached
@@ -150,13 +150,13 @@ class FactSource:
                 await lookup.loading
         return lookup.result()
 
-    def look_up(self, wanted: Wanted) -> Lookup | None:
+    def look_up(self, wanted: LookupRequest) -> Lookup | None:
         """Begin what `get_each` does; None where there is no lease, which would have to be waited for."""
         if not self._lease.is_held():
             self.counts.without_lease += len(wanted)
             return None
         self._drop_what_a_reset_left()
-        found: list[Known | None] = []
+        found: list[VersionedSnapshot | None] = []
         missing: list[Secret] = []
         before, known = None, None
         for secret, min_revision in wanted:
@@ -173,59 +173,59 @@ class FactSource:
         return Lookup(wanted, found, self._loader.begin(missing) if missing else None)
 
     async def digests_of(self, key: ApiKeyName) -> Secret:
-        """By which digests to ask for the facts of a key whose holder presents no secret; none for no such key.
+        """By which digests to ask for the snapshots of a key whose holder presents no secret; none for no such key.
 
         Costs a round trip. Raises `Unavailable` where the database cannot answer.
         """
-        return await facts.digests(self._database, key)
+        return await snapshots.digests(self._database, key)
 
-    async def get_within(self, connection: Connection, secret: Secret) -> Known | GatekeyError:
+    async def get_within(self, connection: Connection, secret: Secret) -> VersionedSnapshot | GatekeyError:
         """What is known of a secret as of this statement of a transaction; the error where it cannot be read.
 
         From the database alone: what was committed before the statement is in it, whatever this process has heard of.
         """
-        return _pick(await facts.load_within(connection, self._specs, secret), secret, 0)
+        return _pick(await snapshots.load_within(connection, self._specs, secret), secret, 0)
 
     async def digests_of_within(self, connection: Connection, key: ApiKeyName) -> Secret:
         """As `digests_of`, as of this statement of a transaction."""
-        return await facts.digests(connection, key)
+        return await snapshots.digests(connection, key)
 
-    def _find(self, secret: Secret) -> Known | None:
+    def _find(self, secret: Secret) -> VersionedSnapshot | None:
         """All there is to know about a secret, where that is remembered and holds."""
         for digest in secret:
             entry = self._known.get(digest)
-            if entry is not None and entry.fact is not None:
-                return Known(entry.fact, entry.verified) if self._history.holds(entry) else None
+            if entry is not None and entry.snapshot is not None:
+                return VersionedSnapshot(entry.snapshot, entry.verified) if self._history.holds(entry) else None
         known = _IMPOSSIBLE
         for digest in secret:
             entry = self._unknown.get(digest)
             if entry is None or not self._history.holds(entry):
                 return None
-            known = Known(None, min(known.revision, entry.verified))
+            known = VersionedSnapshot(None, min(known.revision, entry.verified))
         return known
 
-    async def _load(self, digests: Sequence[Digest]) -> Loaded:
+    async def _load(self, digests: Sequence[Digest]) -> LoadResult:
         before = self._history.resets, self._history.lapses
         loaded = await self._load_from_primary(digests)
         for damage in loaded.unreadable.values():
-            _log.error("facts.unreadable", error=type(damage.cause).__name__, exc_info=damage.cause)
+            _log.error("snapshots.unreadable", error=type(damage.cause).__name__, exc_info=damage.cause)
         self._drop_what_a_reset_left()
         is_kept = before == (self._history.resets, self._history.lapses)
         if is_kept and all(self._history.keeps(*position) for position in loaded.positions):
             for digest in digests:
                 if digest in loaded.unreadable:
                     continue
-                fact = loaded.facts.get(digest)
-                if fact is not None or digest in self._known:
-                    self._known.put(digest, fact, loaded.revision)
-                if fact is None:
+                snapshot = loaded.snapshots.get(digest)
+                if snapshot is not None or digest in self._known:
+                    self._known.put(digest, snapshot, loaded.revision)
+                if snapshot is None:
                     self._unknown.put(digest, None, loaded.revision)
         return loaded
 
-    async def _load_from_primary(self, digests: Sequence[Digest]) -> Loaded:
-        """Load facts from the server that renewed the lease, which whoever asks has seen to be held."""
+    async def _load_from_primary(self, digests: Sequence[Digest]) -> LoadResult:
+        """Load snapshots from the server that renewed the lease, which whoever asks has seen to be held."""
         for _ in range(_LOAD_ATTEMPTS):
-            loaded = await facts.load(self._database, self._specs, digests)
+            loaded = await snapshots.load(self._database, self._specs, digests)
             self.counts.loads += 1
             if loaded.server == self._lease.server:
                 return loaded
@@ -239,22 +239,22 @@ class FactSource:
             self._unknown.clear()
 
 
-def _pick(loaded: Loaded | GatekeyError, secret: Secret, min_revision: int) -> Known | GatekeyError:
+def _pick(loaded: LoadResult | GatekeyError, secret: Secret, min_revision: int) -> VersionedSnapshot | GatekeyError:
     if isinstance(loaded, GatekeyError):
         return loaded
     if loaded.revision < min_revision:
         return Unavailable("REVISION_NOT_REACHED", f"the database is at revision {loaded.revision}")
     try:
-        return Known(_first(loaded, secret), loaded.revision)
+        return VersionedSnapshot(_first(loaded, secret), loaded.revision)
     except Unreadable as error:
         return error
 
 
-def _first(loaded: Loaded, secret: Secret) -> Fact | None:
+def _first(loaded: LoadResult, secret: Secret) -> KeySnapshot | None:
     """Raises `Unreadable`."""
     for digest in secret:
-        if digest in loaded.facts:
-            return loaded.facts[digest]
+        if digest in loaded.snapshots:
+            return loaded.snapshots[digest]
     for digest in secret:
         if digest in loaded.unreadable:
             text = "what is stored about it cannot be read; the server's log says why"

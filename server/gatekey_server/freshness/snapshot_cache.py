@@ -1,4 +1,4 @@
-"""The facts that this process holds, bounded in number and in bytes.
+"""The snapshots that this process holds, bounded in number and in bytes.
 
 Which ones stay is decided by S3-FIFO (Yang et al., "FIFO queues are all you need for cache
 eviction", SOSP 2023): what is new waits in a small queue, and only what is used again while it is
@@ -8,7 +8,7 @@ small queue and leaves the others alone.
 
 from collections import deque
 
-from gatekey_server.domain.decisions import Fact
+from gatekey_server.domain.decisions import KeySnapshot
 from gatekey_server.domain.secrets import Digest
 
 _SMALL_SHARE = 10
@@ -16,25 +16,25 @@ _MAX_USES = 3
 
 # Bytes, measured with tracemalloc on CPython 3.11; `bench/cache.py` measures them again.
 _ENTRY_BYTES = 300
-_FACT_BYTES = 440
+_SNAPSHOT_BYTES = 440
 _GRANT_BYTES = 250
 
 
 class Entry:
     """What is known of one secret, and up to which revision that is known to hold."""
 
-    __slots__ = ("digest", "fact", "uses", "verified", "weight")
+    __slots__ = ("digest", "snapshot", "uses", "verified", "weight")
 
-    def __init__(self, digest: Digest, fact: Fact | None, verified: int, weight: int) -> None:
+    def __init__(self, digest: Digest, snapshot: KeySnapshot | None, verified: int, weight: int) -> None:
         self.digest = digest
-        self.fact = fact
+        self.snapshot = snapshot
         """None: there is no such secret."""
         self.verified = verified
         self.weight = weight
         self.uses = 0
 
 
-class FactCache:
+class SnapshotCache:
     """Entries by digest. Whether an entry still holds is not known here.
 
     Args:
@@ -73,19 +73,19 @@ class FactCache:
             entry.uses += 1
         return entry
 
-    def put(self, digest: Digest, fact: Fact | None, verified: int) -> None:
+    def put(self, digest: Digest, snapshot: KeySnapshot | None, verified: int) -> None:
         """Remember what was loaded at a revision, unless something newer is known."""
-        weight = _weigh(fact)
+        weight = _weigh(snapshot)
         entry = self._entries.get(digest)
         if entry is None:
-            entry = self._entries[digest] = Entry(digest, fact, verified, weight)
+            entry = self._entries[digest] = Entry(digest, snapshot, verified, weight)
             # What was let go a moment ago and is wanted again has earned its place.
             queue = self._small if self._ghosts.pop(hash(digest), self) is self else self._main
             queue.append(entry)
             self._weight += weight
         elif verified >= entry.verified:
             self._weight += weight - entry.weight
-            entry.fact, entry.verified, entry.weight = fact, verified, weight
+            entry.snapshot, entry.verified, entry.weight = snapshot, verified, weight
         while len(self._entries) > self._max_entries or self._weight > self._max_bytes:
             self._evict_one()
 
@@ -113,7 +113,7 @@ class FactCache:
             self._ghosts = dict.fromkeys(list(self._ghosts)[len(self._ghosts) // 2 :])
 
 
-def _weigh(fact: Fact | None) -> int:
-    if fact is None:
+def _weigh(snapshot: KeySnapshot | None) -> int:
+    if snapshot is None:
         return _ENTRY_BYTES
-    return _ENTRY_BYTES + _FACT_BYTES + _GRANT_BYTES * len(fact.grants.rules)
+    return _ENTRY_BYTES + _SNAPSHOT_BYTES + _GRANT_BYTES * len(snapshot.grants.rules)
