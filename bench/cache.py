@@ -19,7 +19,7 @@ from typing import cast
 import asyncpg
 from gatekey_server.domain.decisions import KeySnapshot, Request, decide
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import LEASE_S, Lease
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store.database import Database
@@ -81,7 +81,7 @@ class _source:  # noqa: N801 - used like a function
         (started,) = await database.fetch("select pg_postmaster_start_time()")
         lease = Lease()
         lease.renew(clock.now() + 1e9 - LEASE_S, started[0])
-        return SnapshotSource(database, History(), lease, max_entries=10**7, max_bytes=10**10)
+        return SnapshotSource(database, InvalidationIndex(), lease, max_entries=10**7, max_bytes=10**10)
 
     async def __aexit__(self, *error: object) -> None:
         await self._database.__aexit__(None, None, None)

@@ -12,10 +12,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.feed import Feed
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.change_poller import ChangePoller
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
-from gatekey_server.freshness.receipts import WAIT_BUCKETS_S, Receipts
+from gatekey_server.freshness.propagation import WAIT_BUCKETS_S, PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.variables import Address
 
@@ -25,10 +25,10 @@ class Sources:
     """Where the numbers are."""
 
     snapshots: SnapshotSource
-    history: History
+    index: InvalidationIndex
     lease: Lease
-    feed: Feed
-    receipts: Receipts
+    poller: ChangePoller
+    barrier: PropagationBarrier
 
 
 def serve(address: Address, sources: Sources) -> str:
@@ -65,13 +65,13 @@ class _Metrics(Collector):
 
     def _freshness(self) -> Iterator[Metric]:
         sources, now = self._sources, clock.now()
-        applied = sources.history.applied.revision
+        applied = sources.index.applied.revision
         has_lease = now < sources.lease.until
         yield GaugeMetricFamily("gatekey_applied_revision", "The last revision that was applied", value=applied)
         yield GaugeMetricFamily(
             "gatekey_revision_lag",
             "How many revisions the newest snapshot that was read is ahead of the last applied one",
-            value=max(0, sources.history.newest_loaded - applied),
+            value=max(0, sources.index.newest_loaded - applied),
         )
         yield GaugeMetricFamily(
             "gatekey_lease_remaining_seconds",
@@ -79,15 +79,15 @@ class _Metrics(Collector):
             value=max(0.0, sources.lease.until - now),
         )
         yield GaugeMetricFamily(
-            "gatekey_feed_poll_age_seconds",
+            "gatekey_change_poll_age_seconds",
             "Since the last poll that succeeded was sent",
-            value=now - sources.feed.polled_at,
+            value=now - sources.poller.polled_at,
         )
         yield CounterMetricFamily(
-            "gatekey_feed_connections", "Connections made for polling", value=sources.feed.connections
+            "gatekey_change_connections", "Connections made for polling", value=sources.poller.connections
         )
         yield CounterMetricFamily(
-            "gatekey_history_resets", "How often everything known was dropped", value=sources.history.resets
+            "gatekey_cache_resets", "How often everything known was dropped", value=sources.index.resets
         )
         mode = GaugeMetricFamily(
             "gatekey_mode", "How checks are answered now: 1 for the mode that holds", labels=["mode"]
@@ -97,14 +97,14 @@ class _Metrics(Collector):
         yield mode
 
     def _receipt_waits(self) -> Metric:
-        receipts = self._sources.receipts
+        barrier = self._sources.barrier
         total, buckets = 0, []
-        for bound, count in zip((*WAIT_BUCKETS_S, "+Inf"), receipts.bucket_counts, strict=True):
+        for bound, count in zip((*WAIT_BUCKETS_S, "+Inf"), barrier.bucket_counts, strict=True):
             total += count
             buckets.append((str(bound), float(total)))
         waits = HistogramMetricFamily(
             "gatekey_receipt_wait_seconds",
             "How long mutations waited until no process could answer from older snapshots",
         )
-        waits.add_metric([], buckets, sum_value=receipts.seconds)
+        waits.add_metric([], buckets, sum_value=barrier.seconds)
         return waits

@@ -14,16 +14,16 @@ import structlog
 
 from gatekey_server import metrics
 from gatekey_server.commands import upkeep
-from gatekey_server.commands.receipts import ReceiptBook
+from gatekey_server.commands.propagation import PropagationRecorder
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.config import Settings, parse_tls_callers
 from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring
-from gatekey_server.freshness.feed import Feed
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.change_log import ChangeLog
+from gatekey_server.freshness.change_poller import ChangePoller
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
-from gatekey_server.freshness.log import ChangeLog
-from gatekey_server.freshness.receipts import Receipts
+from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.edge import utc_now
 from gatekey_server.rpc.server import Parts, Server, build_server
@@ -74,35 +74,35 @@ async def answer(
     """
     _spare_the_cache()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    history, log, lease = History(), ChangeLog(), Lease()
+    index, log, lease = InvalidationIndex(), ChangeLog(), Lease()
     control, background_work = database.share(Share.CONTROL), database.share(Share.BACKGROUND)
-    feed = Feed(control, history, log, lease)
+    poller = ChangePoller(control, index, log, lease)
     snapshots = SnapshotSource(
         database.share(Share.LOADS),
-        history,
+        index,
         lease,
         max_entries=settings.cache_entries,
         max_bytes=settings.cache_mb * 10**6,
     )
-    receipts = Receipts(control, feed)
-    book = ReceiptBook(background_work, receipts)
+    barrier = PropagationBarrier(control, poller)
+    recorder = PropagationRecorder(background_work, barrier)
     usage = UsageRecorder(background_work, settings.usage_flush_s)
     retention = timedelta(days=settings.tenant_retention_days)
     tls = _tls(settings)
     server = build_server(
-        Parts(database, snapshots, log, lease, keyring, utc_now, usage, book, retention, tls, shares_port)
+        Parts(database, snapshots, log, lease, keyring, utc_now, usage, recorder, retention, tls, shares_port)
     )
     # grpcio says nothing of the reason but in its own log. What others share is held by the supervisor already.
     if not shares_port and (error := _why_not(settings.listen)) is not None:
         raise cannot_listen(settings.listen, "GATEKEY_LISTEN", error)
     address = _bind(server, settings.listen)
     health = _Health(server, control, lease)
-    _serve_metrics(settings, metrics.Sources(snapshots, history, lease, feed, receipts))
+    _serve_metrics(settings, metrics.Sources(snapshots, index, lease, poller, barrier))
     await server.grpc.start()
     async with asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(_for_ever(work))
-            for work in (health.run, feed.run, usage.run, book.run, lambda: _keep_up(settings, background_work))
+            for work in (health.run, poller.run, usage.run, recorder.run, lambda: _keep_up(settings, background_work))
         ]
         background.append(tasks.create_task(_announce(on_ready, address)))
         _log.info("server.ready", address=address, tls=tls is not None)
@@ -111,18 +111,18 @@ async def answer(
         await server.grpc.stop(settings.shutdown_grace_s)
         for task in background:
             task.cancel()
-        goodbye = tasks.create_task(_say_goodbye(usage, book, feed))
+        goodbye = tasks.create_task(_say_goodbye(usage, recorder, poller))
         await asyncio.wait([goodbye, *background], timeout=GOODBYE_S)
         # While the database is away each of them waits for it, and for longer than their work is worth.
         database.terminate()
 
 
-async def _say_goodbye(usage: UsageRecorder, book: ReceiptBook, feed: Feed) -> None:
+async def _say_goodbye(usage: UsageRecorder, recorder: PropagationRecorder, poller: ChangePoller) -> None:
     """Write what is left to be written."""
     with suppress(GatekeyError):
         await usage.flush()
-        await book.flush()
-        await feed.leave()
+        await recorder.flush()
+        await poller.leave()
 
 
 def _spare_the_cache() -> None:

@@ -19,7 +19,7 @@ from gatekey_server.domain.errors import Unreadable
 from gatekey_server.domain.names import parse_key_id
 from gatekey_server.domain.secrets import Keyring, new_secret
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.invalidation_index import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.store.database import Database

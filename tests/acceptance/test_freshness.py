@@ -18,7 +18,7 @@ from gatekey.v1 import api_key_service_pb2, audit_service_pb2, check_service_pb2
 from gatekey.v1.api_key_service_pb2 import CreateApiKeyResponse
 from gatekey.v1.check_service_pb2 import BatchCheckRequest, CheckRequest
 from gatekey_server.domain.secrets import new_secret
-from gatekey_server.freshness.lease import LEASE_S, SURELY_OVER_S
+from gatekey_server.freshness.lease import LEASE_S, MAX_REMOTE_LEASE_S
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 from tests.support.databases import Databases
@@ -137,7 +137,7 @@ async def eventually(client: Client, secret: str, verdict: str) -> None:
 
 async def wait_for_history(node: Node, resets: int) -> None:
     async with asyncio.timeout(20):
-        while node.metric("gatekey_history_resets_total") < resets:
+        while node.metric("gatekey_cache_resets_total") < resets:
             await asyncio.sleep(0.05)
 
 
@@ -252,15 +252,15 @@ async def test_a_feed_whose_connection_is_half_open(here: Node, url: str, fresh_
         async with Proxy.start(Path(directory), url) as (proxy, through), Node.start(through) as node:
             for _ in range(2):
                 assert await answer(node.client, key.secret) == "ALLOWED"
-            connections = node.metric("gatekey_feed_connections_total")
+            connections = node.metric("gatekey_change_connections_total")
             proxy.lose_feeds()
             await revoke(here.client, revocation(key))
             assert await answer(node.client, key.secret) in {"KEY_REVOKED", "DATABASE_UNAVAILABLE"}
             await eventually(node.client, key.secret, "KEY_REVOKED")
             async with asyncio.timeout(20):
-                while node.metric("gatekey_feed_connections_total") == connections:
+                while node.metric("gatekey_change_connections_total") == connections:
                     await asyncio.sleep(0.05)
-            assert node.metric("gatekey_history_resets_total") == 1, "where it is level, it goes on from there"
+            assert node.metric("gatekey_cache_resets_total") == 1, "where it is level, it goes on from there"
 
 
 # ---------------------------------------------------------------- another history
@@ -318,7 +318,7 @@ async def test_a_restored_database_is_loaded_anew_without_a_stampede(
         await revoke(client, revocation(key))
         for _ in range(2):
             assert [await answer(client, each.secret) for each in (key, later)] == ["KEY_REVOKED", "ALLOWED"]
-        assert node.metric("gatekey_history_resets_total") == 1, "a broken connection alone changes nothing"
+        assert node.metric("gatekey_cache_resets_total") == 1, "a broken connection alone changes nothing"
 
         # As many as one connection lets through at once: those that wait their turn are loaded later.
         secrets = [key.secret, later.secret, *(new_secret("heyoo_") for _ in range(78))]
@@ -334,14 +334,14 @@ async def test_a_restored_database_is_loaded_anew_without_a_stampede(
         loads = node.metric("gatekey_snapshot_loads_total")
         node.pause()
         await backups.restore()
-        await asyncio.sleep(SURELY_OVER_S)
+        await asyncio.sleep(MAX_REMOTE_LEASE_S)
         assert set(await answers_of_a_crowd()) <= {"ALLOWED", "KEY_UNKNOWN", "DATABASE_UNAVAILABLE"}
         await eventually(client, key.secret, "ALLOWED")
         await eventually(client, later.secret, "KEY_UNKNOWN")
         while "DATABASE_UNAVAILABLE" in (again := await answers_of_a_crowd()):
             pass
         assert again == {"ALLOWED": 1, "KEY_UNKNOWN": 79}
-        assert node.metric("gatekey_history_resets_total") == 2
+        assert node.metric("gatekey_cache_resets_total") == 2
         assert node.metric("gatekey_snapshot_loads_total") - loads < len(secrets)
 
 

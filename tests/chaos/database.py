@@ -123,7 +123,7 @@ def _commands(postgres: EmbeddedPostgres, proxies: list[Proxy]) -> dict[str, Cal
             proxy.slow(float(round_trip_s))
 
     def lose(number: str, what: str, loss: str) -> None:
-        proxies[int(number)].lose(Loss[loss], feeds_only=what == "feed")
+        proxies[int(number)].lose(Loss[loss], changes_only=what == "changes")
 
     def heal() -> None:
         for proxy in proxies:

@@ -9,7 +9,7 @@ from gatekey._near import Near
 from gatekey.v1 import cache_service_pb2 as pb
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.store import snapshots
 from gatekey_server.store.database import Database
@@ -29,19 +29,19 @@ def _no_lease() -> None:
 
 def _late_fill() -> None:
     """Take what was loaded to be as of the time when it is stored."""
-    histories: list[History] = []
-    begin, load = History.__init__, snapshots.load
+    histories: list[InvalidationIndex] = []
+    begin, load = InvalidationIndex.__init__, snapshots.load
 
-    def begin_and_tell(history: History) -> None:
-        begin(history)
-        histories.append(history)
+    def begin_and_tell(index: InvalidationIndex) -> None:
+        begin(index)
+        histories.append(index)
 
     async def load_late(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
         loaded = await load(database, specs, digests)
         await asyncio.sleep(random.uniform(0, _LATE_FILL_S))
         return replace(loaded, revision=max(loaded.revision, histories[-1].applied.revision))
 
-    History.__init__ = begin_and_tell  # type: ignore[method-assign, assignment]
+    InvalidationIndex.__init__ = begin_and_tell  # type: ignore[method-assign, assignment]
     snapshots.load = load_late
 
 

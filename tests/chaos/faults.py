@@ -43,7 +43,7 @@ Fault = Callable[[Field, int], Awaitable[None]]
 
 async def half_open(field: Field, number: int) -> None:
     """The connection with the notifications and the polls is silently dropped, one way or both; new ones as well."""
-    await field.database.tell("lose", str(number), "feed", field.rng.choice(("ANSWERS", "ALL")))
+    await field.database.tell("lose", str(number), "changes", field.rng.choice(("ANSWERS", "ALL")))
     try:
         await field.outlast_the_lease()
     finally:

@@ -13,7 +13,7 @@ from itertools import takewhile
 from math import inf
 from typing import NamedTuple
 
-from gatekey_server.freshness.lease import SURELY_OVER_S
+from gatekey_server.freshness.lease import MAX_REMOTE_LEASE_S
 
 ALLOWED = "ALLOWED"
 
@@ -53,7 +53,7 @@ class Mutation:
 
     def end_for(self, check: Check) -> float:
         """From when on the check must know of it: near caches may be later where the mutation did not wait for them."""
-        return self.end + SURELY_OVER_S if check.near and not self.everywhere else self.end
+        return self.end + MAX_REMOTE_LEASE_S if check.near and not self.everywhere else self.end
 
 
 class Transition(NamedTuple):

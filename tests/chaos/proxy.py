@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOCKET = ".s.PGSQL.5432"
 
-_FEED = b"application_name\0gatekey-feed\0"
+_CHANGES = b"application_name\0gatekey-changes\0"
 _CHUNK = 1 << 16
 
 
@@ -23,7 +23,7 @@ class Loss(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class _Link:
-    is_feed: bool
+    is_of_changes: bool
     loss: Loss = Loss.NOTHING
 
 
@@ -39,7 +39,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self._delay_s = 0.0
         self._loss = Loss.NOTHING
-        self._feeds_only = True
+        self._changes_only = True
         self._healed = asyncio.Event()
         self._healed.set()
 
@@ -51,9 +51,9 @@ class Proxy:
         """Let every round trip take this much longer."""
         self._delay_s = round_trip_s / 2
 
-    def lose(self, loss: Loss, *, feeds_only: bool) -> None:
+    def lose(self, loss: Loss, *, changes_only: bool) -> None:
         """Lose connections, new ones as well, until `heal`."""
-        self._loss, self._feeds_only = loss, feeds_only
+        self._loss, self._changes_only = loss, changes_only
         self._healed.clear()
         for link in self._links:
             self._touch(link)
@@ -64,7 +64,7 @@ class Proxy:
         self._healed.set()
 
     def _touch(self, link: _Link) -> None:
-        if link.is_feed or not self._feeds_only:
+        if link.is_of_changes or not self._changes_only:
             link.loss = self._loss
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,7 +74,7 @@ class Proxy:
         except (OSError, asyncio.IncompleteReadError):
             writer.close()
             return
-        link = _Link(is_feed=_FEED in startup)
+        link = _Link(is_of_changes=_CHANGES in startup)
         self._touch(link)
         self._links.add(link)
         if "questions" not in link.loss.value:

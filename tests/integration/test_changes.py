@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from gatekey_server.domain.changes import NOWHERE, Change, Commit, Poll, Position
+from gatekey_server.domain.changes import NOWHERE, Commit, Poll, Position, ScopeChange
 from gatekey_server.domain.errors import Unavailable
-from gatekey_server.freshness.lease import SURELY_OVER_S
+from gatekey_server.freshness.lease import MAX_REMOTE_LEASE_S
 from gatekey_server.store import changes, schema
-from gatekey_server.store.changes import FORK_WAIT_S, FeedLink
+from gatekey_server.store.changes import FORK_WAIT_S, ChangeConnection
 from gatekey_server.store.database import Database
 from gatekey_server.store.queries import queries
 
@@ -60,7 +60,7 @@ async def sql(url: str) -> AsyncIterator[Sql]:
 class Follower:
     """A process that follows the changes."""
 
-    def __init__(self, link: FeedLink) -> None:
+    def __init__(self, link: ChangeConnection) -> None:
         self.link = link
         self.at = NOWHERE
 
@@ -69,7 +69,7 @@ class Follower:
         self.at = poll.head
         return poll
 
-    async def news(self) -> list[Change]:
+    async def news(self) -> list[ScopeChange]:
         """What has changed since the last time."""
         poll = await self.poll()
         assert poll.changes is not None
@@ -86,14 +86,14 @@ async def database(url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def follower(database: Database) -> AsyncIterator[Follower]:
     """A registered process that has seen everything so far."""
-    async with FeedLink.open(database, uuid.uuid4(), 5) as link:
+    async with ChangeConnection.open(database, uuid.uuid4(), 5) as link:
         follower = Follower(link)
         await link.register(NOWHERE)
         await follower.poll()
         yield follower
 
 
-def scopes(news: list[Change]) -> set[str]:
+def scopes(news: list[ScopeChange]) -> set[str]:
     """Of which kinds the changed scopes are."""
     kinds = set()
     for change in news:
@@ -288,7 +288,7 @@ async def test_revisions_become_visible_in_their_order_and_without_gaps(url: str
 
 
 async def test_a_process_that_is_not_registered_is_told(database: Database) -> None:
-    async with FeedLink.open(database, uuid.uuid4(), 5) as link:
+    async with ChangeConnection.open(database, uuid.uuid4(), 5) as link:
         assert not (await link.poll(NOWHERE)).registered
         await link.register(NOWHERE)
         assert (await link.poll(NOWHERE)).registered
@@ -304,7 +304,7 @@ async def test_a_process_that_is_not_registered_is_told(database: Database) -> N
 
 async def test_a_process_that_came_back_is_not_taken_for_the_one_that_was_seen_before(database: Database) -> None:
     uid = uuid.uuid4()
-    async with FeedLink.open(database, uid, 5) as link:
+    async with ChangeConnection.open(database, uid, 5) as link:
         seen = []
         for _ in range(2):
             await link.register(NOWHERE)
@@ -376,7 +376,7 @@ async def test_a_notification_wakes_and_silence_does_not(sql: Sql, follower: Fol
 
 async def test_a_lease_cannot_be_had_from_what_cannot_commit(sql: Sql, database: Database) -> None:
     """A standby, or a primary that is not one any more."""
-    async with FeedLink.open(database, uuid.uuid4(), 5) as link:
+    async with ChangeConnection.open(database, uuid.uuid4(), 5) as link:
         await link.register(NOWHERE)
         await link.poll(NOWHERE)
         await link._connection.execute("set default_transaction_read_only = on")
@@ -386,12 +386,12 @@ async def test_a_lease_cannot_be_had_from_what_cannot_commit(sql: Sql, database:
             f"alter database {await sql.fetchval('select current_database()')} set default_transaction_read_only = on"
         )
         with pytest.raises(Unavailable):
-            async with FeedLink.open(database, uuid.uuid4(), 5):
+            async with ChangeConnection.open(database, uuid.uuid4(), 5):
                 pytest.fail("connected to what takes no writes")
 
 
 async def test_a_link_ends_where_the_database_does_not_answer(url: str, sql: Sql, database: Database) -> None:
-    async with FeedLink.open(database, uuid.uuid4(), 0.5) as link:
+    async with ChangeConnection.open(database, uuid.uuid4(), 0.5) as link:
         await link.register(NOWHERE)
         async with sql.transaction():
             await sql.execute("lock table process")
@@ -407,7 +407,7 @@ async def test_registration_counts_only_what_this_history_knows(
     elsewhere = Position(here.revision, uuid.uuid4())
     for applied, acknowledged in ((here, here.revision), (elsewhere, -1), (NOWHERE, -1)):
         uid = uuid.uuid4()
-        async with FeedLink.open(database, uid, 5) as link:
+        async with ChangeConnection.open(database, uid, 5) as link:
             await link.register(applied)
         found = {process.uid: process.applied_revision for process in await changes.processes(database)}
         assert found[uid] == acknowledged
@@ -439,7 +439,7 @@ async def test_a_copy_begins_a_history_of_its_own(url: str, databases: Databases
     for _ in range(5):
         after = await position(url, change=True)
     assert before.position.revision < after.position.revision < found.position.revision
-    assert FORK_WAIT_S > SURELY_OVER_S
+    assert FORK_WAIT_S > MAX_REMOTE_LEASE_S
 
 
 async def test_a_new_database_is_no_copy(databases: Databases) -> None:

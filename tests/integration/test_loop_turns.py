@@ -24,16 +24,16 @@ from gatekey.v1 import (
     types_pb2,
 )
 from gatekey_server.commands import bootstrap
-from gatekey_server.commands.receipts import ReceiptBook
+from gatekey_server.commands.propagation import PropagationRecorder
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.config import parse_peppers
 from gatekey_server.domain.decisions import RULES
 from gatekey_server.domain.secrets import Keyring, new_secret
-from gatekey_server.freshness.feed import Feed
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.change_log import ChangeLog
+from gatekey_server.freshness.change_poller import ChangePoller
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
-from gatekey_server.freshness.log import ChangeLog
-from gatekey_server.freshness.receipts import Receipts
+from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.edge import Endpoint, Incoming, Later, Reply, utc_now
 from gatekey_server.rpc.server import Parts, build_server
@@ -158,15 +158,17 @@ async def program(databases: Databases) -> AsyncIterator[Program]:
     async with Database.connect(url, max_connections=8, statement_timeout_s=30, acquire_timeout_s=30) as database:
         await bootstrap.prepare(database, keyring)
         await bootstrap.add_root_token(database, keyring, lambda _: keyring.seal(TOKEN), utc_now())
-        history, log, lease = History(), ChangeLog(), Lease()
-        feed = Feed(database.share(Share.CONTROL), history, log, lease)
+        history, log, lease = InvalidationIndex(), ChangeLog(), Lease()
+        poller = ChangePoller(database.share(Share.CONTROL), history, log, lease)
         snapshots = SnapshotSource(database.share(Share.LOADS), history, lease, max_entries=100_000, max_bytes=10**9)
         usage = UsageRecorder(database.share(Share.BACKGROUND), 5)
-        book = ReceiptBook(database.share(Share.BACKGROUND), Receipts(database.share(Share.CONTROL), feed))
-        server = build_server(
-            Parts(database, snapshots, log, lease, keyring, utc_now, usage, book, timedelta(days=1), None)
+        recorder = PropagationRecorder(
+            database.share(Share.BACKGROUND), PropagationBarrier(database.share(Share.CONTROL), poller)
         )
-        tasks = [asyncio.create_task(work()) for work in (feed.run, book.run)]
+        server = build_server(
+            Parts(database, snapshots, log, lease, keyring, utc_now, usage, recorder, timedelta(days=1), None)
+        )
+        tasks = [asyncio.create_task(work()) for work in (poller.run, recorder.run)]
         await lease.wait_until_held()
         program = Program(server.endpoints, snapshots)
         yield program

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from gatekey_server.commands import mutations
 from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.mutations import Change, Mutation
+from gatekey_server.commands.mutations import Mutation, MutationOutcome
 from gatekey_server.domain.names import ApiKeyName, TenantName
 from gatekey_server.store.database import Connection, Database
 
@@ -37,7 +37,7 @@ async def test_a_response_is_built_before_the_commit(databases: Databases, is_wr
     async def identify_again(_: Connection) -> Caller:
         return caller
 
-    async def settle(*arguments: Any, **_: Any) -> None:
+    async def wait_until_visible(*arguments: Any, **_: Any) -> None:
         settled.append(arguments)
 
     def answer(text: str) -> bytes:
@@ -45,11 +45,13 @@ async def test_a_response_is_built_before_the_commit(databases: Databases, is_wr
             raise OverflowError("year 10000 is out of range")
         return text.encode()
 
-    async def work(connection: Connection) -> Change[str]:
+    async def work(connection: Connection) -> MutationOutcome[str]:
         await connection.execute("update tenant set display_name = 'after'")
-        return Change("after", NAME, {"display_name": "before"}, {"display_name": "after"})
+        return MutationOutcome("after", NAME, {"display_name": "before"}, {"display_name": "after"})
 
-    mutation = Mutation(caller=caller, identify_again=identify_again, verb="Test", answer=answer, settle=settle)
+    mutation = Mutation(
+        caller=caller, identify_again=identify_again, verb="Test", answer=answer, wait_until_visible=wait_until_visible
+    )
     mutation.demand(lambda _: None)
     async with Database.connect(url, max_connections=2, statement_timeout_s=5, acquire_timeout_s=5) as database:
         if is_written:

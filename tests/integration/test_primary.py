@@ -8,7 +8,7 @@ import pytest
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store.database import Database
@@ -40,8 +40,8 @@ async def test_only_the_server_that_renewed_the_lease_is_believed(databases: Dat
         await databases.create(), max_connections=2, statement_timeout_s=5, acquire_timeout_s=5
     ) as database:
         lease = Lease()
-        source = SnapshotSource(database, History(), lease, max_entries=100, max_bytes=10**6)
-        lease.despair()
+        source = SnapshotSource(database, InvalidationIndex(), lease, max_entries=100, max_bytes=10**6)
+        lease.fail_waiters()
         assert isinstance(await source.get(SECRET), Unavailable)
         assert source.counts.loads == 0
         lease.renew(clock.now(), datetime(2026, 1, 1, tzinfo=UTC))

@@ -113,7 +113,7 @@ class Restore:
     async def exchange(self, restored: str) -> None:
         """Put the restored database in the place of the one that is used; no server hears of changes any more."""
         for proxy in self._proxies:
-            proxy.lose(Loss.ALL, feeds_only=True)
+            proxy.lose(Loss.ALL, changes_only=True)
         connection = await asyncpg.connect(self._cluster.dsn("postgres"))
         try:
             await connection.execute(f"alter database {self.database} allow_connections false")

@@ -7,15 +7,15 @@ only ages are kept, as far as it matters, so that there are finitely many states
 What each step is in the code:
 
 - a mutation *commits*, with its revision: the trigger `take_revision`, and `commands/mutations.py:run`;
-- it *returns*: `freshness/receipts.py`. The reading of the table `process` and the return are one step, for whatever
+- it *returns*: `freshness/propagation.py`. The reading of the table `process` and the return are one step, for whatever
   lies between them only makes fewer checks fall under the promise;
 - a process *asks* (the clock is read, the poll is on its way), the poll is *answered* (`changes_poll`: one statement
-  with its write), the process *applies* and *renews*, or *registers*: `freshness/feed.py:Feed._follow`. It *loses* a
+  with its write), the process *applies* and *renews*, or *registers*: `ChangePoller._follow`. It *loses* a
   poll when its link breaks;
-- it *leaves*: `Feed.leave`; a new process then takes its place;
-- somebody *sees* its row and *removes* it: `Feed._remove_the_dead`. Who does so is nobody in particular;
+- it *leaves*: `ChangePoller.leave`; a new process then takes its place;
+- somebody *sees* its row and *removes* it: `ChangePoller._remove_the_dead`. Who does so is nobody in particular;
 - a load is *sent*, *read*, and *arrives*: `freshness/loads.py` and `freshness/snapshot_source.py:SnapshotSource._load`;
-- a check is answered *from memory*: `SnapshotSource.recall` and `freshness/history.py:History.holds`. It starts and is
+- a check is answered *from memory*: `SnapshotSource.recall` and `InvalidationIndex.is_current`. It starts and is
   answered in one step: had it started before, it would be promised less, and all is looked at at once;
 - a *failover* loses the newest commits, and what was said after them in the rows of `process`;
 - a *restore* does the same within a lease, on the same server, as when a dump is restored and renamed into place. What
@@ -52,7 +52,7 @@ class Guard(enum.Enum):
     NO_TWO_POLLS_ALIKE = "polls are counted in each row from naught, and the same number is taken for the same poll"
     LEASE_ENDS_BEFORE_ROW = "a process that leaves goes on answering for as long as its lease lasts"
     FALLBACK_AFTER_LEASE = "a mutation returns whenever it likes"
-    OWN_FEED = "a mutation does not wait for its own process"
+    OWN_PROCESS_APPLIES = "a mutation does not wait for its own process"
     REPETITIONS_WAIT = "a mutation that finds everything done returns at once"
     NO_OLD_LOAD_JOINED = "a check joins a load that was sent before it"
     STAMPS = "a history is known by its numbers alone"
@@ -404,7 +404,7 @@ def _may_return(scenario: Scenario, state: State, i: int) -> str:
     if mutation.is_after_restore:
         return ""
     runner = scenario.runner
-    waits_for_itself = runner is not None and Guard.OWN_FEED in scenario.guards
+    waits_for_itself = runner is not None and Guard.OWN_PROCESS_APPLIES in scenario.guards
     if waits_for_itself and not _has_applied(scenario, state.processes[runner or 0], mutation):
         return ""
     readings = [state.rows] if state.reading is None else [state.rows, state.reading]
@@ -428,7 +428,7 @@ def _all_have_acknowledged(rows: tuple[Row | None, ...], revision: int, runner: 
     return all(row is None or row.acknowledged >= revision or p == runner for p, row in enumerate(rows))
 
 
-# ---------------------------------------------------------------- the feed and the lease
+# ---------------------------------------------------------------- the poller and the lease
 
 
 def _feed_steps(scenario: Scenario, state: State, p: int) -> Iterator[Step]:
@@ -483,7 +483,7 @@ def _taken_up(scenario: Scenario, state: State, p: int, poll: Poll, answer: Answ
 
 
 def _applied(scenario: Scenario, state: State, process: Process, answer: Answer) -> Process:
-    """`History.apply`."""
+    """`InvalidationIndex.apply`."""
     changes, snapshot, load = process.changes | answer.changes, process.snapshot, process.load
     if not process.lease and Guard.NOTHING_NEWER_SURVIVES_A_LAPSE in scenario.guards:
         load = load and load._replace(is_kept=False)
@@ -615,7 +615,7 @@ def _min_revision_steps(scenario: Scenario, state: State, p: int, after: Process
 
 
 def _holds(scenario: Scenario, state: State, process: Process, snapshot: KeySnapshot) -> bool:
-    """`History.holds`."""
+    """`InvalidationIndex.is_current`."""
     return snapshot.verified.revision >= max(process.applied.revision, 0) or (
         _last_change(scenario, state, process.changes) <= snapshot.verified.revision
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 _SOCKET = ".s.PGSQL.5432"
-_FEED = b"application_name\0gatekey-feed\0"
+_CHANGES = b"application_name\0gatekey-changes\0"
 _CHUNK = 1 << 16
 
 
@@ -49,7 +49,7 @@ class Proxy:
         try:
             length = await reader.readexactly(4)
             startup = length + await reader.readexactly(int.from_bytes(length) - 4)
-            if _FEED in startup:
+            if _CHANGES in startup:
                 self._feeds.append(lost)
             up_writer.write(startup)
             pumps = [asyncio.create_task(_pump(reader, up_writer, lost))]

@@ -106,7 +106,7 @@ def test_what_providers_write_is_understood(query: str) -> None:
 def test_what_parameters_do() -> None:
     read = parse(f"{U}?connect_timeout=7&application_name=payments&options=-c%20a%3Db&sslmode=require")
     assert read.connect_timeout_s == 7
-    assert read.session("gatekey-feed") == {"application_name": "payments-feed", "options": "-c a=b"}
+    assert read.session("gatekey-changes") == {"application_name": "payments-changes", "options": "-c a=b"}
     assert read.arguments("h", 1)["dsn"] == "postgresql://?sslmode=require"
     assert parse(f"{U}?ssl=true").security == {"sslmode": "require"}
     assert parse(f"{U}?sslmode=disable&sslmode=require").security == {"sslmode": "require"}

@@ -28,17 +28,17 @@ async def test_nobody_waits_for_what_is_not_to_be_expected() -> None:
     lease = Lease()
     waiting = asyncio.create_task(lease.wait_until_held())
     await asyncio.sleep(0)
-    lease.despair()
+    lease.fail_waiters()
     with pytest.raises(Unavailable):
         await waiting
     with pytest.raises(Unavailable):
         await lease.wait_until_held()
     lease.renew(clock.now(), SERVER)
-    lease.despair()
+    lease.fail_waiters()
     await lease.wait_until_held()
 
 
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(module, "LEASE_WAIT_S", 0.01)
     with pytest.raises(Unavailable):
         await Lease().wait_until_held()

@@ -44,7 +44,7 @@ class Batcher:
     async def close(self) -> None:
         """Give up what is under way."""
         self._flush()
-        trips = [trip.give_up() for trip in self._trips]
+        trips = [trip.cancel() for trip in self._trips]
         await asyncio.gather(*trips, return_exceptions=True)
 
     def _flush(self) -> None:
@@ -91,7 +91,7 @@ class _Trip:
         self._task = self._loop.create_task(self._travel())
         self._task.add_done_callback(self._end)
 
-    def give_up(self) -> asyncio.Task[None]:
+    def cancel(self) -> asyncio.Task[None]:
         """Answer nobody any more; the task ends soon."""
         self._task.cancel()
         return self._task

@@ -23,14 +23,14 @@ from math import inf
 from typing import Any, Final
 
 from gatekey_server.domain import decisions as domain
-from gatekey_server.domain.changes import Change, Poll, Position
+from gatekey_server.domain.changes import Poll, Position, ScopeChange
 from gatekey_server.domain.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind, Request, decide
 from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.domain.grants import GrantSet, parse_action, parse_path
 from gatekey_server.domain.names import parse_id
 from gatekey_server.domain.secrets import Digest, is_well_formed
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import LEASE_S, Lease
 from gatekey_server.freshness.snapshot_cache import Entry, SnapshotCache
 from gatekey_server.rpc.specs import read_spec
@@ -108,7 +108,7 @@ class Near:
         unknown = max(1, self._entries // _UNKNOWN_SHARE)
         self._lock = threading.Lock()
         self._lease = Lease()
-        self._history = History()
+        self._index = InvalidationIndex()
         self._known = SnapshotCache(self._entries, self._entries * _ENTRY_BYTES)
         self._unknown: dict[bytes, tuple[Entry, ...]] = {}
         self._max_unknown = unknown
@@ -145,7 +145,7 @@ class Near:
         if entry is None:
             decision = self._recall_unknown(digest, Question(key, resource, action, tenant, product, min_revision))
             return decision if is_fresh or decision is None else replace(decision, stale=True)
-        if entry.verified < self._history.applied.revision and not self._holds(entry):
+        if entry.verified < self._index.applied.revision and not self._holds(entry):
             return None
         snapshot = entry.snapshot
         if not isinstance(snapshot, _CachedSnapshot) or now >= snapshot.until:
@@ -178,7 +178,7 @@ class Near:
 
     def _holds(self, entry: Entry) -> bool:
         with self._lock:
-            return self._history.holds(entry)
+            return self._index.is_current(entry)
 
     def _recall_unknown(self, digest: bytes, asked: Question) -> Decision | None:
         entries = self._unknown.get(digest)
@@ -186,7 +186,7 @@ class Near:
             if not asked.key or is_well_formed(asked.key):
                 return None
             # What cannot be a secret never will be one.
-            revision = self._history.applied.revision
+            revision = self._index.applied.revision
         else:
             if not all(map(self._holds, entries)):
                 return None
@@ -275,10 +275,10 @@ class Near:
         changes = None if answer.reset else [_read_change(change) for change in answer.changes]
         with self._lock:
             if answer.failed_over or not self._lease.is_held():
-                self._history.lapse()
-            self._history.apply(Poll(Position(answer.revision, _NO_STAMP), True, changes, _NEVER))
-            if self._resets != self._history.resets:
-                self._resets = self._history.resets
+                self._index.on_lease_gap()
+            self._index.apply(Poll(Position(answer.revision, _NO_STAMP), True, changes, _NEVER))
+            if self._resets != self._index.resets:
+                self._resets = self._index.resets
                 self._known.clear()
                 self._unknown.clear()
             self._cursor = answer.cursor
@@ -293,7 +293,7 @@ class Near:
             # The last changes that were heard of may have been lost in a failover.
             self._cursor = b""
         elif not isinstance(error, _PASSING):
-            self._lease.give_up()
+            self._lease.release()
         delay = min(_FIRST_BACKOFF_S * 2**self._failures, SYNC_S) if isinstance(error, _PASSING) else _LONG_BACKOFF_S
         self._failures = min(self._failures + 1, 10)
         self._sync_at = clock.now() + delay
@@ -301,7 +301,7 @@ class Near:
     def _resolve(self) -> Work:
         with self._lock:
             wanted, self._wanted = self._wanted, {}
-            before = self._history.resets, self._history.lapses
+            before = self._index.resets, self._index.lease_gaps
         # A server that is in another history would tell what is not true in this one, under the same numbers.
         request = pb.ResolveRequest(keys=wanted.values(), rules=RULES, known_specs=self._compiled, cursor=self._cursor)
         asked_at = clock.now()
@@ -312,10 +312,10 @@ class Near:
             return
         self._learn(answer.specs)
         with self._lock:
-            if before != (self._history.resets, self._history.lapses):
+            if before != (self._index.resets, self._index.lease_gaps):
                 return
             for digest, result in zip(wanted, answer.results, strict=True):
-                self._history.keeps(result.revision, None)
+                self._index.keeps(result.revision, None)
                 self._put(Digest(digest), result, asked_at, answer.time.ToDatetime(UTC))
 
     def _learn(self, specs: Iterable[pb.ResolvedSpec]) -> None:
@@ -376,8 +376,8 @@ def _makes_sense(action: str, tenant: str | None, product: str | None) -> bool:
     return True
 
 
-def _read_change(change: pb.ScopeChange) -> Change:
-    return Change(
+def _read_change(change: pb.ScopeChange) -> ScopeChange:
+    return ScopeChange(
         change.revision,
         change.product or None,
         change.tenant if change.HasField("tenant") else None,

@@ -20,7 +20,7 @@ Metadata = tuple[tuple[str, str], ...]
 S = TypeVar("S", bound=Callable[[], object])
 
 
-class _Held(Generic[S]):
+class _CurrentToken(Generic[S]):
     """The token that is presented now. A callable is called for the first call, and again when its token is refused."""
 
     def __init__(self, given: str | S | None, *, optional: bool, environment: Mapping[str, str] = os.environ) -> None:
@@ -54,7 +54,7 @@ class _Held(Generic[S]):
         return errors.Unauthenticated("the function that gives the service token failed", "TOKEN_UNAVAILABLE")
 
 
-class Tokens(_Held[Callable[[], str]]):
+class Tokens(_CurrentToken[Callable[[], str]]):
     """For threads."""
 
     def __init__(self, given: TokenSource | None, *, optional: bool) -> None:
@@ -83,7 +83,7 @@ class Tokens(_Held[Callable[[], str]]):
         self._lock = threading.Lock()
 
 
-class AsyncTokens(_Held[Callable[[], str | Awaitable[str]]]):
+class AsyncTokens(_CurrentToken[Callable[[], str | Awaitable[str]]]):
     """For event loops."""
 
     def __init__(self, given: AsyncTokenSource | None, *, optional: bool) -> None:

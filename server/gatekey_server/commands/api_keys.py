@@ -10,7 +10,7 @@ from typing import Any
 from gatekey_server.commands import actors, limits, lookup, people
 from gatekey_server.commands.actors import Actor
 from gatekey_server.commands.callers import Caller, outlives
-from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
+from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain import builtin, specs
 from gatekey_server.domain.audit import describe
@@ -126,7 +126,7 @@ async def create_api_key(
     if new.grants:
         specs.validate_form(new.grants, "api_key.grants")
 
-    async def work(connection: Connection) -> Change[CreatedApiKey]:
+    async def work(connection: Connection) -> MutationOutcome[CreatedApiKey]:
         product, tenant = await lookup.tenant_for_change(connection, new.parent)
         compiled = product.compiled
         owner_name = _owner_name(compiled, mutation, new)
@@ -159,7 +159,7 @@ async def create_api_key(
         )
         key = await lookup.api_key(connection, tenant, ApiKeyName(tenant.name, format_key_id(uid)))
         created = CreatedApiKey(key, owner if isinstance(new.owner, NewMachineUser) else None, compiled)
-        return Change(created, key.name, None, describe(key))
+        return MutationOutcome(created, key.name, None, describe(key))
 
     return await run(database, mutation, new.parent, work)
 
@@ -243,7 +243,7 @@ async def update_api_key(
     if change.grants:
         specs.validate_form(change.grants, "api_key.grants")
 
-    async def work(connection: Connection, held: _Held) -> None:
+    async def work(connection: Connection, held: _LockedKey) -> None:
         before = held.key
         if before.revoke_time is not None:
             raise FailedPrecondition("API_KEY_REVOKED", f"`{name}` was revoked, for good")
@@ -279,7 +279,7 @@ async def disable_api_key(
 ) -> KeyAndSpec:
     """Switch a key off until it is enabled. Raises as `update_api_key`."""
 
-    async def work(connection: Connection, held: _Held) -> None:
+    async def work(connection: Connection, held: _LockedKey) -> None:
         if held.key.disable_time is None:
             await api_keys.disable(connection, held.tenant, held.key.uid)
 
@@ -289,7 +289,7 @@ async def disable_api_key(
 async def enable_api_key(database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str) -> KeyAndSpec:
     """Switch a disabled key on. Raises as `update_api_key`."""
 
-    async def work(connection: Connection, held: _Held) -> None:
+    async def work(connection: Connection, held: _LockedKey) -> None:
         held.refuse_to_hand_out(mutation)
         if held.key.disable_time is not None:
             await api_keys.enable(connection, held.tenant, held.key.uid)
@@ -302,7 +302,7 @@ async def revoke_api_key(
 ) -> KeyAndSpec:
     """Switch a key off for good. Raises as `update_api_key`."""
 
-    async def work(connection: Connection, held: _Held) -> None:
+    async def work(connection: Connection, held: _LockedKey) -> None:
         if held.key.revoke_time is None:
             await api_keys.revoke(connection, held.tenant, held.key.uid, reason)
 
@@ -318,7 +318,7 @@ async def rotate_api_key(
     `PUBLISHABLE_KEYS_NOT_OFFERED`), `PermissionDenied` (`KEY_OF_OTHER_MEMBER`), and as `update_api_key`.
     """
 
-    async def work(connection: Connection, held: _Held) -> None:
+    async def work(connection: Connection, held: _LockedKey) -> None:
         if held.key.owner is not None:
             actors.refuse_key_of_other_member(mutation, held.compiled, held.key.owner)
         state = held.key.state(mutation.caller.now)
@@ -342,21 +342,21 @@ async def delete_api_key(database: Database, mutation: Mutation[Deleted], name: 
     """
     mutation.require(name.path, "delete")
 
-    async def work(connection: Connection) -> Change[Deleted]:
-        held = await _hold(connection, mutation, name, "delete", etag)
+    async def work(connection: Connection) -> MutationOutcome[Deleted]:
+        held = await _lock_key(connection, mutation, name, "delete", etag)
         machine_users = held.compiled.spec.machine_users
         bound = machine_users is not None and machine_users.lifetime is Lifetime.BOUND_TO_KEYS
         _, owner_uid = await api_keys.delete(connection, held.tenant, held.key.uid)
         took_owner = (
             bound and owner_uid is not None and await principals.delete_if_keyless(connection, held.tenant, owner_uid)
         )
-        return Change(Deleted(machine_users=int(took_owner), api_keys=1), name, describe(held.key), None)
+        return MutationOutcome(Deleted(machine_users=int(took_owner), api_keys=1), name, describe(held.key), None)
 
     return await run(database, mutation, name.parent, work)
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _LockedKey:
     """A key in a locked tenant, and what decides about changes of it."""
 
     product: Product
@@ -382,7 +382,9 @@ class _Held:
         _refuse_lasting_token(mutation, self.tenant, self.key.expire_time)
 
 
-async def _hold(connection: Connection, mutation: Mutation[Any], name: ApiKeyName, action: str, etag: str) -> _Held:
+async def _lock_key(
+    connection: Connection, mutation: Mutation[Any], name: ApiKeyName, action: str, etag: str
+) -> _LockedKey:
     product, tenant = await lookup.tenant_for_change(connection, name.parent)
     compiled = product.compiled
     # Who may not administer any key is not told which exist.
@@ -396,7 +398,7 @@ async def _hold(connection: Connection, mutation: Mutation[Any], name: ApiKeyNam
     owner = None
     if key.owner is not None and not isinstance(key.owner, TenantName):
         owner = await principals.get(connection, tenant, key.owner)
-    return _Held(product, tenant, actor, key, owner)
+    return _LockedKey(product, tenant, actor, key, owner)
 
 
 async def _change(
@@ -405,15 +407,15 @@ async def _change(
     name: ApiKeyName,
     action: str,
     etag: str,
-    work: Callable[[Connection, _Held], Awaitable[None]],
+    work: Callable[[Connection, _LockedKey], Awaitable[None]],
 ) -> KeyAndSpec:
     mutation.require(name.path, action)
 
-    async def change(connection: Connection) -> Change[KeyAndSpec]:
-        held = await _hold(connection, mutation, name, action, etag)
+    async def change(connection: Connection) -> MutationOutcome[KeyAndSpec]:
+        held = await _lock_key(connection, mutation, name, action, etag)
         await work(connection, held)
         after = await lookup.api_key(connection, held.tenant, name)
-        return Change((after, held.compiled), name, describe(held.key), describe(after))
+        return MutationOutcome((after, held.compiled), name, describe(held.key), describe(after))
 
     return await run(database, mutation, name.parent, change)
 

@@ -10,13 +10,13 @@ from typing import NamedTuple, Self
 from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.domain.changes import NOWHERE, Change, Position
+from gatekey_server.domain.changes import NOWHERE, Position, ScopeChange
 from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
-from gatekey_server.domain.scopes import ScopeNames
+from gatekey_server.domain.scopes import ScopePseudonyms
 from gatekey_server.domain.secrets import Secret
+from gatekey_server.freshness.change_log import ChangeLog
 from gatekey_server.freshness.lease import Lease
-from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store import api_keys
 from gatekey_server.store.database import Database
@@ -52,7 +52,7 @@ class Synced:
 
     caller: Caller
     cursor: Cursor
-    changes: Sequence[Change] | None
+    changes: Sequence[ScopeChange] | None
     """None: the client is to forget everything."""
     failed_over: bool
     """The client is to forget what is newer than its cursor."""
@@ -72,11 +72,11 @@ class NearCaches:
         self._lease = lease
         self._usage = usage
 
-    def names(self) -> ScopeNames:
+    def names(self) -> ScopePseudonyms:
         """How scopes are called. Raises `Unavailable` (`LEASE_NOT_HELD`) before that is known."""
         if self._log.server is None:
             raise Unavailable("LEASE_NOT_HELD", "this server has only just begun")
-        return ScopeNames(self._log.scope_key)
+        return ScopePseudonyms(self._log.scope_key)
 
     async def identify(self, token: Secret, now: datetime) -> Caller:
         """The caller that holds a token. Raises `Unauthenticated`, `Unavailable` and `Overloaded`."""

@@ -7,7 +7,7 @@ from gatekey_server.store import audit
 from gatekey_server.store.audit import Head
 from gatekey_server.store.database import Connection
 
-Place = tuple[str, str, int]
+AuditPosition = tuple[str, str, int]
 """Where an event stands: product, tenant (empty for the product's own chain) and sequence number."""
 
 
@@ -24,7 +24,7 @@ async def append(
     before: Description | None,
     after: Description | None,
     revision: int,
-) -> Place:
+) -> AuditPosition:
     """Add an event to the chain of a locked tenant or product, after its head; answers where it stands."""
     event = Event(
         product=head.product,

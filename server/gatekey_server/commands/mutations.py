@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from gatekey_server.commands import events
 from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.events import Place
+from gatekey_server.commands.events import AuditPosition
 from gatekey_server.domain.audit import Description
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import Aborted, AlreadyExists
@@ -21,10 +21,10 @@ Demand = Callable[[Caller], None]
 """Raises a `GatekeyError` for a caller that may not do what is asked for."""
 
 
-class Settle(Protocol):
+class WaitUntilVisible(Protocol):
     """What happens after the commit. `event` is where the mutation's audit event stands, if it left one."""
 
-    async def __call__(self, commit: Commit, event: Place | None, *, wait: bool) -> None:
+    async def __call__(self, commit: Commit, event: AuditPosition | None, *, wait: bool) -> None:
         """With `wait`, return once no process can answer from snapshots older than the commit."""
 
 
@@ -47,7 +47,7 @@ class Mutation(Generic[R]):
     """SHA-256 of the method and the request."""
     answer: Callable[[R], bytes] = lambda _: b""
     """Writes the answer, before the commit; kept for repetitions. No secret is in it."""
-    settle: Settle
+    wait_until_visible: WaitUntilVisible
     """Waits until a revision is known everywhere."""
     demands: list[Demand] = field(default_factory=list)
     """What the caller has met so far."""
@@ -72,7 +72,7 @@ class Mutation(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Change(Generic[R]):
+class MutationOutcome(Generic[R]):
     """What a mutation did."""
 
     result: R
@@ -101,7 +101,7 @@ async def run(
     database: Database,
     mutation: Mutation[R],
     within: ProductName | TenantName,
-    work: Callable[[Connection], Awaitable[Change[R]]],
+    work: Callable[[Connection], Awaitable[MutationOutcome[R]]],
 ) -> R:
     """Do `work` in one transaction with its audit event; the caller was authorised before, and is once more at its end.
 
@@ -115,7 +115,7 @@ async def run(
         raise AssertionError("a mutation demands something of its caller")
     demanded = len(mutation.demands)
 
-    async def attempt(connection: Connection) -> tuple[Change[R] | Replayed, Commit, Place | None]:
+    async def attempt(connection: Connection) -> tuple[MutationOutcome[R] | Replayed, Commit, AuditPosition | None]:
         del mutation.demands[demanded:]
         held = await _hold_caller(connection, mutation, within)
         # Afterwards the token may be gone, and with it what people call it.
@@ -150,11 +150,11 @@ async def run(
         return cast("R", validated.result)
     if isinstance(change, Replayed):
         # The first call may still be waiting, or whoever made it has not.
-        await mutation.settle(commit, None, wait=True)
+        await mutation.wait_until_visible(commit, None, wait=True)
         raise change
     # What was not there before is in no cache. What was already as it should be may have just become so.
     is_creation = change.before is None and change.after is not None
-    await mutation.settle(commit, event, wait=not is_creation)
+    await mutation.wait_until_visible(commit, event, wait=not is_creation)
     return change.result
 
 
@@ -195,7 +195,7 @@ async def refuse_repetition(database: Database, mutation: Mutation[R]) -> None:
             await mutation.judge_again(connection)
     if known is not None:
         replayed = _replay(mutation, *known)
-        await mutation.settle(await changes.current_position(database), None, wait=True)
+        await mutation.wait_until_visible(await changes.current_position(database), None, wait=True)
         raise replayed
 
 
@@ -222,8 +222,8 @@ def _replay(mutation: Mutation[R], fingerprint: bytes, answer: bytes | None) -> 
 
 
 async def _append_event(
-    connection: Connection, mutation: Mutation[R], change: Change[R], head: audit.Head, revision: int
-) -> Place:
+    connection: Connection, mutation: Mutation[R], change: MutationOutcome[R], head: audit.Head, revision: int
+) -> AuditPosition:
     return await events.append(
         connection,
         head,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from gatekey_server.commands import actors, limits, lookup
 from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
+from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain.audit import describe, describe_removed
 from gatekey_server.domain.decisions import CompiledSpec, PrincipalKind
@@ -35,7 +35,7 @@ async def add_member(
     """
     mutation.require((*name.parent.path, "members"), "create")
 
-    async def work(connection: Connection) -> Change[Principal]:
+    async def work(connection: Connection) -> MutationOutcome[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "members", "create")
         _refuse_unknown_role(product.compiled, role)
@@ -44,7 +44,7 @@ async def add_member(
         member = await principals.insert(connection, tenant, name, role=role, display_name=display_name)
         if member is None:
             raise AlreadyExists("MEMBER_EXISTS", f"there is a member `{name}`")
-        return Change(member, name, None, describe(member))
+        return MutationOutcome(member, name, None, describe(member))
 
     return await run(database, mutation, name.parent, work)
 
@@ -60,7 +60,7 @@ async def create_machine_user(
     """
     mutation.require((*name.parent.path, "machineUsers"), "create")
 
-    async def work(connection: Connection) -> Change[Person]:
+    async def work(connection: Connection) -> MutationOutcome[Person]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "create")
         if lifetime(product.compiled) is Lifetime.BOUND_TO_KEYS:
@@ -70,7 +70,7 @@ async def create_machine_user(
             )
         actor.may_create_machine_users()
         user = await insert_machine_user(connection, product, tenant, name, display_name)
-        return Change((user, product.compiled), name, None, describe(user))
+        return MutationOutcome((user, product.compiled), name, None, describe(user))
 
     return await run(database, mutation, name.parent, work)
 
@@ -169,7 +169,7 @@ async def update_member(
     """
     mutation.require(name.path, "update")
 
-    async def work(connection: Connection) -> Change[Principal]:
+    async def work(connection: Connection) -> MutationOutcome[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "members", "update")
         before = await lookup.principal(connection, tenant, name)
@@ -183,9 +183,9 @@ async def update_member(
             new_role = role
         new_name = before.display_name if display_name is None else display_name
         if (new_role, new_name) == (before.role, before.display_name):
-            return Change(before, name, None, None)
+            return MutationOutcome(before, name, None, None)
         after = await principals.update(connection, tenant, before, role=new_role, display_name=new_name)
-        return Change(after, name, describe(before), describe(after))
+        return MutationOutcome(after, name, describe(before), describe(after))
 
     return await run(database, mutation, name.parent, work)
 
@@ -200,15 +200,15 @@ async def update_machine_user(
     """
     mutation.require(name.path, "update")
 
-    async def work(connection: Connection) -> Change[Person]:
+    async def work(connection: Connection) -> MutationOutcome[Person]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "update")
         before = await lookup.principal(connection, tenant, name)
         check_etag(etag, before.etag)
         if display_name is None or display_name == before.display_name:
-            return Change((before, product.compiled), name, None, None)
+            return MutationOutcome((before, product.compiled), name, None, None)
         after = await principals.update(connection, tenant, before, role=None, display_name=display_name)
-        return Change((after, product.compiled), name, describe(before), describe(after))
+        return MutationOutcome((after, product.compiled), name, describe(before), describe(after))
 
     return await run(database, mutation, name.parent, work)
 
@@ -227,7 +227,7 @@ async def remove_person(
     mutation.require(name.path, "delete")
     machine = isinstance(name, MachineUserName)
 
-    async def work(connection: Connection) -> Change[Deleted]:
+    async def work(connection: Connection) -> MutationOutcome[Deleted]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         # Whoever wants to leave may, whatever their role lets them administer.
         leaves = not machine and mutation.actor == name
@@ -244,7 +244,7 @@ async def remove_person(
         named = await principals.key_ids(connection, tenant, before, MAX_NAMED_KEYS)
         await principals.remove(connection, tenant, before)
         deleted = Deleted(members=int(not machine), machine_users=int(machine), api_keys=keys)
-        return Change(deleted, name, describe_removed(before, keys, named), None)
+        return MutationOutcome(deleted, name, describe_removed(before, keys, named), None)
 
     return await run(database, mutation, name.parent, work)
 

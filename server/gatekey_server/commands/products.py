@@ -11,7 +11,7 @@ import structlog
 from gatekey_server.commands import actors, lookup
 from gatekey_server.commands.callers import Caller, product_not_found
 from gatekey_server.commands.limits import MAX_COUNTED
-from gatekey_server.commands.mutations import Change, Mutation, check_etag, refuse_repetition, run
+from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, refuse_repetition, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.commands.stranding import Overtaken, Search
 from gatekey_server.domain import builtin, specs
@@ -72,7 +72,7 @@ async def apply_product(
     actors.refuse_other_tenant(mutation, None)
     search: Search | None = None
 
-    async def work(connection: Connection) -> Change[Product]:
+    async def work(connection: Connection) -> MutationOutcome[Product]:
         before = await products.lock_whatever_it_is(connection, name)
         if isinstance(before, UnreadableProduct):
             return await _replace_unreadable(connection, before, spec, etag, force=force)
@@ -82,7 +82,7 @@ async def apply_product(
             before = await _made_meanwhile(connection, name, etag)
         check_etag(etag, before.etag)
         if before.compiled.spec == spec:
-            return Change(replace(before, unchanged=True), name, None, None)
+            return MutationOutcome(replace(before, unchanged=True), name, None, None)
         if not force:
             if search is None or search.etag != before.etag:
                 raise Overtaken
@@ -93,7 +93,7 @@ async def apply_product(
         await pauses.pause()
         described = describe(before)
         await pauses.pause()
-        return Change(after, name, described, describe(after))
+        return MutationOutcome(after, name, described, describe(after))
 
     if force:
         return await run(database, mutation, name, work)
@@ -125,14 +125,14 @@ async def _look_through(
     return search
 
 
-async def _create(connection: Connection, name: ProductName, spec: ProductSpec) -> Change[Product] | None:
+async def _create(connection: Connection, name: ProductName, spec: ProductSpec) -> MutationOutcome[Product] | None:
     """Create a product; None where there is one by now."""
     after = await products.insert(connection, spec)
     if after is None:
         return None
     await _claim_prefixes(connection, spec)
     await pauses.pause()
-    return Change(after, name, None, describe(after))
+    return MutationOutcome(after, name, None, describe(after))
 
 
 async def _made_meanwhile(connection: Connection, name: ProductName, etag: str) -> Product:
@@ -145,14 +145,14 @@ async def _made_meanwhile(connection: Connection, name: ProductName, etag: str) 
 
 async def _replace_unreadable(
     connection: Connection, before: UnreadableProduct, spec: ProductSpec, etag: str, *, force: bool
-) -> Change[Product]:
+) -> MutationOutcome[Product]:
     """Replace a spec of which nobody can tell what it gives to whom."""
     check_etag(etag, before.etag)
     if not force:
         raise before.error()
     await _claim_prefixes(connection, spec)
     after = await products.update_spec(connection, spec, before.spec_version + 1)
-    return Change(after, before.name, None, describe(after))
+    return MutationOutcome(after, before.name, None, describe(after))
 
 
 async def get_product(database: Database, caller: Caller, name: ProductName) -> Product:
@@ -208,7 +208,7 @@ async def delete_product(
         async with database.connection() as connection:
             contents = await tenants.count_contents_of_all(connection, name, MAX_COUNTED)
 
-    async def work(connection: Connection) -> Change[Deleted]:
+    async def work(connection: Connection) -> MutationOutcome[Deleted]:
         before = await _lock(connection, name, etag)
         count = await tenants.count(connection, name, MAX_COUNTED)
         if count and not force:
@@ -221,7 +221,7 @@ async def delete_product(
             await products.mark_deleted(connection, before)
         else:
             await products.delete(connection, name)
-        return Change(contents, name, describe_with_contents(before, contents), None)
+        return MutationOutcome(contents, name, describe_with_contents(before, contents), None)
 
     deleted = await run(database, mutation, name, work)
     if force and not mutation.validate_only:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from gatekey_server.commands import actors, limits, lookup
 from gatekey_server.commands.callers import Caller, product_not_found
-from gatekey_server.commands.mutations import Change, Mutation, check_etag, run
+from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain import builtin
 from gatekey_server.domain.audit import describe, describe_with_contents
@@ -29,7 +29,7 @@ async def create_tenant(database: Database, mutation: Mutation[Tenant], name: Te
     mutation.require((*product.path, "tenants"), "create")
     actors.refuse_other_tenant(mutation, None)
 
-    async def work(connection: Connection) -> Change[Tenant]:
+    async def work(connection: Connection) -> MutationOutcome[Tenant]:
         found = await products.lock_shared(connection, product)
         if found is None:
             raise product_not_found(product.product)
@@ -37,7 +37,7 @@ async def create_tenant(database: Database, mutation: Mutation[Tenant], name: Te
         if tenant is None:
             noun = found.compiled.tenant_noun
             raise AlreadyExists("TENANT_EXISTS", f"there is a {noun} `{name}`; it may be a deleted one")
-        return Change(tenant, name, None, describe(tenant))
+        return MutationOutcome(tenant, name, None, describe(tenant))
 
     return await run(database, mutation, name, work)
 
@@ -78,12 +78,12 @@ async def update_tenant(
     """Change what is not None. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
     mutation.require(name.path, "update")
 
-    async def work(connection: Connection) -> Change[Tenant]:
+    async def work(connection: Connection) -> MutationOutcome[Tenant]:
         before = await _lock(connection, mutation, name, "update", etag)
         if display_name is None or display_name == before.display_name:
-            return Change(before, name, None, None)
+            return MutationOutcome(before, name, None, None)
         after = await tenants.update(connection, before, display_name)
-        return Change(after, name, describe(before), describe(after))
+        return MutationOutcome(after, name, describe(before), describe(after))
 
     return await run(database, mutation, name, work)
 
@@ -96,10 +96,10 @@ async def suspend_tenant(database: Database, mutation: Mutation[Tenant], name: T
     mutation.require(name.path, "suspend")
     _refuse_built_in(name)
 
-    async def work(connection: Connection) -> Change[Tenant]:
+    async def work(connection: Connection) -> MutationOutcome[Tenant]:
         before = await _lock(connection, mutation, name, "suspend", etag)
         after = before if before.suspend_time is not None else await tenants.suspend(connection, before)
-        return Change(after, name, describe(before), describe(after))
+        return MutationOutcome(after, name, describe(before), describe(after))
 
     return await run(database, mutation, name, work)
 
@@ -108,11 +108,11 @@ async def resume_tenant(database: Database, mutation: Mutation[Tenant], name: Te
     """End a suspension. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
     mutation.require(name.path, "resume")
 
-    async def work(connection: Connection) -> Change[Tenant]:
+    async def work(connection: Connection) -> MutationOutcome[Tenant]:
         before = await _lock(connection, mutation, name, "resume", etag)
         _refuse_to_revive_tokens(mutation, name)
         after = before if before.suspend_time is None else await tenants.resume(connection, before)
-        return Change(after, name, describe(before), describe(after))
+        return MutationOutcome(after, name, describe(before), describe(after))
 
     return await run(database, mutation, name, work)
 
@@ -132,11 +132,11 @@ async def delete_tenant(
     mutation.require(name.path, "delete")
     _refuse_built_in(name)
 
-    async def work(connection: Connection) -> Change[tuple[Tenant, Deleted]]:
+    async def work(connection: Connection) -> MutationOutcome[tuple[Tenant, Deleted]]:
         before = await _lock(connection, mutation, name, "delete", etag)
         contents = await limits.count_contents(connection, before)
         after = await tenants.mark_deleted(connection, before, retention)
-        return Change((after, contents), name, describe_with_contents(before, contents), describe(after))
+        return MutationOutcome((after, contents), name, describe_with_contents(before, contents), describe(after))
 
     return await run(database, mutation, name, work)
 
@@ -150,7 +150,7 @@ async def undelete_tenant(database: Database, mutation: Mutation[Tenant], name: 
     """
     mutation.require(name.path, "undelete")
 
-    async def work(connection: Connection) -> Change[Tenant]:
+    async def work(connection: Connection) -> MutationOutcome[Tenant]:
         before = await _lock(connection, mutation, name, "undelete", etag, deleted=True)
         if before.state is not TenantState.DELETED:
             raise FailedPrecondition("TENANT_NOT_DELETED", f"`{name}` is not deleted")
@@ -158,7 +158,7 @@ async def undelete_tenant(database: Database, mutation: Mutation[Tenant], name: 
         after = await tenants.undelete(connection, before)
         if after is None:
             raise FailedPrecondition("TENANT_PURGE_DUE", f"the time to undelete `{name}` is over")
-        return Change(after, name, describe(before), describe(after))
+        return MutationOutcome(after, name, describe(before), describe(after))
 
     return await run(database, mutation, name, work)
 

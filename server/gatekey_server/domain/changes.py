@@ -11,7 +11,7 @@ _NOTHING = uuid.UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ScopeChange:
     """A scope in which something changed at a revision. What is None widens it; all None is everything."""
 
     revision: int
@@ -55,7 +55,7 @@ class Poll:
     head: Position
     registered: bool
     """Whether the process is one that mutations wait for; if not, it must not answer from its cache."""
-    changes: Sequence[Change] | None
+    changes: Sequence[ScopeChange] | None
     """What changed since the position that was asked from; None where that cannot be said."""
     server: datetime
     """When the database's server was started, by which it is told from others."""

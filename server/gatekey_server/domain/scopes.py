@@ -15,7 +15,7 @@ NAME_BYTES = 16
 _NUMBER_BYTES = 8
 
 
-class ScopeNames:
+class ScopePseudonyms:
     """Names scopes with a key: the same for all servers of a deployment, and unknown to everybody else."""
 
     __slots__ = ("_key",)

@@ -13,22 +13,22 @@ LEASE_S = 3.0
 # the worst oscillators and time daemons do.
 _CLOCK_DRIFT = 0.01
 
-SURELY_OVER_S = LEASE_S * (1 + _CLOCK_DRIFT)
+MAX_REMOTE_LEASE_S = LEASE_S * (1 + _CLOCK_DRIFT)
 """After how long another process's lease is over, by this one's clock."""
 
-_PATIENCE_S = 1.0
+LEASE_WAIT_S = 1.0
 
 
 class Lease:
     """A promise of the past: everything that was committed before `until - LEASE_S` has been applied."""
 
-    __slots__ = ("_news", "is_hopeless", "server", "until")
+    __slots__ = ("_news", "is_failing", "server", "until")
 
     def __init__(self) -> None:
         self.until = float("-inf")
         self.server: datetime | None = None
         """When the database's server was started that renewed it last; it was the primary then."""
-        self.is_hopeless = False
+        self.is_failing = False
         """Whether nobody should wait for it to be renewed."""
         self._news = asyncio.Event()
 
@@ -36,7 +36,7 @@ class Lease:
         """Take up a lease; `asked_at` was read before the database, or who has a lease from it, was asked."""
         self.until = asked_at + lasts_s
         self.server = server
-        self.is_hopeless = False
+        self.is_failing = False
         self._news.set()
 
     def rest_s(self) -> float:
@@ -55,8 +55,8 @@ class Lease:
         if self.is_held():
             return
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                while not self.is_held() and not self.is_hopeless:
+            async with asyncio.timeout(LEASE_WAIT_S):
+                while not self.is_held() and not self.is_failing:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
@@ -64,11 +64,11 @@ class Lease:
         if not self.is_held():
             raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
 
-    def despair(self) -> None:
+    def fail_waiters(self) -> None:
         """Let nobody wait until it is renewed."""
-        self.is_hopeless = True
+        self.is_failing = True
         self._news.set()
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         """Answer nothing from the cache until the lease is renewed."""
         self.until = float("-inf")

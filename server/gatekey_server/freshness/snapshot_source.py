@@ -13,7 +13,7 @@ from gatekey_server.domain.decisions import KeySnapshot
 from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.domain.secrets import Digest, Secret
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.loads import Loader
 from gatekey_server.freshness.snapshot_cache import SnapshotCache
@@ -87,9 +87,11 @@ class SnapshotSource:
         max_bytes: how much memory they may take. A tenth of both is for secrets that do not exist.
     """
 
-    def __init__(self, database: Database, history: History, lease: Lease, *, max_entries: int, max_bytes: int) -> None:
+    def __init__(
+        self, database: Database, index: InvalidationIndex, lease: Lease, *, max_entries: int, max_bytes: int
+    ) -> None:
         self._database = database
-        self._history = history
+        self._index = index
         self._lease = lease
         self._specs = CompiledSpecs()
         self._loader = Loader(self._load)
@@ -113,7 +115,7 @@ class SnapshotSource:
     @property
     def applied(self) -> int:
         """The revision that this process has applied: what is known, or will be, is never older."""
-        return self._history.applied.revision
+        return self._index.applied.revision
 
     def recall(self, secret: Secret) -> VersionedSnapshot | None:
         """What is known of a secret without a look into the database, if that is no older than it may be."""
@@ -195,23 +197,23 @@ class SnapshotSource:
         for digest in secret:
             entry = self._known.get(digest)
             if entry is not None and entry.snapshot is not None:
-                return VersionedSnapshot(entry.snapshot, entry.verified) if self._history.holds(entry) else None
+                return VersionedSnapshot(entry.snapshot, entry.verified) if self._index.is_current(entry) else None
         known = _IMPOSSIBLE
         for digest in secret:
             entry = self._unknown.get(digest)
-            if entry is None or not self._history.holds(entry):
+            if entry is None or not self._index.is_current(entry):
                 return None
             known = VersionedSnapshot(None, min(known.revision, entry.verified))
         return known
 
     async def _load(self, digests: Sequence[Digest]) -> LoadResult:
-        before = self._history.resets, self._history.lapses
+        before = self._index.resets, self._index.lease_gaps
         loaded = await self._load_from_primary(digests)
         for damage in loaded.unreadable.values():
             _log.error("snapshots.unreadable", error=type(damage.cause).__name__, exc_info=damage.cause)
         self._drop_what_a_reset_left()
-        is_kept = before == (self._history.resets, self._history.lapses)
-        if is_kept and all(self._history.keeps(*position) for position in loaded.positions):
+        is_kept = before == (self._index.resets, self._index.lease_gaps)
+        if is_kept and all(self._index.keeps(*position) for position in loaded.positions):
             for digest in digests:
                 if digest in loaded.unreadable:
                     continue
@@ -233,8 +235,8 @@ class SnapshotSource:
         raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
 
     def _drop_what_a_reset_left(self) -> None:
-        if self._resets != self._history.resets:
-            self._resets = self._history.resets
+        if self._resets != self._index.resets:
+            self._resets = self._index.resets
             self._known.clear()
             self._unknown.clear()
 

@@ -12,11 +12,11 @@ from google.protobuf.duration_pb2 import Duration
 from gatekey_server.commands.cache import Cursor, NearCaches, Synced
 from gatekey_server.commands.callers import Caller
 from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.domain.changes import Change
+from gatekey_server.domain.changes import ScopeChange
 from gatekey_server.domain.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind
 from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Unreadable
 from gatekey_server.domain.names import ApiKeyName
-from gatekey_server.domain.scopes import ScopeNames
+from gatekey_server.domain.scopes import ScopePseudonyms
 from gatekey_server.domain.secrets import Keyring, Secret
 from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 from gatekey_server.rpc.edge import Clock, Token
@@ -124,7 +124,7 @@ def _write_lease(seconds: float) -> Duration:
     return lease
 
 
-def _write_change(change: Change, names: ScopeNames, caller: Caller) -> pb.ScopeChange:
+def _write_change(change: ScopeChange, names: ScopePseudonyms, caller: Caller) -> pb.ScopeChange:
     if change.key_uid is not None:
         # Whoever presented a secret knows its name, which is to tell of products that they may check alone. The tenant
         # of what is gone with it has none; then there is nothing new about the secret either.
@@ -142,7 +142,7 @@ def _write_change(change: Change, names: ScopeNames, caller: Caller) -> pb.Scope
 async def _write_resolved(
     found: Sequence[VersionedSnapshot | Unreadable],
     secrets: Sequence[Secret],
-    names: ScopeNames,
+    names: ScopePseudonyms,
     known_specs: set[bytes],
     now: datetime,
 ) -> pb.ResolveResponse:
@@ -175,7 +175,7 @@ async def _write_resolved(
     return response
 
 
-def _write_key(snapshot: KeySnapshot, names: ScopeNames) -> pb.ResolvedKey:
+def _write_key(snapshot: KeySnapshot, names: ScopePseudonyms) -> pb.ResolvedKey:
     tenant_uid, key_uid = snapshot.uid
     return pb.ResolvedKey(
         spec=_write_spec(snapshot.compiled).id,

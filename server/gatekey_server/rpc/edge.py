@@ -24,9 +24,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gatekey_server.commands import callers
 from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.events import Place
+from gatekey_server.commands.events import AuditPosition
 from gatekey_server.commands.mutations import Mutation, Replayed
-from gatekey_server.commands.receipts import ReceiptBook
+from gatekey_server.commands.propagation import PropagationRecorder
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unauthenticated, Unavailable
@@ -119,7 +119,7 @@ class Call:
     """The values of the metadata `gatekey-actor`."""
     waits: tuple[str, ...]
     """The values of the metadata `gatekey-wait`."""
-    book: ReceiptBook
+    recorder: PropagationRecorder
     trailers: list[tuple[str, str]] = field(default_factory=list)
     """The metadata that goes back with the answer."""
 
@@ -140,13 +140,13 @@ class Call:
             request_id=_read_request_id(wish.request_id),
             fingerprint=self._fingerprint(request),
             answer=lambda result: answer(result).SerializeToString(),
-            settle=self._settle,
+            wait_until_visible=self._wait_until_visible,
         )
 
-    async def _settle(self, commit: Commit, event: Place | None, *, wait: bool) -> None:
+    async def _wait_until_visible(self, commit: Commit, event: AuditPosition | None, *, wait: bool) -> None:
         self.trailers.append((REVISION_KEY, str(commit.position.revision)))
         if wait:
-            waited = await self.book.settle(commit, event, everywhere=bool(self.waits))
+            waited = await self.recorder.wait_until_visible(commit, event, everywhere=bool(self.waits))
             self.trailers.append((RECEIPT_WAIT_KEY, str(round(waited / timedelta(milliseconds=1)))))
 
     def _actor(self) -> PrincipalName | None:
@@ -187,14 +187,14 @@ class Edge:
         clock: Clock,
         certificate_callers: CertificateCallers,
         usage: UsageRecorder,
-        book: ReceiptBook,
+        recorder: PropagationRecorder,
     ) -> None:
         self._snapshots = snapshots
         self._keyring = keyring
         self._clock = clock
         self._certificate_callers = certificate_callers
         self._usage = usage
-        self._book = book
+        self._recorder = recorder
         self._hash_key = os.urandom(32)
         self._tokens = Recent[Token](MAX_TOKENS)
         self.endpoints: dict[str, Endpoint] = {}
@@ -274,7 +274,7 @@ class Edge:
         caller = callers.identify(await self._snapshots.get(token.digests), self._clock())
         self._usage.record(caller.snapshot, caller.now)
         again = partial(self._identify_again, token)
-        return Call(caller, again, method, _values(incoming, _ACTOR), _values(incoming, _WAIT), self._book)
+        return Call(caller, again, method, _values(incoming, _ACTOR), _values(incoming, _WAIT), self._recorder)
 
     async def _identify_again(self, token: Token, connection: Connection) -> Caller:
         digests = token.digests

@@ -17,11 +17,11 @@ from gatekey.v1 import (
 from google.protobuf.descriptor import ServiceDescriptor
 
 from gatekey_server.commands.cache import NearCaches
-from gatekey_server.commands.receipts import ReceiptBook
+from gatekey_server.commands.propagation import PropagationRecorder
 from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.secrets import Keyring
+from gatekey_server.freshness.change_log import ChangeLog
 from gatekey_server.freshness.lease import Lease
-from gatekey_server.freshness.log import ChangeLog
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.api_keys import ApiKeyServicer
 from gatekey_server.rpc.audit import AuditServicer
@@ -74,7 +74,7 @@ class Parts:
     keyring: Keyring
     clock: Clock
     usage: UsageRecorder
-    book: ReceiptBook
+    recorder: PropagationRecorder
     tenant_retention: timedelta
     tls: ServerTls | None
     shares_port: bool = False
@@ -84,7 +84,7 @@ class Parts:
 def build_server(parts: Parts) -> Server:
     """Put all services together. Only health and reflection answer without a service token."""
     database, snapshots, keyring, clock, tls = parts.database, parts.snapshots, parts.keyring, parts.clock, parts.tls
-    edge = Edge(snapshots, keyring, clock, tls.callers if tls else {}, parts.usage, parts.book)
+    edge = Edge(snapshots, keyring, clock, tls.callers if tls else {}, parts.usage, parts.recorder)
     checks = CheckServicer(database, snapshots, keyring, clock, parts.usage, edge.token_of)
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)

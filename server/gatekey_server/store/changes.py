@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from gatekey_server.domain.changes import Change, Commit, Poll, Position
+from gatekey_server.domain.changes import Commit, Poll, Position, ScopeChange
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.store.database import SESSION, Connection, Database, translated_errors, unavailable
 from gatekey_server.store.queries import queries
@@ -40,7 +40,7 @@ class Process:
     """When the server was started that says so."""
 
 
-class FeedLink:
+class ChangeConnection:
     """A connection of its own to the primary, on which a process learns of changes."""
 
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", process: uuid.UUID, timeout_s: float) -> None:
@@ -51,13 +51,13 @@ class FeedLink:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database: Database, process: uuid.UUID, timeout_s: float) -> AsyncIterator["FeedLink"]:
+    async def open(cls, database: Database, process: uuid.UUID, timeout_s: float) -> AsyncIterator["ChangeConnection"]:
         """Connect and listen. No statement may take longer than `timeout_s`. Raises `Unavailable`."""
         with translated_errors():
             connection = await database.primary.connect(
                 timeout=timeout_s,
                 command_timeout=timeout_s,
-                server_settings={**SESSION, "application_name": "gatekey-feed"},
+                server_settings={**SESSION, "application_name": "gatekey-changes"},
             )
             link = cls(connection, process, timeout_s)
             try:
@@ -164,7 +164,7 @@ def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
     changes = None
     if first["continuous"] and len(rows) <= MAX_CHANGES:
         changes = [
-            Change(
+            ScopeChange(
                 row["change_revision"],
                 row["product_id"],
                 row["tenant_uid"],

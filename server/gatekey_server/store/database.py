@@ -128,7 +128,7 @@ class Primary:
             raise
         return connection
 
-    def doubt(self) -> None:
+    def demote_current_host(self) -> None:
         """Begin with another host the next time: this one accepts connections, but may no longer be the primary."""
         self._avoid(self._hosts[0])
 
@@ -329,9 +329,9 @@ class Database:
                 return await work(connection)
 
         if scope is None:
-            return await _tried_again(attempt)
+            return await _with_retries(attempt)
         async with self._turns.take(scope):
-            return await _tried_again(attempt)
+            return await _with_retries(attempt)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -348,7 +348,7 @@ class Database:
                 rows: Sequence[asyncpg.Record] = await connection.fetch(sql, *arguments)
                 return rows
 
-        return await _tried_again(attempt)
+        return await _with_retries(attempt)
 
     def terminate(self) -> None:
         """Break all connections off: whoever waits for the database has waited long enough."""
@@ -374,7 +374,7 @@ async def _leave_as_it_is(_: object) -> None:
     """
 
 
-async def _tried_again(attempt: Callable[[], Awaitable[T]]) -> T:
+async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
     for _ in range(TRANSACTION_ATTEMPTS - 1):
         try:
             return await attempt()

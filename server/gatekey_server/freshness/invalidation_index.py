@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Hashable
 from typing import TypeVar
 
-from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
+from gatekey_server.domain.changes import NOWHERE, Poll, Position, ScopeChange
 from gatekey_server.domain.secrets import Digest
 from gatekey_server.freshness.snapshot_cache import Entry
 
@@ -31,7 +31,7 @@ class _LastChanges(dict[K, int]):
         return kept[0][1]
 
 
-class History:
+class InvalidationIndex:
     """The revision at which each scope changed last.
 
     An entry that was verified at a revision holds if none of its scopes changed after that. A use
@@ -42,7 +42,7 @@ class History:
         self.applied = NOWHERE
         self.resets = 0
         """How often the history broke off, and everything known had to be dropped."""
-        self.lapses = 0
+        self.lease_gaps = 0
         """How often there was no lease for a while; what was asked before that is not to be kept."""
         self._stamps: dict[int, uuid.UUID] = {}
         self._unconfirmed: dict[int, uuid.UUID | None] = {}
@@ -89,14 +89,14 @@ class History:
             return self._unconfirmed.setdefault(revision, stamp) == stamp
         return stamp is None or self.includes(Position(revision, stamp))
 
-    def lapse(self) -> None:
+    def on_lease_gap(self) -> None:
         """There was a failover, or may have been: it may have lost what was loaded and not applied yet."""
-        self.lapses += 1
+        self.lease_gaps += 1
         if self._unconfirmed and self.applied.revision >= 0:
             self._reset(self.applied.revision)
             self._stamps[self.applied.revision] = self.applied.stamp
 
-    def holds(self, entry: Entry) -> bool:
+    def is_current(self, entry: Entry) -> bool:
         """Whether what the entry says is true as of the applied revision, or of a later one."""
         applied = self.applied.revision
         since = entry.verified
@@ -119,7 +119,7 @@ class History:
             and self._products.get(snapshot.product, 0) <= since
         )
 
-    def _remember(self, change: Change) -> None:
+    def _remember(self, change: ScopeChange) -> None:
         revision = change.revision
         if change.key_uid is not None:
             self._keys.note(change.key_uid, revision)

@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import structlog
 
-from gatekey_server.commands.events import Place
+from gatekey_server.commands.events import AuditPosition
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError
-from gatekey_server.freshness.receipts import Receipts
+from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.store import audit
 from gatekey_server.store.database import Connection, Database
 
@@ -18,23 +18,23 @@ _MAX_PENDING = 100_000
 _log = structlog.get_logger()
 
 
-class ReceiptBook:
+class PropagationRecorder:
     """Waits for receipts, and adds the waits to the audit log: later and in batches, for nobody waits for that.
 
     A process that dies loses the waits of the last second.
     """
 
-    def __init__(self, database: Database, receipts: Receipts) -> None:
+    def __init__(self, database: Database, barrier: PropagationBarrier) -> None:
         self._database = database
-        self._receipts = receipts
-        self._pending: dict[Place, timedelta] = {}
+        self._barrier = barrier
+        self._pending: dict[AuditPosition, timedelta] = {}
 
-    async def settle(self, commit: Commit, event: Place | None, *, everywhere: bool) -> timedelta:
+    async def wait_until_visible(self, commit: Commit, event: AuditPosition | None, *, everywhere: bool) -> timedelta:
         """Return once no process can answer from snapshots older than the commit; answers after how long.
 
         With `everywhere`, no client with a cache of its own can either.
         """
-        waited = timedelta(seconds=await self._receipts.wait(commit, everywhere=everywhere))
+        waited = timedelta(seconds=await self._barrier.wait(commit, everywhere=everywhere))
         if event is not None and len(self._pending) < _MAX_PENDING:
             self._pending[event] = waited
         return waited
@@ -57,5 +57,5 @@ class ReceiptBook:
         try:
             await self._database.transaction(write)
         except GatekeyError as error:
-            _log.warning("receipts.kept_back", waits=len(waits), reason=error.reason)
+            _log.warning("propagation.kept_back", waits=len(waits), reason=error.reason)
             self._pending = waits | self._pending

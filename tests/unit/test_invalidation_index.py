@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
-from gatekey_server.domain.changes import Change, Poll, Position
+from gatekey_server.domain.changes import Poll, Position, ScopeChange
 from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness import history as module
-from gatekey_server.freshness.history import History
+from gatekey_server.freshness import invalidation_index as module
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.snapshot_cache import Entry
 
 from tests.unit.test_cache import compiled, digest, snapshot
@@ -24,15 +24,15 @@ EVERYTHING = (None, None, None, None, None)
 
 def poll(head: int, changes: Sequence[tuple[int, tuple[object, ...]]] | None) -> Poll:
     """A poll that found changes: the revision, and product, tenant, principal, key and digest."""
-    found = None if changes is None else [Change(revision, *scope) for revision, scope in changes]  # type: ignore[arg-type]
+    found = None if changes is None else [ScopeChange(revision, *scope) for revision, scope in changes]  # type: ignore[arg-type]
     return Poll(Position(head, STAMP), True, found, SERVER)
 
 
-def started(head: int = 10) -> History:
+def started(head: int = 10) -> InvalidationIndex:
     """A history that has just begun."""
-    history = History()
-    assert not history.apply(poll(head, None))
-    return history
+    index = InvalidationIndex()
+    assert not index.apply(poll(head, None))
+    return index
 
 
 def scopes_of(known: KeySnapshot, its_digest: Digest) -> dict[str, tuple[object, ...]]:
@@ -50,35 +50,35 @@ def scopes_of(known: KeySnapshot, its_digest: Digest) -> dict[str, tuple[object,
 
 @pytest.mark.parametrize("scope", ["key", "secret", "principal", "tenant", "product", "everything"])
 def test_a_change_of_any_of_its_scopes_ends_an_entry_and_no_other(compiled: CompiledSpec, scope: str) -> None:
-    history = started()
+    index = started()
     known, other = snapshot(compiled, 1), snapshot(compiled, 2)
     entry, later = Entry(digest(1), known, 10, 0), Entry(digest(1), known, 11, 0)
     unconcerned = Entry(digest(2), other, 10, 0)
-    assert history.apply(poll(11, [(11, scopes_of(known, digest(1))[scope])]))
-    assert not history.holds(entry)
-    assert history.holds(later), "it was read at that revision"
-    assert history.holds(unconcerned) == (scope not in ("product", "everything"))
+    assert index.apply(poll(11, [(11, scopes_of(known, digest(1))[scope])]))
+    assert not index.is_current(entry)
+    assert index.is_current(later), "it was read at that revision"
+    assert index.is_current(unconcerned) == (scope not in ("product", "everything"))
 
 
 def test_a_load_that_was_overtaken_is_refused(compiled: CompiledSpec) -> None:
     """The late fill: read before the change, put into the cache after it was applied."""
-    history = started()
+    index = started()
     known = snapshot(compiled, 1)
-    history.apply(poll(11, [(11, scopes_of(known, digest(1))["key"])]))
-    history.apply(poll(20, []))
-    assert not history.holds(Entry(digest(1), known, 10, 0))
-    assert history.holds(Entry(digest(1), known, 15, 0))
+    index.apply(poll(11, [(11, scopes_of(known, digest(1))["key"])]))
+    index.apply(poll(20, []))
+    assert not index.is_current(Entry(digest(1), known, 10, 0))
+    assert index.is_current(Entry(digest(1), known, 15, 0))
 
 
 def test_what_is_newer_than_what_was_applied_holds_until_its_change(compiled: CompiledSpec) -> None:
-    history = started()
+    index = started()
     known = snapshot(compiled, 1)
     entry = Entry(digest(1), known, 13, 0)
-    assert history.holds(entry)
-    history.apply(poll(12, [(11, scopes_of(known, digest(1))["key"])]))
-    assert history.holds(entry)
-    history.apply(poll(14, [(14, scopes_of(known, digest(1))["tenant"])]))
-    assert not history.holds(entry)
+    assert index.is_current(entry)
+    index.apply(poll(12, [(11, scopes_of(known, digest(1))["key"])]))
+    assert index.is_current(entry)
+    index.apply(poll(14, [(14, scopes_of(known, digest(1))["tenant"])]))
+    assert not index.is_current(entry)
 
 
 @pytest.mark.parametrize(
@@ -94,25 +94,25 @@ def test_what_is_newer_than_what_was_applied_holds_until_its_change(compiled: Co
     ],
 )
 def test_that_there_is_no_such_secret_ends_where_there_may_be_one(scope: tuple[object, ...], holds: bool) -> None:
-    history = started()
+    index = started()
     unknown = Entry(digest(1), None, 10, 0)
-    history.apply(poll(11, [(11, scope)]))
-    assert history.holds(unknown) == holds
+    index.apply(poll(11, [(11, scope)]))
+    assert index.is_current(unknown) == holds
 
 
 def test_a_use_keeps_an_entry_while_the_past_is_forgotten(
     compiled: CompiledSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_SCOPES", 10)
-    history = started(0)
+    index = started(0)
     used, unused = Entry(digest(1), snapshot(compiled, 1), 0, 0), Entry(digest(2), snapshot(compiled, 2), 0, 0)
     for revision in range(1, 100):
-        history.apply(poll(revision, [(revision, (None, 9, None, uuid.UUID(int=1000 + revision), None))]))
-        assert history.holds(used)
-        assert len(history._keys) <= 10
+        index.apply(poll(revision, [(revision, (None, 9, None, uuid.UUID(int=1000 + revision), None))]))
+        assert index.is_current(used)
+        assert len(index._keys) <= 10
     # Nothing of it has changed, but that is not known any more.
-    assert not history.holds(unused)
-    assert history.holds(Entry(digest(3), snapshot(compiled, 3), 99, 0))
+    assert not index.is_current(unused)
+    assert index.is_current(Entry(digest(3), snapshot(compiled, 3), 99, 0))
 
 
 def test_forgetting_never_lets_an_entry_hold_that_does_not(
@@ -120,66 +120,68 @@ def test_forgetting_never_lets_an_entry_hold_that_does_not(
 ) -> None:
     monkeypatch.setattr(module, "MAX_SCOPES", 4)
     known = [snapshot(compiled, number) for number in range(8)]
-    history, last = started(0), dict.fromkeys(range(8), 0)
+    index, last = started(0), dict.fromkeys(range(8), 0)
     for revision, number in zip(range(1, 200), itertools.cycle([0, 1, 2, 3, 0, 4, 5, 6, 7, 7, 2]), strict=False):
-        history.apply(poll(revision, [(revision, scopes_of(known[number], digest(number))["key"])]))
+        index.apply(poll(revision, [(revision, scopes_of(known[number], digest(number))["key"])]))
         last[number] = revision
         for other, since in itertools.product(range(8), range(max(0, revision - 20), revision + 1)):
-            if history.holds(Entry(digest(other), known[other], since, 0)):
+            if index.is_current(Entry(digest(other), known[other], since, 0)):
                 assert last[other] <= since
 
 
 def test_a_history_that_goes_back_drops_everything(compiled: CompiledSpec) -> None:
-    history = started(10)
-    assert history.resets == 1
-    assert history.apply(poll(12, []))
-    assert not history.apply(poll(9, []))
-    assert history.resets == 2
-    assert history.applied.revision == 9
-    assert not history.holds(Entry(digest(1), snapshot(compiled, 1), 8, 0))
+    index = started(10)
+    assert index.resets == 1
+    assert index.apply(poll(12, []))
+    assert not index.apply(poll(9, []))
+    assert index.resets == 2
+    assert index.applied.revision == 9
+    assert not index.is_current(Entry(digest(1), snapshot(compiled, 1), 8, 0))
 
 
 def test_a_history_that_is_not_continued_drops_everything(compiled: CompiledSpec) -> None:
-    history = started(10)
-    assert not history.apply(poll(12, None))
-    assert not history.holds(Entry(digest(1), snapshot(compiled, 1), 11, 0))
+    index = started(10)
+    assert not index.apply(poll(12, None))
+    assert not index.is_current(Entry(digest(1), snapshot(compiled, 1), 11, 0))
 
 
 def test_what_was_loaded_and_not_applied_is_dropped_after_a_lapse_of_the_lease() -> None:
-    history = started(10)
-    assert history.keeps(10, STAMP)
-    history.lapse()
-    assert (history.lapses, history.resets) == (1, 1), "all that is known was applied"
-    assert history.keeps(11, STAMP)
-    history.lapse()
-    assert (history.lapses, history.resets) == (2, 2)
-    assert history.apply(poll(12, [])), "the history goes on"
-    history.lapse()
-    assert history.resets == 2
+    index = started(10)
+    assert index.keeps(10, STAMP)
+    index.on_lease_gap()
+    assert (index.lease_gaps, index.resets) == (1, 1), "all that is known was applied"
+    assert index.keeps(11, STAMP)
+    index.on_lease_gap()
+    assert (index.lease_gaps, index.resets) == (2, 2)
+    assert index.apply(poll(12, [])), "the history goes on"
+    index.on_lease_gap()
+    assert index.resets == 2
 
 
 def test_what_was_loaded_from_another_history_is_dropped_with_its_number(compiled: CompiledSpec) -> None:
     other = uuid.UUID(int=2)
-    history = started(10)
-    assert not history.keeps(10, other), "another history is at the same number"
-    assert history.includes(Position(10, STAMP))
-    assert not history.includes(Position(10, other))
-    assert not history.includes(Position(9, STAMP)), "nothing is known of what was before"
+    index = started(10)
+    assert not index.keeps(10, other), "another history is at the same number"
+    assert index.includes(Position(10, STAMP))
+    assert not index.includes(Position(10, other))
+    assert not index.includes(Position(9, STAMP)), "nothing is known of what was before"
     # A load that is ahead of what was applied counts until the number is applied, and then only with its stamp.
-    assert history.keeps(12, other)
-    assert not history.keeps(12, STAMP), "two histories cannot both be right"
+    assert index.keeps(12, other)
+    assert not index.keeps(12, STAMP), "two histories cannot both be right"
     entry = Entry(digest(1), snapshot(compiled, 1), 12, 0)
-    assert history.apply(poll(11, [(11, ("q", None, None, None, None))]))
-    assert history.holds(entry)
-    assert not history.apply(Poll(Position(12, STAMP), True, [Change(12, "q", None, None, None, None, STAMP)], SERVER))
-    assert history.resets == 2
+    assert index.apply(poll(11, [(11, ("q", None, None, None, None))]))
+    assert index.is_current(entry)
+    assert not index.apply(
+        Poll(Position(12, STAMP), True, [ScopeChange(12, "q", None, None, None, None, STAMP)], SERVER)
+    )
+    assert index.resets == 2
     # Where only the number is known, it is believed.
-    assert history.keeps(13, None)
-    assert history.apply(poll(13, []))
+    assert index.keeps(13, None)
+    assert index.apply(poll(13, []))
 
 
 def test_a_lapse_before_the_first_poll_drops_nothing() -> None:
-    history = History()
-    assert history.keeps(10, STAMP)
-    history.lapse()
-    assert history.resets == 0
+    index = InvalidationIndex()
+    assert index.keeps(10, STAMP)
+    index.on_lease_gap()
+    assert index.resets == 0

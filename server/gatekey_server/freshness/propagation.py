@@ -6,8 +6,8 @@ from bisect import bisect_left
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.feed import Feed
-from gatekey_server.freshness.lease import SURELY_OVER_S
+from gatekey_server.freshness.change_poller import ChangePoller
+from gatekey_server.freshness.lease import MAX_REMOTE_LEASE_S
 from gatekey_server.store import changes
 from gatekey_server.store.database import Database
 
@@ -18,12 +18,12 @@ WAIT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 """The upper bounds of the histogram of waits."""
 
 
-class Receipts:
+class PropagationBarrier:
     """Waits until all processes have applied a revision, or for as long as their leases can last."""
 
-    def __init__(self, database: Database, feed: Feed) -> None:
+    def __init__(self, database: Database, poller: ChangePoller) -> None:
         self._database = database
-        self._feed = feed
+        self._poller = poller
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._watcher: asyncio.Task[None] | None = None
         self.bucket_counts = [0] * (len(WAIT_BUCKETS_S) + 1)
@@ -39,17 +39,17 @@ class Receipts:
         fork as well: the processes of the former history may not be known in this one.
         """
         started_at = clock.now()
-        self._feed.wake()
+        self._poller.wake()
         try:
-            async with asyncio.timeout(SURELY_OVER_S):
-                await self._feed.wait_until_applied(commit.position)
+            async with asyncio.timeout(MAX_REMOTE_LEASE_S):
+                await self._poller.wait_until_applied(commit.position)
                 await self._wait_for_others(commit.position.revision)
         except TimeoutError:
             # Whoever has not applied it holds no lease but one from before the commit, and that is over.
             pass
         # Nobody knows all clients, but no lease of theirs lasts longer than the one of a process that it comes from.
         if everywhere or commit.is_after_fork:
-            await asyncio.sleep(started_at + SURELY_OVER_S - clock.now())
+            await asyncio.sleep(started_at + MAX_REMOTE_LEASE_S - clock.now())
         waited = clock.now() - started_at
         self.bucket_counts[bisect_left(WAIT_BUCKETS_S, waited)] += 1
         self.seconds += waited
@@ -76,8 +76,8 @@ class Receipts:
             except Unavailable:
                 found = None
             # Only the server that has this process's own acknowledgements has everybody's; a former primary has not.
-            if found and all(process.server == self._feed.server for process in found):
-                others = [process.applied_revision for process in found if process.uid != self._feed.process]
+            if found and all(process.server == self._poller.server for process in found):
+                others = [process.applied_revision for process in found if process.uid != self._poller.process]
                 for applied, revision in asked:
                     if not applied.done() and all(other >= revision for other in others):
                         applied.set_result(None)

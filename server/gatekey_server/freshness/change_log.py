@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import datetime
 
-from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
+from gatekey_server.domain.changes import NOWHERE, Poll, Position, ScopeChange
 
 MAX_LOGGED_CHANGES = 10_000
 """How many changes are remembered."""
@@ -23,7 +23,7 @@ class ChangeLog:
         """With which scopes are given names for clients."""
         self.server: datetime | None = None
         """When the database's server was started that told the last of it."""
-        self._changes: list[Change] = []
+        self._changes: list[ScopeChange] = []
         self._stamps: dict[int, uuid.UUID] = {}
 
     def add(self, poll: Poll, *, is_continuous: bool) -> None:
@@ -42,7 +42,7 @@ class ChangeLog:
         """Whether what was applied is that position, or comes after it in the same history, as far as is remembered."""
         return self._stamps.get(position.revision) == position.stamp
 
-    def since(self, position: Position) -> Sequence[Change] | None:
+    def since(self, position: Position) -> Sequence[ScopeChange] | None:
         """What has changed since a position; None where that cannot be told, or is more than is told at once."""
         if not self.includes(position):
             return None

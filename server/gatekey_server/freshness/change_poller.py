@@ -10,11 +10,11 @@ import structlog
 from gatekey_server.domain.changes import Position
 from gatekey_server.domain.errors import Unavailable
 from gatekey_server.freshness import clock
-from gatekey_server.freshness.history import History
-from gatekey_server.freshness.lease import LEASE_S, SURELY_OVER_S, Lease
-from gatekey_server.freshness.log import ChangeLog
+from gatekey_server.freshness.change_log import ChangeLog
+from gatekey_server.freshness.invalidation_index import InvalidationIndex
+from gatekey_server.freshness.lease import LEASE_S, MAX_REMOTE_LEASE_S, Lease
 from gatekey_server.store import changes
-from gatekey_server.store.changes import FeedLink, Process
+from gatekey_server.store.changes import ChangeConnection, Process
 from gatekey_server.store.database import Database
 
 POLL_INTERVAL_S = LEASE_S / 4
@@ -25,18 +25,18 @@ _MAX_BACKOFF_S = 1.0
 _log = structlog.get_logger()
 
 
-class Feed:
+class ChangePoller:
     """Polls the database for changes, applies them, and renews the lease.
 
     A notification makes it poll at once; without any, it polls every `POLL_INTERVAL_S`.
     """
 
-    def __init__(self, database: Database, history: History, log: ChangeLog, lease: Lease) -> None:
+    def __init__(self, database: Database, index: InvalidationIndex, log: ChangeLog, lease: Lease) -> None:
         self._database = database
-        self._history = history
+        self._index = index
         self._log = log
         self._lease = lease
-        self._link: FeedLink | None = None
+        self._link: ChangeConnection | None = None
         self._applied = asyncio.Condition()
         self._others: dict[uuid.UUID, tuple[Process, float]] = {}
         self.process = uuid.uuid4()
@@ -52,18 +52,18 @@ class Feed:
         while True:
             began_at = clock.now()
             try:
-                async with FeedLink.open(self._database, self.process, POLL_TIMEOUT_S) as link:
+                async with ChangeConnection.open(self._database, self.process, POLL_TIMEOUT_S) as link:
                     self._link, self.connections = link, self.connections + 1
                     await self._follow(link)
             except Unavailable as error:
                 if self.polled_at >= began_at:
                     backoff = _FIRST_BACKOFF_S
                 else:
-                    self._lease.despair()
+                    self._lease.fail_waiters()
                     backoff = min(backoff * 2, _MAX_BACKOFF_S)
                 # One that takes connections and commits nothing may be a former primary.
-                self._database.primary.doubt()
-                _log.warning("feed.interrupted", reason=error.reason, cause=repr(error.__cause__))
+                self._database.primary.demote_current_host()
+                _log.warning("change_poller.interrupted", reason=error.reason, cause=repr(error.__cause__))
             finally:
                 self._link = None
             # Apart from each other, so that processes do not all come at once to a database that is back.
@@ -76,7 +76,7 @@ class Feed:
 
     async def leave(self) -> None:
         """Let mutations no longer wait for this process; nothing is answered from its cache afterwards."""
-        self._lease.give_up()
+        self._lease.release()
         await changes.unregister(self._database, self.process)
 
     def wake(self) -> None:
@@ -90,30 +90,30 @@ class Feed:
         A higher number is not enough: it may be of another history, as before a restore.
         """
         async with self._applied:
-            await self._applied.wait_for(lambda: self._history.includes(position))
+            await self._applied.wait_for(lambda: self._index.includes(position))
 
-    async def _follow(self, link: FeedLink) -> None:
+    async def _follow(self, link: ChangeConnection) -> None:
         registered_at = None
         looked_around_at = clock.now()
         while True:
             asked_at = clock.now()
-            poll = await link.poll(self._history.applied)
+            poll = await link.poll(self._index.applied)
             if not poll.registered:
                 # Mutations do not wait for this process: it was given up for dead, or is new.
                 if registered_at is not None:
-                    _log.warning("feed.given_up_for_dead", process=str(self.process))
+                    _log.warning("change_poller.given_up_for_dead", process=str(self.process))
                 registered_at = asked_at
-                self._lease.give_up()
-                await link.register(self._history.applied)
+                self._lease.release()
+                await link.register(self._index.applied)
                 continue
             is_elsewhere = poll.server != self._lease.server
             if is_elsewhere or not self._lease.is_held():
-                self._history.lapse()
-            before = self._history.applied
-            is_continuous = self._history.apply(poll)
+                self._index.on_lease_gap()
+            before = self._index.applied
+            is_continuous = self._index.apply(poll)
             self._log.add(poll, is_continuous=is_continuous)
             if not is_continuous:
-                _log.info("feed.started_anew", revision=poll.head.revision, before=before.revision)
+                _log.info("change_poller.started_anew", revision=poll.head.revision, before=before.revision)
             if is_elsewhere or not is_continuous:
                 await self._database.expire_connections()
             self._lease.renew(asked_at, poll.server)
@@ -128,7 +128,7 @@ class Feed:
                 await self._remove_the_dead(link)
             await link.wait(POLL_INTERVAL_S)
 
-    async def _remove_the_dead(self, link: FeedLink) -> None:
+    async def _remove_the_dead(self, link: ChangeConnection) -> None:
         """Remove processes whose leases are over, so that mutations no longer wait for them.
 
         Whether they are is seen by this process's clock alone: they have not polled for as long as a lease lasts.
@@ -140,9 +140,9 @@ class Feed:
             before, since = self._others.get(process.uid, (process, seen_at))
             if before.last_poll != process.last_poll:
                 since = seen_at
-            elif seen_at - since > SURELY_OVER_S and process.uid != self.process:
+            elif seen_at - since > MAX_REMOTE_LEASE_S and process.uid != self.process:
                 await link.remove(process)
-                _log.warning("feed.removed_dead_process", process=str(process.uid))
+                _log.warning("change_poller.removed_dead_process", process=str(process.uid))
                 continue
             others[process.uid] = (process, since)
         self._others = others

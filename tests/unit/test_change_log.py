@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
-from gatekey_server.domain.changes import NOWHERE, Change, Poll, Position
-from gatekey_server.domain.scopes import ScopeNames
+from gatekey_server.domain.changes import NOWHERE, Poll, Position, ScopeChange
+from gatekey_server.domain.scopes import ScopePseudonyms
 from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness import log as module
-from gatekey_server.freshness.log import ChangeLog
+from gatekey_server.freshness import change_log as module
+from gatekey_server.freshness.change_log import ChangeLog
 
 SERVER = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ def position(revision: int, history: int = 0) -> Position:
 
 def poll(head: int, revisions: Sequence[int] | None, history: int = 0) -> Poll:
     """A poll that found a change at each of some revisions."""
-    changes = [Change(r, "heyoo", None, None, None, None, stamp(r, history)) for r in revisions or ()]
+    changes = [ScopeChange(r, "heyoo", None, None, None, None, stamp(r, history)) for r in revisions or ()]
     return Poll(position(head, history), True, None if revisions is None else changes, SERVER)
 
 
@@ -86,8 +86,8 @@ def test_only_so_much_is_told_at_once() -> None:
 
 def test_names_of_scopes_are_the_same_for_all_servers_and_different_for_all_scopes() -> None:
     key, uid = uuid.UUID(int=1), uuid.UUID(int=7)
-    names, others = ScopeNames(key), ScopeNames(uuid.UUID(int=2))
-    assert names.tenant(7) == ScopeNames(key).tenant(7)
+    names, others = ScopePseudonyms(key), ScopePseudonyms(uuid.UUID(int=2))
+    assert names.tenant(7) == ScopePseudonyms(key).tenant(7)
     assert len({names.tenant(7), names.tenant(8), names.principal(7), others.tenant(7)}) == 4
     digest = Digest(uid.bytes)
     assert len({names.key(uid), names.secret(digest), others.key(uid)}) == 3
