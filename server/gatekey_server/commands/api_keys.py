@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from gatekey_server.commands import actors, limits, lookup, people
+from gatekey_server.commands import actors, limits, lookup
 from gatekey_server.commands.actors import Actor
 from gatekey_server.commands.callers import Caller, outlives
 from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
+from gatekey_server.commands.principals import insert_machine_user, machine_user_lifetime
 from gatekey_server.domain import builtin, specs
 from gatekey_server.domain.audit import describe
 from gatekey_server.domain.decisions import CompiledSpec
@@ -572,8 +573,8 @@ async def _owner(
 ) -> Principal | None:
     """Find or create the principal that is to own a key; None where the tenant itself does."""
     if isinstance(owner, NewMachineUser):
-        people.lifetime(product.compiled)
-        return await people.insert_machine_user(connection, product, tenant, owner.name, owner.display_name)
+        machine_user_lifetime(product.compiled)
+        return await insert_machine_user(connection, product, tenant, owner.name, owner.display_name)
     if owner is None or isinstance(owner, TenantName):
         return None
     principal = await lookup.principal(connection, tenant, owner)

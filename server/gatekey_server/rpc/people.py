@@ -4,7 +4,7 @@ import secrets
 
 from gatekey.v1 import machine_user_service_pb2, member_service_pb2
 
-from gatekey_server.commands import people
+from gatekey_server.commands import principals
 from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.entities import Deleted, Principal
 from gatekey_server.domain.names import MachineUserName, MemberName, TenantName, parse_display_name, parse_id
@@ -26,7 +26,7 @@ class MemberServicer:
     async def AddMember(self, request: member_service_pb2.AddMemberRequest, call: Call) -> member_service_pb2.Member:
         parent = TenantName.parse(request.parent, "parent")
         name = MemberName(parent, parse_id(request.member_id, "member_id"))
-        member = await people.add_member(
+        member = await principals.add_member(
             self._database,
             call.mutation(request, _write_member),
             name,
@@ -37,7 +37,7 @@ class MemberServicer:
 
     async def GetMember(self, request: member_service_pb2.GetMemberRequest, call: Call) -> member_service_pb2.Member:
         name = MemberName.parse(request.name, "name")
-        member, _ = await people.get_person(self._database, call.caller, name)
+        member, _ = await principals.get_principal(self._database, call.caller, name)
         return _write_member(member)
 
     async def ListPeople(
@@ -52,7 +52,9 @@ class MemberServicer:
                 response.people, lambda principal: _write_person(principal, compiled), request.page_size
             )
 
-        following, response.user_count = await people.list_people(self._database, call.caller, parent, after, page)
+        following, response.user_count = await principals.list_principals(
+            self._database, call.caller, parent, after, page
+        )
         response.next_page_token = paging.write_token(request, following)
         return response
 
@@ -61,7 +63,7 @@ class MemberServicer:
     ) -> member_service_pb2.Member:
         member = request.member
         fields = read_mask(request.update_mask, ["role", "display_name"], "a member")
-        updated = await people.update_member(
+        updated = await principals.update_member(
             self._database,
             call.mutation(request, _write_member),
             MemberName.parse(member.name, "member.name"),
@@ -80,7 +82,7 @@ class MemberServicer:
         name = MemberName.parse(request.name, "name")
         mutation = call.mutation(request, _write_removed_member)
         return _write_removed_member(
-            await people.remove_person(self._database, mutation, name, request.etag, force=request.force)
+            await principals.remove_principal(self._database, mutation, name, request.etag, force=request.force)
         )
 
 
@@ -97,13 +99,13 @@ class MachineUserServicer:
         name = read_new_machine_user(parent, request.machine_user_id, "machine_user_id")
         display_name = parse_display_name(request.machine_user.display_name, "machine_user.display_name")
         mutation = call.mutation(request, _write_machine_user)
-        return _write_machine_user(await people.create_machine_user(self._database, mutation, name, display_name))
+        return _write_machine_user(await principals.create_machine_user(self._database, mutation, name, display_name))
 
     async def GetMachineUser(
         self, request: machine_user_service_pb2.GetMachineUserRequest, call: Call
     ) -> machine_user_service_pb2.MachineUser:
         name = MachineUserName.parse(request.name, "name")
-        user, compiled = await people.get_person(self._database, call.caller, name)
+        user, compiled = await principals.get_principal(self._database, call.caller, name)
         return write_machine_user(user, compiled)
 
     async def ListMachineUsers(
@@ -118,7 +120,7 @@ class MachineUserServicer:
                 response.machine_users, lambda user: write_machine_user(user, compiled), request.page_size
             )
 
-        following = await people.list_machine_users(self._database, call.caller, parent, after, page)
+        following = await principals.list_machine_users(self._database, call.caller, parent, after, page)
         response.next_page_token = paging.write_token(request, following)
         return response
 
@@ -131,7 +133,7 @@ class MachineUserServicer:
         display_name = parse_display_name(user.display_name, "machine_user.display_name")
         mutation = call.mutation(request, _write_machine_user)
         return _write_machine_user(
-            await people.update_machine_user(self._database, mutation, name, user.etag, display_name=display_name)
+            await principals.update_machine_user(self._database, mutation, name, user.etag, display_name=display_name)
         )
 
     async def DeleteMachineUser(
@@ -139,7 +141,9 @@ class MachineUserServicer:
     ) -> machine_user_service_pb2.DeleteMachineUserResponse:
         name = MachineUserName.parse(request.name, "name")
         mutation = call.mutation(request, _write_deleted_machine_user)
-        return _write_deleted_machine_user(await people.remove_person(self._database, mutation, name, request.etag))
+        return _write_deleted_machine_user(
+            await principals.remove_principal(self._database, mutation, name, request.etag)
+        )
 
 
 def read_new_machine_user(parent: TenantName, machine_user_id: str, field: str) -> MachineUserName:
@@ -160,7 +164,7 @@ def write_machine_user(user: Principal, compiled: CompiledSpec) -> machine_user_
     )
 
 
-def _write_machine_user(person: people.Person) -> machine_user_service_pb2.MachineUser:
+def _write_machine_user(person: principals.PrincipalAndSpec) -> machine_user_service_pb2.MachineUser:
     return write_machine_user(*person)
 
 

@@ -21,7 +21,7 @@ SLICE_ROWS = 100
 MAX_NAMED_KEYS = 100
 """How many of the keys that go with a principal the audit event names."""
 
-Person = tuple[Principal, CompiledSpec]
+PrincipalAndSpec = tuple[Principal, CompiledSpec]
 """A principal, and the spec that gives machine users their role."""
 
 
@@ -50,8 +50,8 @@ async def add_member(
 
 
 async def create_machine_user(
-    database: Database, mutation: Mutation[Person], name: MachineUserName, display_name: str
-) -> Person:
+    database: Database, mutation: Mutation[PrincipalAndSpec], name: MachineUserName, display_name: str
+) -> PrincipalAndSpec:
     """Create a machine user that has no keys yet.
 
     Raises `FailedPrecondition` (`MACHINE_USERS_NOT_OFFERED`, `MACHINE_USER_NEEDS_KEY`), `AlreadyExists`
@@ -60,10 +60,10 @@ async def create_machine_user(
     """
     mutation.require((*name.parent.path, "machineUsers"), "create")
 
-    async def work(connection: Connection) -> MutationOutcome[Person]:
+    async def work(connection: Connection) -> MutationOutcome[PrincipalAndSpec]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "create")
-        if lifetime(product.compiled) is Lifetime.BOUND_TO_KEYS:
+        if machine_user_lifetime(product.compiled) is Lifetime.BOUND_TO_KEYS:
             raise FailedPrecondition(
                 "MACHINE_USER_NEEDS_KEY",
                 "machine users of this product live as long as their keys: create one with its first key",
@@ -89,7 +89,7 @@ async def insert_machine_user(
     return user
 
 
-def lifetime(compiled: CompiledSpec) -> Lifetime:
+def machine_user_lifetime(compiled: CompiledSpec) -> Lifetime:
     """How long machine users live. Raises `FailedPrecondition` (`MACHINE_USERS_NOT_OFFERED`)."""
     offered = compiled.spec.machine_users
     if offered is None or offered.lifetime is None:
@@ -97,7 +97,7 @@ def lifetime(compiled: CompiledSpec) -> Lifetime:
     return offered.lifetime
 
 
-async def get_person(database: Database, caller: Caller, name: PrincipalName) -> Person:
+async def get_principal(database: Database, caller: Caller, name: PrincipalName) -> PrincipalAndSpec:
     """Read a member or a machine user.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`).
@@ -109,7 +109,7 @@ async def get_person(database: Database, caller: Caller, name: PrincipalName) ->
         return await lookup.principal(connection, tenant, name), product.compiled
 
 
-async def list_people(
+async def list_principals(
     database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[CompiledSpec], Taker[Principal]]
 ) -> tuple[str | None, int]:
     """List members and machine users together; answers the next cursor and the number of users.
@@ -191,8 +191,13 @@ async def update_member(
 
 
 async def update_machine_user(
-    database: Database, mutation: Mutation[Person], name: MachineUserName, etag: str, *, display_name: str | None
-) -> Person:
+    database: Database,
+    mutation: Mutation[PrincipalAndSpec],
+    name: MachineUserName,
+    etag: str,
+    *,
+    display_name: str | None,
+) -> PrincipalAndSpec:
     """Change what is not None of a machine user.
 
     Raises `Aborted` (`ETAG_MISMATCH`), `NotFound` (`MACHINE_USER_NOT_FOUND`), and as
@@ -200,7 +205,7 @@ async def update_machine_user(
     """
     mutation.require(name.path, "update")
 
-    async def work(connection: Connection) -> MutationOutcome[Person]:
+    async def work(connection: Connection) -> MutationOutcome[PrincipalAndSpec]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "update")
         before = await lookup.principal(connection, tenant, name)
@@ -213,7 +218,7 @@ async def update_machine_user(
     return await run(database, mutation, name.parent, work)
 
 
-async def remove_person(
+async def remove_principal(
     database: Database, mutation: Mutation[Deleted], name: PrincipalName, etag: str, *, force: bool = False
 ) -> Deleted:
     """Remove a member or a machine user with all their keys, which are unknown from then on.
