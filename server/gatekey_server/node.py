@@ -25,8 +25,8 @@ from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
-from gatekey_server.rpc.edge import utc_now
-from gatekey_server.rpc.server import Parts, Server, build_server
+from gatekey_server.rpc.dispatcher import utc_now
+from gatekey_server.rpc.server import Server, ServerDependencies, build_server
 from gatekey_server.rpc.tls import ServerTls, server_tls
 from gatekey_server.store import service
 from gatekey_server.store.database import Database, Share
@@ -90,7 +90,9 @@ async def answer(
     retention = timedelta(days=settings.tenant_retention_days)
     tls = _tls(settings)
     server = build_server(
-        Parts(database, snapshots, log, lease, keyring, utc_now, usage, recorder, retention, tls, shares_port)
+        ServerDependencies(
+            database, snapshots, log, lease, keyring, utc_now, usage, recorder, retention, tls, shares_port
+        )
     )
     # grpcio says nothing of the reason but in its own log. What others share is held by the supervisor already.
     if not shares_port and (error := _why_not(settings.listen)) is not None:

@@ -35,8 +35,8 @@ from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
-from gatekey_server.rpc.edge import Endpoint, Incoming, Later, Reply, utc_now
-from gatekey_server.rpc.server import Parts, build_server
+from gatekey_server.rpc.dispatcher import Endpoint, Later, RequestContext, Response, utc_now
+from gatekey_server.rpc.server import ServerDependencies, build_server
 from gatekey_server.store import products
 from gatekey_server.store import snapshots as stored
 from gatekey_server.store.database import Database, Share
@@ -96,19 +96,19 @@ class Program:
 
     async def call(self, path: str, request: Message, answer: type[Any]) -> Any:
         """The answer of a method."""
-        reply = await self.send(path, request.SerializeToString())
-        if isinstance(reply, Reply):
-            assert reply.code.name == "OK", reply.message
-            reply = reply.data
-        return answer.FromString(reply)
+        response = await self.send(path, request.SerializeToString())
+        if isinstance(response, Response):
+            assert response.code.name == "OK", response.message
+            response = response.data
+        return answer.FromString(response)
 
-    async def send(self, path: str, data: bytes) -> bytes | Reply:
+    async def send(self, path: str, data: bytes) -> bytes | Response:
         """What is sent back."""
         endpoint: Endpoint = self.endpoints[f"/gatekey.v1.{path}"]
         metadata = (("authorization", f"Bearer {TOKEN}"),)
         authorization, identity = endpoint.recognise(metadata), None
         if authorization is None:
-            identity = await endpoint.identify(Incoming(metadata))
+            identity = await endpoint.identify(RequestContext(metadata))
         # As in the transport, where the request comes after this.
         await asyncio.sleep(0)
         answer = endpoint.answer_at_once(data, authorization) if authorization else None
@@ -119,8 +119,8 @@ class Program:
                 await answer.loading
             return await endpoint.answer_later(answer)
         if identity is None:
-            identity = await endpoint.identify(Incoming(metadata))
-        return identity if isinstance(identity, Reply) else await endpoint.answer(data, identity)
+            identity = await endpoint.identify(RequestContext(metadata))
+        return identity if isinstance(identity, Response) else await endpoint.answer(data, identity)
 
 
 def large_spec(product: str, roles: int = 7) -> product_spec_pb2.ProductSpec:
@@ -166,7 +166,9 @@ async def program(databases: Databases) -> AsyncIterator[Program]:
             database.share(Share.BACKGROUND), PropagationBarrier(database.share(Share.CONTROL), poller)
         )
         server = build_server(
-            Parts(database, snapshots, log, lease, keyring, utc_now, usage, recorder, timedelta(days=1), None)
+            ServerDependencies(
+                database, snapshots, log, lease, keyring, utc_now, usage, recorder, timedelta(days=1), None
+            )
         )
         tasks = [asyncio.create_task(work()) for work in (poller.run, recorder.run)]
         await lease.wait_until_held()
@@ -307,7 +309,7 @@ async def test_no_request_holds_the_loop_for_long(case: str, program: Program, k
             program.forget()
         gc.collect()
         with turns.measured():
-            reply = await asyncio.create_task(program.send(path, data))
-        assert not isinstance(reply, Reply) or reply.code.name == "OK", reply.message
+            response = await asyncio.create_task(program.send(path, data))
+        assert not isinstance(response, Response) or response.code.name == "OK", response.message
         longest.append(turns.longest)
     assert min(longest) < MAX_TURN_S, longest

@@ -27,7 +27,7 @@ from gatekey_server.rpc.api_keys import ApiKeyServicer
 from gatekey_server.rpc.audit import AuditServicer
 from gatekey_server.rpc.cache import CacheServicer
 from gatekey_server.rpc.checks import CheckServicer
-from gatekey_server.rpc.edge import Clock, Edge, Endpoint, MethodAtOnce
+from gatekey_server.rpc.dispatcher import Clock, Dispatcher, Endpoint, MethodAtOnce
 from gatekey_server.rpc.health import Health
 from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
 from gatekey_server.rpc.products import ProductServicer
@@ -64,7 +64,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ServerDependencies:
     """What the services are made of."""
 
     database: Database
@@ -81,25 +81,41 @@ class Parts:
     """Whether other processes serve on the same port."""
 
 
-def build_server(parts: Parts) -> Server:
+def build_server(dependencies: ServerDependencies) -> Server:
     """Put all services together. Only health and reflection answer without a service token."""
-    database, snapshots, keyring, clock, tls = parts.database, parts.snapshots, parts.keyring, parts.clock, parts.tls
-    edge = Edge(snapshots, keyring, clock, tls.callers if tls else {}, parts.usage, parts.recorder)
-    checks = CheckServicer(database, snapshots, keyring, clock, parts.usage, edge.token_of)
-    at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
-    edge.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
-    caches = CacheServicer(
-        NearCaches(database, snapshots, parts.log, parts.lease, parts.usage), keyring, clock, parts.usage, edge.token_of
+    database, snapshots, keyring, clock, tls = (
+        dependencies.database,
+        dependencies.snapshots,
+        dependencies.keyring,
+        dependencies.clock,
+        dependencies.tls,
     )
-    edge.register_unidentified(SERVICES["gatekey.v1.CacheService"], caches, {"Sync": caches.sync_at_once})
+    dispatcher = Dispatcher(
+        snapshots, keyring, clock, tls.callers if tls else {}, dependencies.usage, dependencies.recorder
+    )
+    checks = CheckServicer(database, snapshots, keyring, clock, dependencies.usage, dispatcher.token_of)
+    at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
+    dispatcher.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
+    caches = CacheServicer(
+        NearCaches(database, snapshots, dependencies.log, dependencies.lease, dependencies.usage),
+        keyring,
+        clock,
+        dependencies.usage,
+        dispatcher.token_of,
+    )
+    dispatcher.register_unidentified(SERVICES["gatekey.v1.CacheService"], caches, {"Sync": caches.sync_at_once})
     for name, servicer in {
         "gatekey.v1.ProductService": ProductServicer(database),
-        "gatekey.v1.TenantService": TenantServicer(database, parts.tenant_retention),
+        "gatekey.v1.TenantService": TenantServicer(database, dependencies.tenant_retention),
         "gatekey.v1.MemberService": MemberServicer(database),
         "gatekey.v1.MachineUserService": MachineUserServicer(database),
         "gatekey.v1.ApiKeyService": ApiKeyServicer(database, keyring, clock),
         "gatekey.v1.AuditService": AuditServicer(database),
     }.items():
-        edge.register(SERVICES[name], servicer)
+        dispatcher.register(SERVICES[name], servicer)
     health = Health(SERVICES)
-    return Server(GrpcServer(edge.endpoints, health, tls=tls, shares_port=parts.shares_port), health, edge.endpoints)
+    return Server(
+        GrpcServer(dispatcher.endpoints, health, tls=tls, shares_port=dependencies.shares_port),
+        health,
+        dispatcher.endpoints,
+    )

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Overloaded, ResourceExhausted, Unavailable
 from gatekey_server.rpc import health, sockets
-from gatekey_server.rpc.edge import Endpoint, Incoming, Later, Reply
+from gatekey_server.rpc.dispatcher import Endpoint, Later, RequestContext, Response
 from gatekey_server.rpc.health import Health
 from gatekey_server.rpc.tls import ServerTls
 from gatekey_server.store.pauses import CALLS
@@ -80,8 +80,8 @@ _SWEEP_S = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_OVERLOADED = Reply.of(Overloaded("OVERLOADED", "too many calls are being worked on"))
-_STOPPING = Reply.of(Unavailable("SERVER_STOPPING", "the server is stopping"))
+_OVERLOADED = Response.of(Overloaded("OVERLOADED", "too many calls are being worked on"))
+_STOPPING = Response.of(Unavailable("SERVER_STOPPING", "the server is stopping"))
 
 
 class Intake:
@@ -228,31 +228,31 @@ class GrpcServer:
         for service, handlers in services.items():
             self._server.add_registered_method_handlers(service, handlers)
 
-    def _unary(self, answer: Callable[[Context], Awaitable[bytes | Reply]]) -> "grpc.RpcMethodHandler[Any, Any]":
+    def _unary(self, answer: Callable[[Context], Awaitable[bytes | Response]]) -> "grpc.RpcMethodHandler[Any, Any]":
         async def handle(_: object, context: Context) -> bytes:
             task = _begin(self._calls)
             try:
-                reply = await answer(context)
+                response = await answer(context)
             except asyncio.CancelledError:
                 if not self._is_over:
                     raise
                 task.uncancel()
-                reply = _STOPPING
-            return reply if isinstance(reply, bytes) else await _send(context, reply)
+                response = _STOPPING
+            return response if isinstance(response, bytes) else await _send(context, response)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    async def _answer(self, endpoint: Endpoint, context: Context) -> bytes | Reply:
+    async def _answer(self, endpoint: Endpoint, context: Context) -> bytes | Response:
         metadata = tuple(context.invocation_metadata() or ())
         authorization, identity = endpoint.recognise(metadata), None
         if authorization is None:
-            identity = await endpoint.identify(Incoming(metadata, context.auth_context))
-            if isinstance(identity, Reply):
+            identity = await endpoint.identify(RequestContext(metadata, context.auth_context))
+            if isinstance(identity, Response):
                 return identity
         try:
             data = await self._intake.receive(context)
         except GatekeyError as error:
-            return Reply.of(error)
+            return Response.of(error)
         answer = endpoint.answer_at_once(data, authorization) if authorization is not None else None
         if isinstance(answer, bytes):
             return answer
@@ -269,21 +269,21 @@ class GrpcServer:
                         await answer.loading
                 return await endpoint.answer_later(answer)
             if identity is None:
-                identity = await endpoint.identify(Incoming(metadata, context.auth_context))
-            return identity if isinstance(identity, Reply) else await endpoint.answer(data, identity)
+                identity = await endpoint.identify(RequestContext(metadata, context.auth_context))
+            return identity if isinstance(identity, Response) else await endpoint.answer(data, identity)
         finally:
             self._working -= 1
 
     def _open(
         self, answer: Callable[[Any], Message], request_class: type[Message]
-    ) -> Callable[[Context], Awaitable[bytes | Reply]]:
+    ) -> Callable[[Context], Awaitable[bytes | Response]]:
         """A method of health: without a token, and outside of the budget of other calls."""
 
-        async def handle(context: Context) -> bytes | Reply:
+        async def handle(context: Context) -> bytes | Response:
             try:
                 return answer(_read(request_class, await self._health_intake.receive(context))).SerializeToString()
             except GatekeyError as error:
-                return Reply.of(error)
+                return Response.of(error)
 
         return handle
 
@@ -296,7 +296,7 @@ class GrpcServer:
                 with self._seat(f"{kind} {context.peer()}", most):
                     await answer(context)
             except GatekeyError as error:
-                await _send(context, Reply.of(error))
+                await _send(context, Response.of(error))
             except asyncio.CancelledError:
                 if not self._is_over:
                     raise
@@ -362,12 +362,12 @@ def _current_task() -> "asyncio.Task[Any]":
     return cast("asyncio.Task[Any]", asyncio.current_task())
 
 
-async def _send(context: Context, reply: Reply) -> bytes:
-    if reply.code is not grpc.StatusCode.OK:
-        await context.abort(reply.code, reply.message, trailing_metadata=tuple(reply.trailers))
-    if reply.trailers:
-        context.set_trailing_metadata(tuple(reply.trailers))
-    return reply.data
+async def _send(context: Context, response: Response) -> bytes:
+    if response.code is not grpc.StatusCode.OK:
+        await context.abort(response.code, response.message, trailing_metadata=tuple(response.trailers))
+    if response.trailers:
+        context.set_trailing_metadata(tuple(response.trailers))
+    return response.data
 
 
 def _now() -> float:

@@ -63,7 +63,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Incoming(NamedTuple):
+class RequestContext(NamedTuple):
     """What came with a request."""
 
     metadata: Metadata
@@ -71,7 +71,7 @@ class Incoming(NamedTuple):
     """What the transport tells of the other end of the connection, as grpcio's `auth_context` does."""
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     """What goes back."""
 
     data: bytes
@@ -177,7 +177,7 @@ def _read_request_id(text: str) -> uuid.UUID | None:
         raise InvalidRequest.at("request_id", "REQUEST_ID_INVALID", "is not a UUID") from None
 
 
-class Edge:
+class Dispatcher:
     """Wraps methods of servicers into handlers of gRPC."""
 
     def __init__(
@@ -219,7 +219,7 @@ class Edge:
         self,
         service: ServiceDescriptor,
         servicer: object,
-        identify: Callable[[MethodDescriptor, Incoming], Awaitable[Any]],
+        identify: Callable[[MethodDescriptor, RequestContext], Awaitable[Any]],
         at_once: Mapping[str, MethodAtOnce] | None = None,
     ) -> None:
         for method in service.methods:
@@ -247,34 +247,34 @@ class Edge:
         callers.identify(known, self._clock())
         return True
 
-    async def _token(self, _: MethodDescriptor, incoming: Incoming) -> Token:
-        token = await self._presented(incoming)
+    async def _token(self, _: MethodDescriptor, context: RequestContext) -> Token:
+        token = await self._presented(context)
         callers.identify(await self._snapshots.get(token.digests), self._clock())
         return token
 
-    async def _presented(self, incoming: Incoming) -> Token:
-        values = [value for key, value in incoming.metadata if key == "authorization"]
+    async def _presented(self, context: RequestContext) -> Token:
+        values = [value for key, value in context.metadata if key == "authorization"]
         if not values and self._certificate_callers:
-            return await self._certificate_token(incoming)
+            return await self._certificate_token(context)
         if not values:
             raise Unauthenticated("TOKEN_MISSING", "the metadata `authorization: Bearer <service token>` is required")
         if len(values) > 1:
             raise Unauthenticated("TOKEN_INVALID", "there is more than one `authorization`")
         return self.token_of(str(values[0]))
 
-    async def _certificate_token(self, incoming: Incoming) -> Token:
-        key = tls.caller_of(incoming.connection(), self._certificate_callers)
+    async def _certificate_token(self, context: RequestContext) -> Token:
+        key = tls.caller_of(context.connection(), self._certificate_callers)
         digests = await self._snapshots.digests_of(key)
         if not digests:
             raise Unauthenticated("TOKEN_INVALID", f"the client certificate stands for {key}, which is no more")
         return Token(digests, key)
 
-    async def _call(self, method: MethodDescriptor, incoming: Incoming) -> Call:
-        token = await self._presented(incoming)
+    async def _call(self, method: MethodDescriptor, context: RequestContext) -> Call:
+        token = await self._presented(context)
         caller = callers.identify(await self._snapshots.get(token.digests), self._clock())
         self._usage.record(caller.snapshot, caller.now)
         again = partial(self._identify_again, token)
-        return Call(caller, again, method, _values(incoming, _ACTOR), _values(incoming, _WAIT), self._recorder)
+        return Call(caller, again, method, _values(context, _ACTOR), _values(context, _WAIT), self._recorder)
 
     async def _identify_again(self, token: Token, connection: Connection) -> Caller:
         digests = token.digests
@@ -284,8 +284,8 @@ class Edge:
         return callers.identify(await self._snapshots.get_within(connection, digests), self._clock())
 
 
-def _values(incoming: Incoming, name: str) -> tuple[str, ...]:
-    return tuple(str(value) for key, value in incoming.metadata if key == name)
+def _values(context: RequestContext, name: str) -> tuple[str, ...]:
+    return tuple(str(value) for key, value in context.metadata if key == name)
 
 
 class Endpoint:
@@ -295,7 +295,7 @@ class Endpoint:
         self,
         method: MethodDescriptor,
         answer: Method,
-        identify: Callable[[MethodDescriptor, Incoming], Awaitable[Any]],
+        identify: Callable[[MethodDescriptor, RequestContext], Awaitable[Any]],
         knows: Callable[[str], bool] | None,
         at_once: MethodAtOnce | None,
     ) -> None:
@@ -324,10 +324,10 @@ class Endpoint:
         except Exception:  # noqa: BLE001 - whatever it is, `identify` meets it again and says it
             return None
 
-    async def identify(self, incoming: Incoming) -> Any:
-        """Find out who calls, before there is a request; a `Reply` where that is an error."""
+    async def identify(self, context: RequestContext) -> Any:
+        """Find out who calls, before there is a request; a `Response` where that is an error."""
         try:
-            return await self._identify(self._method, incoming)
+            return await self._identify(self._method, context)
         except Exception as error:  # noqa: BLE001 - the transport would send the text of whatever gets through
             return self._refuse(error)
 
@@ -340,30 +340,30 @@ class Endpoint:
         except Exception:  # noqa: BLE001 - whatever it is, `answer` meets it again and says it
             return None
 
-    async def answer(self, data: bytes, identity: Any) -> Reply:
+    async def answer(self, data: bytes, identity: Any) -> Response:
         """Answer the request of a caller that was identified; errors are replies, too."""
         try:
             return await self._try_to_answer(data, identity)
         except Exception as error:  # noqa: BLE001 - as above
             return self._refuse(error)
 
-    async def answer_later(self, later: Later) -> Reply:
+    async def answer_later(self, later: Later) -> Response:
         """The answer that was waiting, now that it need not wait any more."""
         try:
-            return Reply((await later.answer()).SerializeToString())
+            return Response((await later.answer()).SerializeToString())
         except Exception as error:  # noqa: BLE001 - as above
             return self._refuse(error)
 
-    def _refuse(self, error: Exception) -> Reply:
+    def _refuse(self, error: Exception) -> Response:
         if not isinstance(error, GatekeyError):
             _log.error("rpc.failed", method=self._method.full_name, error=type(error).__name__, exc_info=error)
-            return Reply(b"", (), grpc.StatusCode.INTERNAL, "internal error")
+            return Response(b"", (), grpc.StatusCode.INTERNAL, "internal error")
         if isinstance(error, Unavailable):
             cause = repr(error.__cause__)
             _log.warning("rpc.unavailable", method=self._method.full_name, reason=error.reason, cause=cause)
-        return Reply.of(error)
+        return Response.of(error)
 
-    async def _try_to_answer(self, data: bytes, identity: Any) -> Reply:
+    async def _try_to_answer(self, data: bytes, identity: Any) -> Response:
         if len(data) > self.max_bytes:
             raise InvalidRequest("REQUEST_TOO_LARGE", f"the request has more than {self.max_bytes} bytes")
         is_large = len(data) > decoding.MAX_UNSEEN_BYTES
@@ -377,4 +377,4 @@ class Endpoint:
             message = await self._answer(request, identity)
         except Replayed as replayed:
             message = self._answer_class.FromString(replayed.answer)
-        return Reply(message.SerializeToString(), tuple(identity.trailers) if isinstance(identity, Call) else ())
+        return Response(message.SerializeToString(), tuple(identity.trailers) if isinstance(identity, Call) else ())
