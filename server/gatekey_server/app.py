@@ -21,7 +21,7 @@ from gatekey_server.config import ConfigError, Settings
 from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring, Mint
 from gatekey_server.node import StartError
-from gatekey_server.rpc.dispatcher import utc_now
+from gatekey_server.rpc.context import utc_now
 from gatekey_server.store import schema, sessions
 from gatekey_server.store.database import ConnectError, Database, Primary, why_not
 from gatekey_server.store.dsn import DsnError

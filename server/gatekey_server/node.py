@@ -25,7 +25,7 @@ from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
-from gatekey_server.rpc.dispatcher import utc_now
+from gatekey_server.rpc.context import utc_now
 from gatekey_server.rpc.server import Server, ServerDependencies, build_server
 from gatekey_server.rpc.tls import ServerTls, server_tls
 from gatekey_server.store import service

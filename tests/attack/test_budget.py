@@ -10,7 +10,8 @@ import grpc
 import pytest
 from gatekey.v1 import check_service_pb2 as pb
 from gatekey.v1.check_service_pb2_grpc import CheckServiceStub
-from gatekey_server.rpc.dispatcher import Endpoint, Later
+from gatekey_server.rpc.context import Later
+from gatekey_server.rpc.dispatcher import Endpoint
 from gatekey_server.rpc.health import Health
 from gatekey_server.rpc.server import SERVICES
 from gatekey_server.rpc.transport import MAX_CONCURRENT_CALLS, MAX_STREAMS, GrpcServer

@@ -35,7 +35,8 @@ from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
-from gatekey_server.rpc.dispatcher import Endpoint, Later, RequestContext, Response, utc_now
+from gatekey_server.rpc.context import Later, RequestContext, Response, utc_now
+from gatekey_server.rpc.dispatcher import Endpoint
 from gatekey_server.rpc.server import ServerDependencies, build_server
 from gatekey_server.store import products
 from gatekey_server.store import snapshots as stored

@@ -21,7 +21,7 @@ from gatekey_server.domain.names import (
 from gatekey_server.domain.secrets import Keyring, Mint
 from gatekey_server.domain.specs import MAX_LIFETIME, KeyKind
 from gatekey_server.rpc import paging
-from gatekey_server.rpc.dispatcher import Call, Clock
+from gatekey_server.rpc.context import Call, Clock
 from gatekey_server.rpc.people import read_new_machine_user, write_machine_user
 from gatekey_server.rpc.specs import write_credential
 from gatekey_server.rpc.values import (

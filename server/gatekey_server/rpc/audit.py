@@ -10,7 +10,7 @@ from gatekey_server.commands import audit
 from gatekey_server.domain.audit import Description
 from gatekey_server.domain.names import ProductName, TenantName
 from gatekey_server.rpc import paging
-from gatekey_server.rpc.dispatcher import Call
+from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.values import read_time, write_time
 from gatekey_server.store import pauses
 from gatekey_server.store.audit import ChainInfo, Filter, StoredEvent

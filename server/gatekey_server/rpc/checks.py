@@ -19,7 +19,7 @@ from gatekey_server.domain.names import CheckConfigName, parse_id
 from gatekey_server.domain.secrets import Keyring, Secret
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc import batches, errors
-from gatekey_server.rpc.dispatcher import Clock, Later, Token
+from gatekey_server.rpc.context import Clock, Later, Token
 from gatekey_server.rpc.repeats import Repeats
 from gatekey_server.rpc.specs import write_spec
 from gatekey_server.rpc.values import KEY_KIND, REASON

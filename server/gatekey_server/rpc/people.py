@@ -10,7 +10,7 @@ from gatekey_server.domain.entities import Deleted, Principal
 from gatekey_server.domain.names import MachineUserName, MemberName, TenantName, parse_display_name, parse_id
 from gatekey_server.domain.secrets import ALPHABET
 from gatekey_server.rpc import paging
-from gatekey_server.rpc.dispatcher import Call
+from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.values import read_mask, write_deleted, write_time
 from gatekey_server.store.database import Database
 

@@ -7,7 +7,7 @@ from gatekey_server.domain.entities import Deleted, Product, UnreadableProduct
 from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.names import ProductName
 from gatekey_server.rpc import paging
-from gatekey_server.rpc.dispatcher import Call
+from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.specs import read_spec, refuse_too_large, write_spec
 from gatekey_server.rpc.values import write_deleted, write_time
 from gatekey_server.store import pauses

@@ -25,9 +25,11 @@ from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.api_keys import ApiKeyServicer
 from gatekey_server.rpc.audit import AuditServicer
+from gatekey_server.rpc.authentication import Authenticator
 from gatekey_server.rpc.cache import CacheServicer
 from gatekey_server.rpc.checks import CheckServicer
-from gatekey_server.rpc.dispatcher import Clock, Dispatcher, Endpoint, MethodAtOnce
+from gatekey_server.rpc.context import Clock
+from gatekey_server.rpc.dispatcher import Dispatcher, Endpoint, MethodAtOnce
 from gatekey_server.rpc.health import Health
 from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
 from gatekey_server.rpc.products import ProductServicer
@@ -90,10 +92,11 @@ def build_server(dependencies: ServerDependencies) -> Server:
         dependencies.clock,
         dependencies.tls,
     )
-    dispatcher = Dispatcher(
+    authenticator = Authenticator(
         snapshots, keyring, clock, tls.callers if tls else {}, dependencies.usage, dependencies.recorder
     )
-    checks = CheckServicer(database, snapshots, keyring, clock, dependencies.usage, dispatcher.token_of)
+    dispatcher = Dispatcher(authenticator)
+    checks = CheckServicer(database, snapshots, keyring, clock, dependencies.usage, authenticator.token_of)
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     dispatcher.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
     caches = CacheServicer(
@@ -101,7 +104,7 @@ def build_server(dependencies: ServerDependencies) -> Server:
         keyring,
         clock,
         dependencies.usage,
-        dispatcher.token_of,
+        authenticator.token_of,
     )
     dispatcher.register_unidentified(SERVICES["gatekey.v1.CacheService"], caches, {"Sync": caches.sync_at_once})
     for name, servicer in {

@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Overloaded, ResourceExhausted, Unavailable
 from gatekey_server.rpc import health, sockets
-from gatekey_server.rpc.dispatcher import Endpoint, Later, RequestContext, Response
+from gatekey_server.rpc.context import Later, RequestContext, Response
+from gatekey_server.rpc.dispatcher import Endpoint
 from gatekey_server.rpc.health import Health
 from gatekey_server.rpc.tls import ServerTls
 from gatekey_server.store.pauses import CALLS
