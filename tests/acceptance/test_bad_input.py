@@ -15,7 +15,7 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-from gatekey_server.rpc import paging
+from gatekey_server.rpc.wire import paging
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 

@@ -21,7 +21,7 @@ from gatekey_server.commands.stranding import MAX_LOCKED_CHANGES, Overtaken, Sea
 from gatekey_server.domain.errors import FailedPrecondition
 from gatekey_server.domain.names import ProductName
 from gatekey_server.domain.secrets import new_secret
-from gatekey_server.rpc.specs import read_spec
+from gatekey_server.rpc.wire.specs import read_spec
 from gatekey_server.store import products
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.stranding import FEW

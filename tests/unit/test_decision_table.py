@@ -12,7 +12,7 @@ from gatekey_server.domain.grants import Grant, GrantSet, parse_action, parse_pa
 from gatekey_server.domain.names import parse_id
 from gatekey_server.domain.secrets import Keyring, new_secret
 from gatekey_server.domain.specs import AccessMode, KeyKind
-from gatekey_server.rpc.specs import read_spec
+from gatekey_server.rpc.wire.specs import read_spec
 
 from tests.support.server import PRODUCTS
 from tests.support.table import OWN_TENANT, Case, Holder, State, Table, load

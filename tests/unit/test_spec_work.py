@@ -16,8 +16,8 @@ from gatekey_server.domain.errors import MAX_VIOLATIONS, InvalidRequest
 from gatekey_server.domain.grants import Grant, GrantSet
 from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOffer, KeyOwner
 from gatekey_server.rpc import errors
-from gatekey_server.rpc.specs import read_spec, refuse_too_large
-from gatekey_server.rpc.values import read_key_grants
+from gatekey_server.rpc.wire.conversions import read_key_grants
+from gatekey_server.rpc.wire.specs import read_spec, refuse_too_large
 
 from tests.support.server import read_example
 

@@ -13,7 +13,7 @@ from gatekey_server.domain import builtin, specs
 from gatekey_server.domain.errors import InvalidRequest, Violation
 from gatekey_server.domain.grants import Grant
 from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
-from gatekey_server.rpc.specs import read_spec, write_spec
+from gatekey_server.rpc.wire.specs import read_spec, write_spec
 from google.protobuf import json_format
 
 from tests.support.server import PRODUCTS, read_example

@@ -33,8 +33,8 @@ from gatekey_server.freshness import clock
 from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import LEASE_S, Lease
 from gatekey_server.freshness.snapshot_cache import Entry, SnapshotCache
-from gatekey_server.rpc.specs import read_spec
-from gatekey_server.rpc.values import ACCESS_MODE, KEY_KIND, read_grants
+from gatekey_server.rpc.wire.conversions import ACCESS_MODE, KEY_KIND, read_grants
+from gatekey_server.rpc.wire.specs import read_spec
 
 from gatekey import errors
 from gatekey._calls import Call

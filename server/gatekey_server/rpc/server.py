@@ -23,17 +23,18 @@ from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.change_log import ChangeLog
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.snapshot_source import SnapshotSource
-from gatekey_server.rpc.api_keys import ApiKeyServicer
-from gatekey_server.rpc.audit import AuditServicer
 from gatekey_server.rpc.authentication import Authenticator
-from gatekey_server.rpc.cache import CacheServicer
-from gatekey_server.rpc.checks import CheckServicer
 from gatekey_server.rpc.context import Clock
 from gatekey_server.rpc.dispatcher import Dispatcher, Endpoint, MethodAtOnce
 from gatekey_server.rpc.health import Health
-from gatekey_server.rpc.people import MachineUserServicer, MemberServicer
-from gatekey_server.rpc.products import ProductServicer
-from gatekey_server.rpc.tenants import TenantServicer
+from gatekey_server.rpc.services.api_keys import ApiKeyServicer
+from gatekey_server.rpc.services.audit import AuditServicer
+from gatekey_server.rpc.services.cache import CacheServicer
+from gatekey_server.rpc.services.checks import CheckServicer
+from gatekey_server.rpc.services.machine_users import MachineUserServicer
+from gatekey_server.rpc.services.members import MemberServicer
+from gatekey_server.rpc.services.products import ProductServicer
+from gatekey_server.rpc.services.tenants import TenantServicer
 from gatekey_server.rpc.tls import ServerTls
 from gatekey_server.rpc.transport import GrpcServer
 from gatekey_server.store.database import Database

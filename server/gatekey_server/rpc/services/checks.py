@@ -21,8 +21,8 @@ from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc import batches, errors
 from gatekey_server.rpc.context import Clock, Later, Token
 from gatekey_server.rpc.repeats import Repeats
-from gatekey_server.rpc.specs import write_spec
-from gatekey_server.rpc.values import KEY_KIND, REASON
+from gatekey_server.rpc.wire.conversions import KEY_KIND, REASON
+from gatekey_server.rpc.wire.specs import write_spec
 from gatekey_server.store import pauses
 from gatekey_server.store.database import Database
 

@@ -20,8 +20,8 @@ from gatekey_server.domain.scopes import ScopePseudonyms
 from gatekey_server.domain.secrets import Keyring, Secret
 from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 from gatekey_server.rpc.context import Clock, Token
-from gatekey_server.rpc.specs import write_spec
-from gatekey_server.rpc.values import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time
+from gatekey_server.rpc.wire.conversions import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time
+from gatekey_server.rpc.wire.specs import write_spec
 from gatekey_server.store import pauses
 
 MAX_RESOLVED_KEYS = 1000

@@ -9,9 +9,9 @@ from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 from gatekey_server.commands import audit
 from gatekey_server.domain.audit import Description
 from gatekey_server.domain.names import ProductName, TenantName
-from gatekey_server.rpc import paging
 from gatekey_server.rpc.context import Call
-from gatekey_server.rpc.values import read_time, write_time
+from gatekey_server.rpc.wire import paging
+from gatekey_server.rpc.wire.conversions import read_time, write_time
 from gatekey_server.store import pauses
 from gatekey_server.store.audit import ChainInfo, Filter, StoredEvent
 from gatekey_server.store.database import Database

@@ -22,7 +22,7 @@ from gatekey_server.domain.specs import (
     SecretKeyPolicy,
     TenantLimits,
 )
-from gatekey_server.rpc.values import (
+from gatekey_server.rpc.wire.conversions import (
     ACCESS_MODE,
     KEY_OWNER,
     LIFETIME,

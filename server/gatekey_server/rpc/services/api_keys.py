@@ -20,11 +20,9 @@ from gatekey_server.domain.names import (
 )
 from gatekey_server.domain.secrets import Keyring, Mint
 from gatekey_server.domain.specs import MAX_LIFETIME, KeyKind
-from gatekey_server.rpc import paging
 from gatekey_server.rpc.context import Call, Clock
-from gatekey_server.rpc.people import read_new_machine_user, write_machine_user
-from gatekey_server.rpc.specs import write_credential
-from gatekey_server.rpc.values import (
+from gatekey_server.rpc.wire import paging
+from gatekey_server.rpc.wire.conversions import (
     ACCESS_MODE,
     KEY_KIND,
     KEY_STATE,
@@ -36,6 +34,8 @@ from gatekey_server.rpc.values import (
     write_grants,
     write_time,
 )
+from gatekey_server.rpc.wire.principals import read_new_machine_user, write_machine_user
+from gatekey_server.rpc.wire.specs import write_credential
 from gatekey_server.store.database import Database
 
 MAX_GRACE = timedelta(days=30)
