@@ -12,7 +12,6 @@ from gatekey.v1 import api_key_service_pb2, cache_service_pb2, check_service_pb2
 from gatekey.v1.cache_service_pb2_grpc import CacheServiceStub
 from gatekey_server.commands import checks
 from gatekey_server.commands.checks import CheckResult, Question
-from gatekey_server.config import parse_peppers
 from gatekey_server.domain.changes import Poll, Position
 from gatekey_server.domain.decisions import KEY_UNKNOWN, RULES, Request
 from gatekey_server.domain.errors import Unreadable
@@ -22,6 +21,7 @@ from gatekey_server.freshness import clock
 from gatekey_server.freshness.invalidation_index import History
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.snapshot_source import SnapshotSource
+from gatekey_server.runtime.config import parse_peppers
 from gatekey_server.store.database import Database
 from gatekey_server.store.queries import queries
 

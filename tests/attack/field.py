@@ -146,7 +146,7 @@ async def open_field(
             "GATEKEY_PEPPERS": PEPPERS,
             "GATEKEY_ROOT_TOKEN": token,
             # Removed rows are purged while the victim asks.
-            "GATEKEY_UPKEEP_INTERVAL_S": "0.5",
+            "GATEKEY_MAINTENANCE_INTERVAL_S": "0.5",
             **variables,
         }
     )

@@ -115,7 +115,7 @@ async def shop(databases: Databases) -> AsyncIterator[Shop]:
             "GATEKEY_DATABASE_URL": url,
             "GATEKEY_PEPPERS": PEPPERS,
             "GATEKEY_ROOT_TOKEN": TOKEN,
-            "GATEKEY_UPKEEP_INTERVAL_S": "0.2",
+            "GATEKEY_MAINTENANCE_INTERVAL_S": "0.2",
             "GATEKEY_KEY_RETENTION_DAYS": "0",
             "GATEKEY_USAGE_FLUSH_S": "0.2",
         }

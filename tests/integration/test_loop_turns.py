@@ -23,10 +23,9 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
+from gatekey_server.background.propagation_recorder import PropagationRecorder
+from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands import bootstrap
-from gatekey_server.commands.propagation import PropagationRecorder
-from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.config import parse_peppers
 from gatekey_server.domain.decisions import RULES
 from gatekey_server.domain.secrets import Keyring, new_secret
 from gatekey_server.freshness.change_log import ChangeLog
@@ -38,6 +37,7 @@ from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.context import Later, RequestContext, Response, utc_now
 from gatekey_server.rpc.dispatcher import Endpoint
 from gatekey_server.rpc.server import ServerDependencies, build_server
+from gatekey_server.runtime.config import parse_peppers
 from gatekey_server.store import products
 from gatekey_server.store import snapshots as stored
 from gatekey_server.store.database import Database, Share

@@ -1,4 +1,4 @@
-"""What is wrong with one row harms no other: lists, upkeep and the writing of uses go on beside it."""
+"""What is wrong with one row harms no other: lists, maintenance and the writing of uses go on beside it."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def shop(databases: Databases) -> AsyncIterator[Shop]:
             "GATEKEY_DATABASE_URL": url,
             "GATEKEY_PEPPERS": PEPPERS,
             "GATEKEY_ROOT_TOKEN": token,
-            "GATEKEY_UPKEEP_INTERVAL_S": "0.2",
+            "GATEKEY_MAINTENANCE_INTERVAL_S": "0.2",
             "GATEKEY_USAGE_FLUSH_S": "0.2",
             "GATEKEY_TENANT_RETENTION_DAYS": "0",
             "GATEKEY_KEY_RETENTION_DAYS": "0",
@@ -96,14 +96,14 @@ async def gone(sql: "asyncpg.Connection[asyncpg.Record]", question: str, *values
             await asyncio.sleep(0.05)
 
 
-# ---------------------------------------------------------------- upkeep
+# ---------------------------------------------------------------- maintenance
 
 
 async def test_a_tenant_that_cannot_be_purged_keeps_no_other(shop: Shop) -> None:
     await shop.product("purged")
     names = [await shop.tenant("purged", f"t{number}") for number in range(3)]
     await shop.fail("tenant", "delete", "tenant_id", "t0")
-    shop.expected_failures.add("upkeep.failed")
+    shop.expected_failures.add("maintenance.failed")
     for name in names:
         await shop.root.tenants.DeleteTenant(tenant_service_pb2.DeleteTenantRequest(name=name), timeout=10)
     question = "select count(*) from tenant where tenant_id = any($1)"
@@ -121,7 +121,7 @@ async def test_a_principal_that_cannot_be_purged_keeps_no_other(shop: Shop) -> N
         await shop.root.create_key(tenant, f"{tenant}/members/{member}", mode="ALL")
         uids.append(await shop.sql.fetchval("select max(principal_uid) from principal"))
     await shop.fail("principal", "delete", "principal_uid", uids[0])
-    shop.expected_failures.add("upkeep.failed")
+    shop.expected_failures.add("maintenance.failed")
     for member in ("m0", "m1", "m2"):
         request = member_service_pb2.RemoveMemberRequest(name=f"{tenant}/members/{member}")
         await shop.root.members.RemoveMember(request, timeout=10)
@@ -137,7 +137,7 @@ async def test_a_product_that_cannot_be_purged_keeps_no_other(shop: Shop) -> Non
     for product in products:
         await shop.product(product)
     await shop.fail("product", "delete", "product_id", products[0])
-    shop.expected_failures |= {"upkeep.failed", "product.not_purged"}
+    shop.expected_failures |= {"maintenance.failed", "product.not_purged"}
     request = product_service_pb2.DeleteProductRequest(name=f"products/{products[0]}", force=True)
     assert (await shop.root.products.DeleteProduct(request, timeout=10)).deleted.tenants == 1
     # Not by RPCs, which would begin to purge them by themselves.
@@ -154,7 +154,7 @@ async def test_a_key_that_cannot_be_purged_keeps_no_other(shop: Shop) -> None:
     keys = [(await shop.root.create_key(tenant, f"{tenant}/members/owner", mode="ALL")).api_key for _ in range(3)]
     uids = [parse_key_id(key.name.rpartition("/")[2]) for key in keys]
     await shop.fail("api_key", "delete", "key_uid", uids[0])
-    shop.expected_failures.add("upkeep.failed")
+    shop.expected_failures.add("maintenance.failed")
     for key in keys:
         await shop.root.keys.RevokeApiKey(api_key_service_pb2.RevokeApiKeyRequest(name=key.name), timeout=10)
     question = "select count(*) from api_key where key_uid = any($1)"

@@ -40,9 +40,9 @@ class Service:
     client: Client
     sql: "asyncpg.Connection[asyncpg.Record]"
 
-    async def start(self, upkeep_s: str = ALWAYS_S) -> ServerProcess:
+    async def start(self, maintenance_s: str = ALWAYS_S) -> ServerProcess:
         """Start another server."""
-        return await start(self.url, self.token, upkeep_s)
+        return await start(self.url, self.token, maintenance_s)
 
     async def removed(self) -> int:
         """How many principals wait to be purged."""
@@ -53,13 +53,13 @@ class Service:
         return int(await self.sql.fetchval("select current from revision"))
 
 
-async def start(url: str, token: str, upkeep_s: str) -> ServerProcess:
+async def start(url: str, token: str, maintenance_s: str) -> ServerProcess:
     return await ServerProcess.start(
         {
             "GATEKEY_DATABASE_URL": url,
             "GATEKEY_PEPPERS": PEPPERS,
             "GATEKEY_ROOT_TOKEN": token,
-            "GATEKEY_UPKEEP_INTERVAL_S": upkeep_s,
+            "GATEKEY_MAINTENANCE_INTERVAL_S": maintenance_s,
             "GATEKEY_USAGE_FLUSH_S": "600",
         }
     )
@@ -284,7 +284,7 @@ async def test_a_large_member_is_removed_at_once_and_purged_without_a_trace(serv
 
 
 @pytest.mark.slow
-async def test_a_large_product_is_deleted_at_once_and_purged_by_the_upkeep(service: Service, fresh_id: str) -> None:
+async def test_a_large_product_is_deleted_at_once_and_purged_by_maintenance(service: Service, fresh_id: str) -> None:
     """By hand: GATEKEY_TEST_LARGE_PRODUCT_TENANTS=1000 pytest -s -k large_product."""
     client = service.client
     spec = own_spec(fresh_id)
@@ -353,7 +353,7 @@ async def test_a_large_product_is_deleted_at_once_and_purged_by_the_upkeep(servi
     using.cancel()
     for server in servers:
         assert await server.stop() == 0
-        assert "upkeep.failed" not in "".join(server.output)
+        assert "maintenance.failed" not in "".join(server.output)
     print(  # noqa: T201 - for the run by hand
         f"{LARGE_PRODUCT_TENANTS} tenants: deleted in {deleted_s * 1e3:.0f} ms, purged in"
         f" {time.monotonic() - began:.1f} s; a check and two changes of another product meanwhile:"

@@ -108,7 +108,7 @@ async def served(place: Place) -> AsyncIterator[tuple[ServerProcess, Client]]:
             "GATEKEY_DATABASE_URL": place.url_of(place.role),
             "GATEKEY_PEPPERS": PEPPERS,
             "GATEKEY_ROOT_TOKEN": token,
-            "GATEKEY_UPKEEP_INTERVAL_S": "0.2",
+            "GATEKEY_MAINTENANCE_INTERVAL_S": "0.2",
             "GATEKEY_USAGE_FLUSH_S": "0.2",
             "GATEKEY_TENANT_RETENTION_DAYS": "0",
             "GATEKEY_KEY_RETENTION_DAYS": "0",
@@ -148,7 +148,7 @@ async def test_a_server_can_do_everything_with_the_role(served: tuple[ServerProc
                 break
             await asyncio.sleep(0.1)
     assert verbs[:-1] == ["CreateTenant", "AddMember", "CreateApiKey", "RotateApiKey", "DeleteApiKey", "DeleteTenant"]
-    assert "upkeep.postponed" not in "".join(server.output)
+    assert "maintenance.postponed" not in "".join(server.output)
     assert "usage.kept_back" not in "".join(server.output)
 
 

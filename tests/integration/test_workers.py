@@ -169,7 +169,7 @@ async def test_workers_on_an_embedded_database(tmp_path: Path) -> None:
     workers = [
         pid
         for pid in children(server.process.pid)
-        if "gatekey_server.worker" in Path(f"/proc/{pid}/cmdline").read_text()
+        if "gatekey_server.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
     assert len(workers) == 2
     await client.close()

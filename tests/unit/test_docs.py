@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from gatekey.v1 import product_spec_pb2
-from gatekey_server import config, variables
 from gatekey_server.domain import errors, specs
 from gatekey_server.domain.decisions import Reason
 from gatekey_server.rpc.errors import status_code
 from gatekey_server.rpc.wire.specs import read_spec
+from gatekey_server.runtime import config, variables
 from google.protobuf import json_format
 from ruamel.yaml import YAML
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from gatekey_server import logs
+from gatekey_server.runtime import logs
 
 PROGRAM = """
 import logging, sys, structlog
-from gatekey_server import config, logs
+from gatekey_server.runtime import config, logs
 logs.configure(config.load({}, log_format=sys.argv[1], serving=False))
 text = "a\\n\\r\\x1b[31m\\0\\x85\\u2028\\u202e\\ud800\\x7f\\xa0b"
 structlog.get_logger().warning(text, key=text, keys=[text, {text: text}], bad=ValueError(text))

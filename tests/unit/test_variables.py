@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from gatekey._files import read_bounded
 from gatekey._secret_text import clean
-from gatekey_server import certificates, config, peppers, variables
 from gatekey_server.domain.secrets import new_secret
-from gatekey_server.variables import Address
+from gatekey_server.rpc import certificates
+from gatekey_server.runtime import config, peppers, variables
+from gatekey_server.runtime.variables import Address
 
 PEPPERS = "1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 

@@ -218,7 +218,7 @@ class Near:
         self._memo[snapshot, resource, action, tenant, product] = decision
         return decision
 
-    # ------------------------------------------------------------ upkeep
+    # ------------------------------------------------------------ maintenance
 
     def pause_s(self) -> float:
         """How long there is nothing to do, unless a key is wanted meanwhile."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from gatekey_server.commands import actors, limits, lookup
-from gatekey_server.commands.actors import Actor
-from gatekey_server.commands.callers import Caller, outlives
+from gatekey_server.authorization import actors
+from gatekey_server.authorization.actors import Actor
+from gatekey_server.authorization.callers import Caller, outlives
+from gatekey_server.commands import limits, lookup
 from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.commands.principals import insert_machine_user, machine_user_lifetime

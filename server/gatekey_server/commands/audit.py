@@ -1,6 +1,6 @@
 """Reading the audit log."""
 
-from gatekey_server.commands.callers import Caller
+from gatekey_server.authorization.callers import Caller
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain.names import ProductName, TenantName
 from gatekey_server.store import audit

@@ -2,14 +2,13 @@
 
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Self
 
-from gatekey_server.commands import callers
-from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.authorization import callers
+from gatekey_server.authorization.callers import Caller
 from gatekey_server.domain.changes import NOWHERE, Position, ScopeChange
 from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
 from gatekey_server.domain.names import ApiKeyName
@@ -60,17 +59,21 @@ class Synced:
     """From the client's reading of its clock before it asked."""
 
 
+RecordUse = Callable[[tuple[int, uuid.UUID], datetime], None]
+"""Takes the uids of tenant and key, and when the key was used."""
+
+
 class NearCaches:
     """Serves clients that have caches of their own."""
 
     def __init__(
-        self, database: Database, snapshots: SnapshotSource, log: ChangeLog, lease: Lease, usage: UsageRecorder
+        self, database: Database, snapshots: SnapshotSource, log: ChangeLog, lease: Lease, record_use: RecordUse
     ) -> None:
         self._database = database
         self._snapshots = snapshots
         self._log = log
         self._lease = lease
-        self._usage = usage
+        self._record_use = record_use
 
     def names(self) -> ScopePseudonyms:
         """How scopes are called. Raises `Unavailable` (`LEASE_NOT_HELD`) before that is known."""
@@ -138,8 +141,8 @@ class NearCaches:
         """
         caller.require_some_checks()
         times = {key: time for key, time in uses if caller.may_check(key.parent.product)}
-        for key, uid in (await api_keys.find_used(self._database, list(times))).items():
-            self._usage.record_key(uid, times[key])
+        for key, uid in (await api_keys.resolve_key_uids(self._database, list(times))).items():
+            self._record_use(uid, times[key])
 
 
 def _not_reached(head: Position) -> Unavailable:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from gatekey_server.commands import callers
-from gatekey_server.commands.callers import Caller
+from gatekey_server.authorization import callers
+from gatekey_server.authorization.callers import Caller
 from gatekey_server.domain.decisions import KEY_UNKNOWN, Decision, KeySnapshot, Request, decide
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.domain.secrets import Secret

@@ -2,13 +2,10 @@
 
 from datetime import datetime
 
-from gatekey_server.domain.audit import Description, Event
+from gatekey_server.domain.audit import AuditPosition, Description, Event
 from gatekey_server.store import audit
 from gatekey_server.store.audit import Head
 from gatekey_server.store.database import Connection
-
-AuditPosition = tuple[str, str, int]
-"""Where an event stands: product, tenant (empty for the product's own chain) and sequence number."""
 
 
 async def append(

@@ -2,7 +2,7 @@
 
 import uuid
 
-from gatekey_server.commands.callers import product_not_found
+from gatekey_server.authorization.callers import product_not_found
 from gatekey_server.domain.entities import ApiKey, Principal, Product, Tenant, TenantState
 from gatekey_server.domain.errors import FailedPrecondition, NotFound
 from gatekey_server.domain.names import (

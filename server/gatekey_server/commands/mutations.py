@@ -5,10 +5,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from gatekey_server.authorization.callers import Caller
 from gatekey_server.commands import events
-from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.events import AuditPosition
-from gatekey_server.domain.audit import Description
+from gatekey_server.domain.audit import AuditPosition, Description
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import Aborted, AlreadyExists
 from gatekey_server.domain.grants import Path

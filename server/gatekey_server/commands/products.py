@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import structlog
 
-from gatekey_server.commands import actors, lookup
-from gatekey_server.commands.callers import Caller, product_not_found
+from gatekey_server.authorization import actors
+from gatekey_server.authorization.callers import Caller, product_not_found
+from gatekey_server.commands import lookup
 from gatekey_server.commands.limits import MAX_COUNTED
 from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, refuse_repetition, run
 from gatekey_server.commands.paging import Taker, fill
@@ -29,7 +30,7 @@ _log = structlog.get_logger()
 SLICE_ROWS = 2
 """How many specs are read at once: each may be 1 MiB."""
 PURGE_PATIENCE_S = 1.0
-"""How long a forced deletion removes rows by itself; what is left is for the upkeep."""
+"""How long a forced deletion removes rows by itself; what is left is for maintenance."""
 _MAX_SEARCHES = 5
 """How often a product is looked through, or looked at again, for what a spec would strand."""
 
@@ -230,7 +231,7 @@ async def delete_product(
 
 
 async def _purge_what_is_little(database: Database, name: ProductName) -> None:
-    """Remove the rows of a deleted product where that is done soon; else the upkeep does it."""
+    """Remove the rows of a deleted product where that is done soon; else maintenance does it."""
     end = time.monotonic() + PURGE_PATIENCE_S
     try:
         async with aclosing(products.purge(database, name)) as steps:
@@ -240,7 +241,7 @@ async def _purge_what_is_little(database: Database, name: ProductName) -> None:
                 await asyncio.sleep(took_s)
     except (Unavailable, Overloaded):
         return
-    except Exception as error:  # noqa: BLE001 - whatever it is, the product is deleted, and the upkeep meets it again
+    except Exception as error:  # noqa: BLE001 - whatever it is, the product is deleted, and maintenance meets it again
         _log.exception("product.not_purged", product=name.product, error=type(error).__name__)
 
 

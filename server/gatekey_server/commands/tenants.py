@@ -2,8 +2,9 @@
 
 from datetime import timedelta
 
-from gatekey_server.commands import actors, limits, lookup
-from gatekey_server.commands.callers import Caller, product_not_found
+from gatekey_server.authorization import actors
+from gatekey_server.authorization.callers import Caller, product_not_found
+from gatekey_server.commands import limits, lookup
 from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.domain import builtin

@@ -22,6 +22,10 @@ Description = Mapping[str, Any]
 """What can be told of a thing, as JSON. No secrets."""
 
 
+AuditPosition = tuple[str, str, int]
+"""Where an event stands: product, tenant (empty for the product's own chain) and sequence number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """What was done, by whom, and what it changed. Empty texts stand for what does not apply."""

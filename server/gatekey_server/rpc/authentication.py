@@ -6,10 +6,10 @@ from functools import partial
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from gatekey_server.commands import callers
-from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.propagation import PropagationRecorder
-from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.authorization import callers
+from gatekey_server.authorization.callers import Caller
+from gatekey_server.background.propagation_recorder import PropagationRecorder
+from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.domain.errors import Unauthenticated
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.snapshot_source import SnapshotSource

@@ -12,10 +12,10 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.events import AuditPosition
+from gatekey_server.authorization.callers import Caller
+from gatekey_server.background.propagation_recorder import PropagationRecorder
 from gatekey_server.commands.mutations import Mutation
-from gatekey_server.commands.propagation import PropagationRecorder
+from gatekey_server.domain.audit import AuditPosition
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest
 from gatekey_server.domain.names import ApiKeyName, PrincipalName, parse_principal_name

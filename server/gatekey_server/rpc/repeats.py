@@ -14,9 +14,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 from gatekey.v1 import check_service_pb2 as pb
 
-from gatekey_server.commands.callers import Caller
+from gatekey_server.authorization.callers import Caller
+from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands.checks import CheckResult, Question
-from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.decisions import KeySnapshot
 from gatekey_server.domain.secrets import Secret
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot

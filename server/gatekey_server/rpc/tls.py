@@ -10,10 +10,10 @@ import grpc
 import structlog
 from cryptography import x509
 
-from gatekey_server import certificates
-from gatekey_server.certificates import Files, Material, MaterialError
 from gatekey_server.domain.errors import Unauthenticated
 from gatekey_server.domain.names import ApiKeyName
+from gatekey_server.rpc import certificates
+from gatekey_server.rpc.certificates import Files, Material, MaterialError
 
 CertificateCallers = Mapping[x509.GeneralName, ApiKeyName]
 """Service tokens, by the alternative names of the certificates that stand for them."""

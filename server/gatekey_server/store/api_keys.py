@@ -204,7 +204,7 @@ async def record_uses(database: Database, uses: Mapping[tuple[int, uuid.UUID], d
         await database.fetch(_INSERT_USES_SQL, *_columns(others))
 
 
-async def find_used(database: Database, keys: Sequence[ApiKeyName]) -> dict[ApiKeyName, tuple[int, uuid.UUID]]:
+async def resolve_key_uids(database: Database, keys: Sequence[ApiKeyName]) -> dict[ApiKeyName, tuple[int, uuid.UUID]]:
     """The uids of tenant and key of those keys that there are."""
     by_uid = {uid: key for key in keys if (uid := parse_key_id(key.api_key)) is not None}
     parents = [key.parent for key in by_uid.values()]

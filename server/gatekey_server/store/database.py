@@ -196,7 +196,7 @@ class Share(enum.Enum):
     CONTROL = enum.auto()
     """Receipts and health."""
     BACKGROUND = enum.auto()
-    """Upkeep, and what is written down later."""
+    """Maintenance, and what is written down later."""
 
 
 def share_sizes(connections: int) -> dict[frozenset[Share], int]:

@@ -13,8 +13,8 @@ from gatekey.cli.connection import Endpoint
 from gatekey.cli.problems import Failure, complain
 
 if TYPE_CHECKING:
-    from gatekey_server.app import Ready
-    from gatekey_server.config import Settings
+    from gatekey_server.runtime.app import Ready
+    from gatekey_server.runtime.config import Settings
 
 peppers = typer.Typer(no_args_is_help=True, help="Make the keys that secrets are hashed under.")
 
@@ -34,7 +34,7 @@ def serve(
     GATEKEY_LISTEN, GATEKEY_DATA_DIR and GATEKEY_WORKERS.
     """
     settings = _settings(listen=listen, data_dir=data_dir, workers=workers)
-    from gatekey_server import app, logs  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.runtime import app, logs  # noqa: PLC0415 - the extra may be missing
 
     config_file = settings.data_dir / local.FILE_NAME
     config = _read_local(config_file) if settings.embedded else None
@@ -96,7 +96,7 @@ def migrate(
     settings = _settings(serving=False, migrate_lock_timeout_s=lock_timeout)
     if grant_to is not None and settings.embedded:
         raise Failure("--grant-to needs GATEKEY_DATABASE_URL: a server is the superuser of its embedded database")
-    from gatekey_server import app  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.runtime import app  # noqa: PLC0415 - the extra may be missing
 
     try:
         version = app.migrate(settings, grant_to=grant_to, tell=lambda line: complain("note", line))
@@ -110,7 +110,7 @@ def migrate(
 def _certificate(settings: Settings) -> bytes | None:
     if settings.tls_certificate is None:
         return None
-    from gatekey_server import certificates  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.rpc import certificates  # noqa: PLC0415 - the extra may be missing
 
     try:
         return certificates.read(settings.tls_files).certificates
@@ -120,7 +120,7 @@ def _certificate(settings: Settings) -> bytes | None:
 
 def _host_for_clients(listen: str, certificate: bytes | None) -> str:
     """The host by which clients on this machine find the server, and by which they can trust its certificate."""
-    from gatekey_server import certificates  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.rpc import certificates  # noqa: PLC0415 - the extra may be missing
 
     host = listen.rpartition(":")[0]
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - what is not bound to here
@@ -130,7 +130,7 @@ def _host_for_clients(listen: str, certificate: bytes | None) -> str:
 
 
 def _obstacle_to_demo(settings: Settings, host: str, token: str | None, certificate: bytes | None) -> str | None:
-    from gatekey_server import certificates  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.rpc import certificates  # noqa: PLC0415 - the extra may be missing
 
     if token is None:
         return "it needs the root token, which only the first start knows; GATEKEY_ROOT_TOKEN gives it to this one"
@@ -159,7 +159,7 @@ def _environment(settings: Settings, address: str, new_root_token: str | None) -
 def generate_pepper(version: Annotated[int, typer.Option(min=1, max=32767)] = 1) -> None:
     """Print a new pepper, in the form of GATEKEY_PEPPERS."""
     try:
-        from gatekey_server import peppers as made  # noqa: PLC0415 - the extra may be missing
+        from gatekey_server.runtime import peppers as made  # noqa: PLC0415 - the extra may be missing
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     print(made.generate(version))  # noqa: T201
@@ -167,7 +167,7 @@ def generate_pepper(version: Annotated[int, typer.Option(min=1, max=32767)] = 1)
 
 def _settings(**overrides: Any) -> Settings:
     try:
-        from gatekey_server import config  # noqa: PLC0415 - the extra may be missing
+        from gatekey_server.runtime import config  # noqa: PLC0415 - the extra may be missing
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     try:

@@ -9,9 +9,9 @@ from functools import lru_cache
 from gatekey.v1 import cache_service_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
 
+from gatekey_server.authorization.callers import Caller
+from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands.cache import Cursor, NearCaches, Synced
-from gatekey_server.commands.callers import Caller
-from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.changes import ScopeChange
 from gatekey_server.domain.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind
 from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Unreadable

@@ -7,10 +7,11 @@ from functools import partial
 
 from gatekey.v1 import check_service_pb2 as pb
 
-from gatekey_server.commands import callers, checks, products
-from gatekey_server.commands.callers import Caller
+from gatekey_server.authorization import callers
+from gatekey_server.authorization.callers import Caller
+from gatekey_server.background.uses import UsageRecorder
+from gatekey_server.commands import checks, products
 from gatekey_server.commands.checks import Checking, CheckResult, Question
-from gatekey_server.commands.usage import UsageRecorder
 from gatekey_server.domain.decisions import ALLOWED, PrincipalKind, Request
 from gatekey_server.domain.entities import Product
 from gatekey_server.domain.errors import GatekeyError, InvalidRequest

@@ -12,11 +12,9 @@ from datetime import timedelta
 
 import structlog
 
-from gatekey_server import metrics
-from gatekey_server.commands import upkeep
-from gatekey_server.commands.propagation import PropagationRecorder
-from gatekey_server.commands.usage import UsageRecorder
-from gatekey_server.config import Settings, parse_tls_callers
+from gatekey_server.background import maintenance
+from gatekey_server.background.propagation_recorder import PropagationRecorder
+from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.change_log import ChangeLog
@@ -28,9 +26,11 @@ from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.context import utc_now
 from gatekey_server.rpc.server import Server, ServerDependencies, build_server
 from gatekey_server.rpc.tls import ServerTls, server_tls
+from gatekey_server.runtime import metrics
+from gatekey_server.runtime.config import Settings, parse_tls_callers
+from gatekey_server.runtime.variables import Address
 from gatekey_server.store import service
 from gatekey_server.store.database import Database, Share
-from gatekey_server.variables import Address
 
 _PING_INTERVAL_S = 1.0
 _RESTART_S = 1.0
@@ -59,7 +59,7 @@ async def connect(settings: Settings, dsn: str) -> AsyncIterator[Database]:
         yield database
 
 
-async def answer(
+async def serve(
     settings: Settings,
     keyring: Keyring,
     database: Database,
@@ -72,7 +72,7 @@ async def answer(
 
     With `shares_port` other processes may listen on the same port. Raises `StartError`.
     """
-    _spare_the_cache()
+    _tune_gc()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     index, log, lease = InvalidationIndex(), ChangeLog(), Lease()
     control, background_work = database.share(Share.CONTROL), database.share(Share.BACKGROUND)
@@ -103,8 +103,14 @@ async def answer(
     await server.grpc.start()
     async with asyncio.TaskGroup() as tasks:
         background = [
-            tasks.create_task(_for_ever(work))
-            for work in (health.run, poller.run, usage.run, recorder.run, lambda: _keep_up(settings, background_work))
+            tasks.create_task(_supervise(work))
+            for work in (
+                health.run,
+                poller.run,
+                usage.run,
+                recorder.run,
+                lambda: _run_maintenance(settings, background_work),
+            )
         ]
         background.append(tasks.create_task(_announce(on_ready, address)))
         _log.info("server.ready", address=address, tls=tls is not None)
@@ -127,7 +133,7 @@ async def _say_goodbye(usage: UsageRecorder, recorder: PropagationRecorder, poll
         await poller.leave()
 
 
-def _spare_the_cache() -> None:
+def _tune_gc() -> None:
     """Let the garbage collector look at what is young, and leave what is old alone.
 
     A full collection looks at everything that is remembered, which takes seconds where there is much, and nothing
@@ -141,7 +147,7 @@ async def _announce(on_ready: Callable[[str], Awaitable[None]], address: str) ->
     await on_ready(address)
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+async def _supervise(work: Callable[[], Awaitable[None]]) -> None:
     """Do what never ends, and do it again if it does: no fault in it is worth the answers of this process."""
     while True:
         try:
@@ -225,16 +231,16 @@ class _Health:
             await asyncio.sleep(_PING_INTERVAL_S)
 
 
-async def _keep_up(settings: Settings, database: Database) -> None:
+async def _run_maintenance(settings: Settings, database: Database) -> None:
     """Remove what is over, again and again."""
     retention = timedelta(days=settings.key_retention_days)
     while True:
         # Servers that were started together do not do it together.
-        await asyncio.sleep(settings.upkeep_interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+        await asyncio.sleep(settings.maintenance_interval_s * random.uniform(0.8, 1.2))  # noqa: S311
         try:
-            removed = await upkeep.remove_what_is_over(database, retention, utc_now())
+            removed = await maintenance.purge_expired(database, retention, utc_now())
         except GatekeyError as error:
-            _log.warning("upkeep.postponed", reason=error.reason)
+            _log.warning("maintenance.postponed", reason=error.reason)
             continue
         if any(removed.values()):
-            _log.info("upkeep.done", **removed)
+            _log.info("maintenance.done", **removed)

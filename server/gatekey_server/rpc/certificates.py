@@ -17,9 +17,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from gatekey._files import MAX_BYTES
 
 from gatekey_server.files import open_regular
-from gatekey_server.variables import MAX_FILE_BYTES
 
 MIN_RSA_BITS = 2048
 
@@ -155,9 +155,9 @@ def _read_key(path: Path) -> tuple[PrivateKey, bytes]:
 
 
 def _read(file: BinaryIO) -> bytes:
-    data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"has more than {MAX_FILE_BYTES} bytes")
+    data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"has more than {MAX_BYTES} bytes")
     if not data.strip():
         raise ValueError("is empty")
     return data

@@ -1,16 +1,28 @@
 """On whose behalf a caller administers: what the actor's role allows, and what the actor can give."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from gatekey_server.commands.mutations import Mutation
+from gatekey_server.authorization.callers import Caller
 from gatekey_server.domain.decisions import CompiledSpec
 from gatekey_server.domain.entities import Principal, Tenant
 from gatekey_server.domain.errors import InvalidRequest, PermissionDenied
 from gatekey_server.domain.grants import EVERYTHING, GrantSet, Permission, in_words
-from gatekey_server.domain.names import KeyOwnerName, MemberName
+from gatekey_server.domain.names import KeyOwnerName, MemberName, PrincipalName
 from gatekey_server.store import principals
 from gatekey_server.store.database import Connection
+
+
+class Administration(Protocol):
+    """A mutation, as far as it matters on whose behalf it is made."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls."""
+
+    @property
+    def actor(self) -> PrincipalName | None:
+        """On whose behalf; None where nobody was named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,7 @@ class Actor:
             )
 
 
-async def find(connection: Connection, mutation: Mutation[Any], compiled: CompiledSpec, tenant: Tenant) -> Actor:
+async def find(connection: Connection, mutation: Administration, compiled: CompiledSpec, tenant: Tenant) -> Actor:
     """Find the actor of a mutation in a locked tenant.
 
     Raises `PermissionDenied` (`ACTOR_REQUIRED`, `ACTOR_OF_OTHER_TENANT`, `ACTOR_UNKNOWN`).
@@ -96,7 +108,7 @@ async def find(connection: Connection, mutation: Mutation[Any], compiled: Compil
 
 async def authorise(
     connection: Connection,
-    mutation: Mutation[Any],
+    mutation: Administration,
     compiled: CompiledSpec,
     tenant: Tenant,
     collection: str,
@@ -121,13 +133,13 @@ async def authorise(
     return actor
 
 
-def refuse_other_tenant(mutation: Mutation[Any], tenant: Tenant | None, noun: str = "tenant") -> None:
+def refuse_other_tenant(mutation: Administration, tenant: Tenant | None, noun: str = "tenant") -> None:
     """Refuse an actor of another tenant; None for what is in no tenant, where there can be no actor."""
     if mutation.actor is not None and (tenant is None or mutation.actor.parent != tenant.name):
         raise PermissionDenied("ACTOR_OF_OTHER_TENANT", f"the actor is no member or machine user of this {noun}")
 
 
-def refuse_key_of_other_member(mutation: Mutation[Any], compiled: CompiledSpec, owner: KeyOwnerName) -> None:
+def refuse_key_of_other_member(mutation: Administration, compiled: CompiledSpec, owner: KeyOwnerName) -> None:
     """Refuse an actor a key, or a new secret, of another member where the spec leaves that to the member alone.
 
     Raises `PermissionDenied` (`KEY_OF_OTHER_MEMBER`).

@@ -17,7 +17,7 @@ from gatekey_server.freshness.invalidation_index import InvalidationIndex
 from gatekey_server.freshness.lease import Lease
 from gatekey_server.freshness.propagation import WAIT_BUCKETS_S, PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
-from gatekey_server.variables import Address
+from gatekey_server.runtime.variables import Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import structlog
 
-from gatekey_server.commands.events import AuditPosition
+from gatekey_server.domain.audit import AuditPosition
 from gatekey_server.domain.changes import Commit
 from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.freshness.propagation import PropagationBarrier

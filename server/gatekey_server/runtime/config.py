@@ -12,12 +12,13 @@ from cryptography import x509
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gatekey_server import certificates, variables
 from gatekey_server.domain import builtin
 from gatekey_server.domain.names import ApiKeyName, parse_key_id
 from gatekey_server.domain.secrets import MIN_PEPPER_BYTES, is_well_formed
+from gatekey_server.rpc import certificates
+from gatekey_server.runtime import variables
+from gatekey_server.runtime.variables import LAST_PORT, Address
 from gatekey_server.store import dsn
-from gatekey_server.variables import LAST_PORT, Address
 
 _TOKENS = f"{builtin.SYSTEM_TENANT}/apiKeys/"
 _DNS_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
@@ -202,7 +203,7 @@ class Settings(BaseSettings):
     usage_flush_s: float = Field(default=10, gt=0, le=3600)
     """How often the last uses of keys are written down; what a crash can lose of them."""
 
-    upkeep_interval_s: float = Field(default=60, gt=0, le=86400)
+    maintenance_interval_s: float = Field(default=60, gt=0, le=86400)
     """How often deleted tenants, ended keys and old request ids are looked for that are to be purged."""
 
     shutdown_grace_s: float = Field(default=10, ge=0, le=600)

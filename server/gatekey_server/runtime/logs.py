@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from gatekey_server.config import Settings
+from gatekey_server.runtime.config import Settings
 
 MAX_TEXT = 10_000
 """Characters of one text in a log line."""

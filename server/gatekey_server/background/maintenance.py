@@ -35,7 +35,7 @@ T = TypeVar("T")
 _log = structlog.get_logger()
 
 
-async def remove_what_is_over(database: Database, key_retention: timedelta, now: datetime) -> dict[str, int]:
+async def purge_expired(database: Database, key_retention: timedelta, now: datetime) -> dict[str, int]:
     """Do one round; answers how much of what was removed.
 
     What cannot be removed for a reason of its own is left for the next round, and holds up nothing else.
@@ -61,7 +61,7 @@ async def _unless_it_fails(what: str, work: Callable[[], Awaitable[T]]) -> T | N
     except (Unavailable, Overloaded):
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is
-        _log.exception("upkeep.failed", what=what, error=type(error).__name__)
+        _log.exception("maintenance.failed", what=what, error=type(error).__name__)
         return None
 
 

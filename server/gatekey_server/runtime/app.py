@@ -14,21 +14,21 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from gatekey_server import node, peppers
-from gatekey_server.certificates import MaterialError
 from gatekey_server.commands import bootstrap
-from gatekey_server.config import ConfigError, Settings
 from gatekey_server.domain.errors import GatekeyError, Unavailable
 from gatekey_server.domain.secrets import Keyring, Mint
-from gatekey_server.node import StartError
+from gatekey_server.rpc.certificates import MaterialError
 from gatekey_server.rpc.context import utc_now
+from gatekey_server.runtime import node, peppers
+from gatekey_server.runtime.config import ConfigError, Settings
+from gatekey_server.runtime.node import StartError
+from gatekey_server.runtime.supervisor import Supervisor
 from gatekey_server.store import schema, sessions
 from gatekey_server.store.database import ConnectError, Database, Primary, why_not
 from gatekey_server.store.dsn import DsnError
 from gatekey_server.store.embedded import EmbeddedDatabaseError, EmbeddedPostgres
 from gatekey_server.store.lock import LockTimeoutError
 from gatekey_server.store.sessions import UnfitError
-from gatekey_server.workers import Supervisor
 
 __all__ = ["Ready", "StartError", "migrate", "serve", "work"]
 
@@ -88,7 +88,7 @@ def work(settings: Settings, on_ready: Callable[[], None]) -> None:
         if settings.database_url is None:
             raise StartError("a worker needs GATEKEY_DATABASE_URL")
         async with node.connect(settings, settings.database_url.get_secret_value()) as database:
-            await node.answer(settings, peppers.load(settings), database, stop, ready, shares_port=True)
+            await node.serve(settings, peppers.load(settings), database, stop, ready, shares_port=True)
 
     with _start_errors():
         _allow_open_files(settings)
@@ -168,7 +168,7 @@ async def _serve(
 
         watch = asyncio.create_task(_keep_alive(embedded, stop)) if embedded is not None else None
         try:
-            await _answer(settings, keyring, database, stop, ready)
+            await _run_processes(settings, keyring, database, stop, ready)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -176,7 +176,7 @@ async def _serve(
             raise StartError(watch.result())
 
 
-async def _answer(
+async def _run_processes(
     settings: Settings,
     keyring: Keyring,
     database: Database,
@@ -184,7 +184,7 @@ async def _answer(
     ready: Callable[[str], Awaitable[None]],
 ) -> None:
     if settings.workers == 1:
-        await node.answer(settings, keyring, database, stop, ready)
+        await node.serve(settings, keyring, database, stop, ready)
     else:
         await Supervisor(settings, database.primary.dsn).run(stop, ready)
 

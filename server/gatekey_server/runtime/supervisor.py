@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
-from gatekey_server import peppers
-from gatekey_server.config import Settings
-from gatekey_server.node import GOODBYE_S, StartError, cannot_listen
-from gatekey_server.variables import PREFIX, Address
+from gatekey_server.runtime import peppers
+from gatekey_server.runtime.config import Settings
+from gatekey_server.runtime.node import GOODBYE_S, StartError, cannot_listen
+from gatekey_server.runtime.variables import PREFIX, Address
 
 _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 5.0
@@ -88,7 +88,7 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "gatekey_server.worker",
+                "gatekey_server.runtime.worker",
                 env=self._environment(number, address, writing),
                 pass_fds=(writing,),
                 # The descriptor of this process is read by its own log.

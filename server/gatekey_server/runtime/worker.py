@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 
-from gatekey_server import app, config, logs, workers
+from gatekey_server.runtime import app, config, logs, supervisor
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Answer until SIGTERM, or until the supervisor is gone."""
-    ready_fd, parent = int(os.environ.pop(workers.READY_FD)), int(os.environ.pop(workers.PARENT))
+    ready_fd, parent = int(os.environ.pop(supervisor.READY_FD)), int(os.environ.pop(supervisor.PARENT))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 1

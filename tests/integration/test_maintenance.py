@@ -41,7 +41,7 @@ async def service(databases: Databases) -> AsyncIterator[Service]:
             "GATEKEY_DATABASE_URL": url,
             "GATEKEY_PEPPERS": PEPPERS,
             "GATEKEY_ROOT_TOKEN": token,
-            "GATEKEY_UPKEEP_INTERVAL_S": "0.2",
+            "GATEKEY_MAINTENANCE_INTERVAL_S": "0.2",
             "GATEKEY_USAGE_FLUSH_S": "600",
             "GATEKEY_TENANT_RETENTION_DAYS": "0",
             "GATEKEY_KEY_RETENTION_DAYS": "1",

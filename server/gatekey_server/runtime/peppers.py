@@ -5,10 +5,10 @@ import secrets
 from base64 import b64encode
 from pathlib import Path
 
-from gatekey_server import variables
-from gatekey_server.config import ConfigError, Settings, parse_peppers
 from gatekey_server.domain.secrets import Keyring
 from gatekey_server.files import open_regular
+from gatekey_server.runtime import variables
+from gatekey_server.runtime.config import ConfigError, Settings, parse_peppers
 
 
 def path(settings: Settings) -> Path:

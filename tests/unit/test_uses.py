@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from gatekey_server.commands import usage
-from gatekey_server.commands.usage import UsageRecorder
+from gatekey_server.background import uses
+from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.domain.decisions import KeySnapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,8 +34,8 @@ def snapshot(number: int, *, was_used: bool = True) -> KeySnapshot:
 
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
-    monkeypatch.setattr(usage.api_keys, "record_uses", record_uses)
-    monkeypatch.setattr(usage, "_BATCH", _BATCH)
+    monkeypatch.setattr(uses.api_keys, "record_uses", record_uses)
+    monkeypatch.setattr(uses, "_BATCH", _BATCH)
     return Database()
 
 
@@ -71,6 +71,6 @@ async def test_a_process_that_was_stopped_does_not_rest_for_as_long(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed = iter(range(0, 100_000, 3600))
-    monkeypatch.setattr(usage, "clock", SimpleNamespace(now=lambda: float(next(passed))))
+    monkeypatch.setattr(uses, "clock", SimpleNamespace(now=lambda: float(next(passed))))
     await recorder_of(database, *range(9)).flush(gently=True)
     assert [len(batch) for batch in database.batches] == [3, 3, 3]

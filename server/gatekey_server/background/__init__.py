@@ -1,0 +1,1 @@
+"""What a server does beside serving: it writes uses and waits, and removes what has expired."""
