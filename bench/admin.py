@@ -5,8 +5,8 @@ import statistics
 import time
 from pathlib import Path
 
+from gatekey.core.names import format_key_id
 from gatekey.v1 import api_key_service_pb2, api_key_service_pb2_grpc, types_pb2
-from gatekey_server.domain.names import format_key_id
 
 from bench import gatekey as g
 from bench.report import Report

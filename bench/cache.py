@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import cast
 
 import asyncpg
-from gatekey_server.domain.decisions import KeySnapshot, Request, decide
-from gatekey_server.freshness import clock
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import LEASE_S, Lease
+from gatekey.core import clock
+from gatekey.core.decisions import KeySnapshot, Request, decide
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.lease import LEASE_S
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store.database import Database
 
@@ -79,7 +80,7 @@ class _source:  # noqa: N801 - used like a function
     async def __aenter__(self) -> SnapshotSource:
         database = await self._database.__aenter__()
         (started,) = await database.fetch("select pg_postmaster_start_time()")
-        lease = Lease()
+        lease = PrimaryLease()
         lease.renew(clock.now() + 1e9 - LEASE_S, started[0])
         return SnapshotSource(database, InvalidationIndex(), lease, max_entries=10**7, max_bytes=10**10)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import asyncpg
 import grpc
+from gatekey.core.names import new_key_uid
+from gatekey.core.secrets import Digest, Keyring, checksum, new_secret
 from gatekey.v1 import (
     check_service_pb2,
     check_service_pb2_grpc,
@@ -20,8 +22,6 @@ from gatekey.v1 import (
     product_service_pb2_grpc,
     product_spec_pb2,
 )
-from gatekey_server.domain.names import new_key_uid
-from gatekey_server.domain.secrets import Digest, Keyring, checksum, new_secret
 from gatekey_server.store.embedded import EmbeddedPostgres
 from google.protobuf import json_format
 from ruamel.yaml import YAML

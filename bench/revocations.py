@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from gatekey.core.names import format_key_id
 from gatekey.v1 import api_key_service_pb2, api_key_service_pb2_grpc
-from gatekey_server.domain.names import format_key_id
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 from bench import gatekey as g

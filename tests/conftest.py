@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 from tests.support.databases import Databases

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.audit import GENESIS
 from gatekey.v1 import api_key_service_pb2, audit_service_pb2, product_service_pb2, tenant_service_pb2, types_pb2
-from gatekey_server.domain.audit import GENESIS
 from gatekey_server.store import audit
 from google.protobuf.timestamp_pb2 import Timestamp
 

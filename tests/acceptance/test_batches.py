@@ -2,9 +2,9 @@
 
 import grpc
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, check_service_pb2
 from gatekey.v1.check_service_pb2 import BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse
-from gatekey_server.domain.secrets import new_secret
 
 from tests.support.server import Client, problem_of
 

@@ -7,6 +7,9 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from gatekey.core import builtin
+from gatekey.core.decisions import RULES as RULES_NUMBER
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -18,9 +21,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-from gatekey_server.domain import builtin
-from gatekey_server.domain.decisions import RULES as RULES_NUMBER
-from gatekey_server.domain.secrets import new_secret
 from gatekey_server.rpc.server import SERVICES
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask

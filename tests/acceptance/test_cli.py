@@ -16,8 +16,8 @@ from gatekey.cli import local, specs
 from gatekey.cli.calls import Connection
 from gatekey.cli.connection import Endpoint, find_endpoint
 from gatekey.cli.problems import Failure
+from gatekey.core.secrets import is_well_formed, new_secret
 from gatekey.v1 import check_service_pb2, product_service_pb2, product_spec_pb2, tenant_service_pb2, types_pb2
-from gatekey_server.domain.secrets import is_well_formed, new_secret
 
 from tests.support.cli import (
     EXAMPLES,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 
 from tests.support.cli import GATEKEY, INDEPENDENT, Cli, endpoint_of, environment
 from tests.support.databases import Databases

@@ -8,18 +8,18 @@ from typing import Any
 
 import grpc
 import pytest
+from gatekey.core import clock
+from gatekey.core.changes import Poll, Position
+from gatekey.core.decisions import KEY_UNKNOWN, RULES, Request
+from gatekey.core.errors import Unreadable
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.names import parse_key_id
+from gatekey.core.secrets import Keyring, new_secret
 from gatekey.v1 import api_key_service_pb2, cache_service_pb2, check_service_pb2
 from gatekey.v1.cache_service_pb2_grpc import CacheServiceStub
 from gatekey_server.commands import checks
 from gatekey_server.commands.checks import CheckResult, Question
-from gatekey_server.domain.changes import Poll, Position
-from gatekey_server.domain.decisions import KEY_UNKNOWN, RULES, Request
-from gatekey_server.domain.errors import Unreadable
-from gatekey_server.domain.names import parse_key_id
-from gatekey_server.domain.secrets import Keyring, new_secret
-from gatekey_server.freshness import clock
-from gatekey_server.freshness.invalidation_index import History
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.runtime.config import parse_peppers
 from gatekey_server.store.database import Database
@@ -186,7 +186,7 @@ class Blind(Database):
 
 async def test_revisions_tell_nothing_of_when_it_was_looked_up(places: Places, database_url: str) -> None:
     """A process that is behind the database, and remembers one of the secrets from before."""
-    keyring, history, lease = Keyring(parse_peppers(PEPPERS)), History(), Lease()
+    keyring, history, lease = Keyring(parse_peppers(PEPPERS)), InvalidationIndex(), PrimaryLease()
     async with Blind.connect(database_url, max_connections=2, statement_timeout_s=5, acquire_timeout_s=5) as database:
         source = SnapshotSource(database, history, lease, max_entries=100, max_bytes=10**6)
         at = await database.fetch("select current, stamp, pg_postmaster_start_time() as server from revision")

@@ -14,11 +14,11 @@ from urllib.request import urlopen
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.lease import LEASE_S, MAX_REMOTE_LEASE_S
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, audit_service_pb2, check_service_pb2, types_pb2
 from gatekey.v1.api_key_service_pb2 import CreateApiKeyResponse
 from gatekey.v1.check_service_pb2 import BatchCheckRequest, CheckRequest
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.freshness.lease import LEASE_S, MAX_REMOTE_LEASE_S
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 from tests.support.databases import Databases

@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import (
     api_key_service_pb2,
     machine_user_service_pb2,
@@ -13,7 +14,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-from gatekey_server.domain.secrets import new_secret
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp

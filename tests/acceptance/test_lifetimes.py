@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from gatekey.core.names import parse_key_id
 from gatekey.v1 import (
     api_key_service_pb2,
     machine_user_service_pb2,
@@ -17,7 +18,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-from gatekey_server.domain.names import parse_key_id
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from gatekey.core.decisions import RULES
 from gatekey.v1 import api_key_service_pb2, cache_service_pb2, check_service_pb2
-from gatekey_server.domain.decisions import RULES
 from gatekey_server.rpc.server import SERVICES
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message

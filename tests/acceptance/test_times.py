@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from gatekey.core.times import MAX_TIME, MIN_TIME
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -13,7 +14,6 @@ from gatekey.v1 import (
     product_service_pb2,
     types_pb2,
 )
-from gatekey_server.domain.times import MAX_TIME, MIN_TIME
 from gatekey_server.rpc.server import SERVICES
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration

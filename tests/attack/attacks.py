@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from gatekey.core.decisions import RULES
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -26,7 +27,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-from gatekey_server.domain.decisions import RULES
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 

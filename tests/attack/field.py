@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 
 from tests.attack.attacks import Attack
 from tests.attack.ground import ATTACKED, Ground, Scene

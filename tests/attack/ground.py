@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from gatekey_server.domain.names import parse_key_id
-from gatekey_server.domain.secrets import Keyring, new_secret
+from gatekey.core.names import parse_key_id
+from gatekey.core.secrets import Keyring, new_secret
 from gatekey_server.runtime.config import parse_peppers
 
 from tests.attack.h2_attacker import Target

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import uvloop
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 
 from tests.chaos import diseases, faults, report
 from tests.chaos.database import Database

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gatekey._near import Near
+from gatekey.core import clock
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.lease import Lease
+from gatekey.core.secrets import Digest
 from gatekey.v1 import cache_service_pb2 as pb
-from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness import clock
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import Lease
 from gatekey_server.store import snapshots
 from gatekey_server.store.database import Database
 from gatekey_server.store.products import CompiledSpecs
-from gatekey_server.store.snapshots import Loaded
+from gatekey_server.store.snapshots import LoadResult
 
 NONE = "none"
 
@@ -36,7 +36,7 @@ def _late_fill() -> None:
         begin(index)
         histories.append(index)
 
-    async def load_late(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> Loaded:
+    async def load_late(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> LoadResult:
         loaded = await load(database, specs, digests)
         await asyncio.sleep(random.uniform(0, _LATE_FILL_S))
         return replace(loaded, revision=max(loaded.revision, histories[-1].applied.revision))

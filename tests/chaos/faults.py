@@ -6,7 +6,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from gatekey_server.freshness.lease import LEASE_S
+from gatekey.core.lease import LEASE_S
 
 from tests.chaos.database import Database
 from tests.chaos.near import NearProcess

@@ -13,7 +13,7 @@ from itertools import takewhile
 from math import inf
 from typing import NamedTuple
 
-from gatekey_server.freshness.lease import MAX_REMOTE_LEASE_S
+from gatekey.core.lease import MAX_REMOTE_LEASE_S
 
 ALLOWED = "ALLOWED"
 

@@ -5,8 +5,8 @@ import sys
 import time
 from types import FrameType
 
+from gatekey.core.lease import LEASE_S
 from gatekey_command import main as gatekey
-from gatekey_server.freshness.lease import LEASE_S
 
 from tests.chaos import diseases
 

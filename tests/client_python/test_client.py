@@ -13,8 +13,8 @@ import grpc
 import pytest
 from gatekey import _administration, _requests, decisions, errors
 from gatekey._calls import Call, Listing
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import check_service_pb2, types_pb2
-from gatekey_server.domain.secrets import new_secret
 from gatekey_server.rpc.server import SERVICES
 from google.protobuf.message_factory import GetMessageClass
 

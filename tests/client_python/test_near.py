@@ -18,13 +18,13 @@ import grpc
 import pytest
 from gatekey import _near, decisions
 from gatekey._near import Near
+from gatekey.core import clock
+from gatekey.core.decisions import RULES
+from gatekey.core.lease import LEASE_S, MAX_REMOTE_LEASE_S
+from gatekey.core.names import format_key_id
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, cache_service_pb2_grpc
 from gatekey.v1 import cache_service_pb2 as pb
-from gatekey_server.domain.decisions import RULES
-from gatekey_server.domain.names import format_key_id
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.freshness import clock
-from gatekey_server.freshness.lease import LEASE_S, MAX_REMOTE_LEASE_S
 
 from tests.client_python.network import Way
 from tests.client_python.support import PRODUCT, Shop, made, open_shop, opened
@@ -814,7 +814,7 @@ import gatekey
 gatekey.Client("127.0.0.1:1", token="gk_x").close()
 assert not [name for name in sys.modules if name.startswith("gatekey_server")]
 gatekey.Client("127.0.0.1:1", token="gk_x", cache=True).close()
-assert "gatekey_server.domain.decisions" in sys.modules
+assert "gatekey.core.decisions" in sys.modules
 print(sorted({{name.split(".")[0] for name in sys.modules}} - sys.stdlib_module_names))
 """
 

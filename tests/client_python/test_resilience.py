@@ -18,8 +18,8 @@ from typing import Any
 import gatekey
 import grpc
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, api_key_service_pb2_grpc, check_service_pb2, check_service_pb2_grpc
-from gatekey_server.domain.secrets import new_secret
 
 from tests.client_python.network import Way, free_port, name_server
 from tests.client_python.support import PRODUCT, Shop, made, opened

@@ -15,13 +15,13 @@ import grpc
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from gatekey.core.secrets import new_secret
 from gatekey.fastapi import Credential, KeyGuard, decision_of, requires
 from gatekey.grpc import AsyncKeyInterceptor, KeyInterceptor, Need, current_decision
 from gatekey.starlette import KeyMiddleware
 from gatekey.starlette import Need as HttpNeed
 from gatekey.v1 import api_key_service_pb2 as keys_pb
 from gatekey.v1 import tenant_service_pb2 as tenants_pb
-from gatekey_server.domain.secrets import new_secret
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection

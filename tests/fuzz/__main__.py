@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 from tests.fuzz.campaign import Campaign, Result, saved, variables

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import grpc
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import (
     api_key_service_pb2,
     check_service_pb2,
@@ -23,7 +24,6 @@ from gatekey.v1 import (
     types_pb2,
 )
 from gatekey.v1.product_spec_pb2 import MachineUserPolicy, ProductSpec
-from gatekey_server.domain.secrets import new_secret
 from gatekey_server.rpc.server import SERVICES
 from google.protobuf import text_format
 from google.protobuf.descriptor import MethodDescriptor

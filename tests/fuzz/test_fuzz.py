@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from gatekey_server.domain.changes import NOWHERE, Commit, Poll, Position, ScopeChange
-from gatekey_server.domain.errors import Unavailable
-from gatekey_server.freshness.lease import MAX_REMOTE_LEASE_S
+from gatekey.core.changes import NOWHERE, Commit, Poll, Position, ScopeChange
+from gatekey.core.errors import Unavailable
+from gatekey.core.lease import MAX_REMOTE_LEASE_S
 from gatekey_server.store import changes, schema
 from gatekey_server.store.changes import FORK_WAIT_S, ChangeConnection
 from gatekey_server.store.database import Database

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import tenant_service_pb2
-from gatekey_server.domain.secrets import new_secret
 
 from tests.support.databases import Databases
 from tests.support.server import PEPPERS, Client, ServerProcess, problem_of, read_example

@@ -13,8 +13,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 from cryptography import x509
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import product_service_pb2
-from gatekey_server.domain.secrets import new_secret
 
 from tests.support.certificates import LOCALHOST, Authority
 from tests.support.cli import Cli

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from gatekey.cli import local, server
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 from gatekey_server.rpc.certificates import is_good_for
 
 from tests.integration.test_service import run_async

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from gatekey.core import clock
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2
 from gatekey.v1.api_key_service_pb2 import CreateApiKeyResponse
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.freshness import clock
 from gatekey_server.store.embedded import EmbeddedPostgres
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 

@@ -11,11 +11,11 @@ import asyncpg
 import gatekey
 import grpc
 import pytest
+from gatekey.core.decisions import RULES
+from gatekey.core.secrets import new_secret
+from gatekey.core.times import MAX_TIME, MIN_TIME
 from gatekey.v1 import api_key_service_pb2, audit_service_pb2, cache_service_pb2, check_service_pb2, tenant_service_pb2
 from gatekey.v1.cache_service_pb2_grpc import CacheServiceStub
-from gatekey_server.domain.decisions import RULES
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.domain.times import MAX_TIME, MIN_TIME
 from gatekey_server.store import schema
 from gatekey_server.store.queries import queries
 

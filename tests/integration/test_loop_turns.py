@@ -12,6 +12,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from gatekey.core.decisions import RULES
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.secrets import Keyring, new_secret
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -26,12 +29,9 @@ from gatekey.v1 import (
 from gatekey_server.background.propagation_recorder import PropagationRecorder
 from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands import bootstrap
-from gatekey_server.domain.decisions import RULES
-from gatekey_server.domain.secrets import Keyring, new_secret
 from gatekey_server.freshness.change_log import ChangeLog
 from gatekey_server.freshness.change_poller import ChangePoller
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.context import Later, RequestContext, Response, utc_now
@@ -159,7 +159,7 @@ async def program(databases: Databases) -> AsyncIterator[Program]:
     async with Database.connect(url, max_connections=8, statement_timeout_s=30, acquire_timeout_s=30) as database:
         await bootstrap.prepare(database, keyring)
         await bootstrap.add_root_token(database, keyring, lambda _: keyring.seal(TOKEN), utc_now())
-        history, log, lease = InvalidationIndex(), ChangeLog(), Lease()
+        history, log, lease = InvalidationIndex(), ChangeLog(), PrimaryLease()
         poller = ChangePoller(database.share(Share.CONTROL), history, log, lease)
         snapshots = SnapshotSource(database.share(Share.LOADS), history, lease, max_entries=100_000, max_bytes=10**9)
         usage = UsageRecorder(database.share(Share.BACKGROUND), 5)

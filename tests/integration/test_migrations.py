@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from gatekey_server.domain.errors import Unavailable
+from gatekey.core.errors import Unavailable
 from gatekey_server.store import schema
 from gatekey_server.store.lock import LockTimeoutError, MigrationLock
 from gatekey_server.store.schema import SchemaError

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import asyncpg
 import pytest
+from gatekey.core.names import ApiKeyName, TenantName
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.commands import mutations
 from gatekey_server.commands.mutations import Mutation, MutationOutcome
-from gatekey_server.domain.names import ApiKeyName, TenantName
 from gatekey_server.store.database import Connection, Database
 
 from tests.support.databases import Databases

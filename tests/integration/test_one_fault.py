@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.names import parse_key_id
+from gatekey.core.secrets import new_secret
+from gatekey.core.times import MAX_TIME, MIN_TIME
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -16,9 +19,6 @@ from gatekey.v1 import (
     product_service_pb2,
     tenant_service_pb2,
 )
-from gatekey_server.domain.names import parse_key_id
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.domain.times import MAX_TIME, MIN_TIME
 
 from tests.support.databases import Databases
 from tests.support.server import PEPPERS, Client, ServerProcess, problem_of, read_example

@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import product_service_pb2
-from gatekey_server.domain.secrets import new_secret
 from gatekey_server.store.database import ConnectError, Primary
 
 from tests.integration.test_service import run_async

@@ -11,6 +11,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from gatekey.core.decisions import RULES
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -23,8 +25,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-from gatekey_server.domain.decisions import RULES
-from gatekey_server.domain.secrets import new_secret
 
 from tests.support.databases import Databases
 from tests.support.server import PEPPERS, Client, ServerProcess, read_example

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2
-from gatekey_server.domain.secrets import new_secret
 from gatekey_server.store import sessions
 from gatekey_server.store.database import SESSION, Primary
 from gatekey_server.store.sessions import PoolerError

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
-from gatekey_server.domain.errors import Unavailable
-from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness import clock
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import Lease
+from gatekey.core import clock
+from gatekey.core.errors import Unavailable
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.secrets import Digest
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store.database import Database
 
@@ -39,7 +39,7 @@ async def test_only_the_server_that_renewed_the_lease_is_believed(databases: Dat
     async with Database.connect(
         await databases.create(), max_connections=2, statement_timeout_s=5, acquire_timeout_s=5
     ) as database:
-        lease = Lease()
+        lease = PrimaryLease()
         source = SnapshotSource(database, InvalidationIndex(), lease, max_entries=100, max_bytes=10**6)
         lease.fail_waiters()
         assert isinstance(await source.get(SECRET), Unavailable)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -18,7 +19,6 @@ from gatekey.v1 import (
     product_spec_pb2,
     tenant_service_pb2,
 )
-from gatekey_server.domain.secrets import new_secret
 
 from tests.support.databases import Databases
 from tests.support.orphans import OrphanCheck

@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import grpc
 import pytest
+from gatekey.core import clock
+from gatekey.core.lease import LEASE_S
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, check_service_pb2, member_service_pb2, tenant_service_pb2
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.freshness import clock
-from gatekey_server.freshness.lease import LEASE_S
 from gatekey_server.store.embedded import EmbeddedPostgres, find_binaries
 
 from tests.chaos.proxy import Loss, Proxy

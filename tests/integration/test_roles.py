@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import asyncpg
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, audit_service_pb2, tenant_service_pb2
-from gatekey_server.domain.secrets import new_secret
 from gatekey_server.store import schema
 from gatekey_server.store.schema import SchemaError
 

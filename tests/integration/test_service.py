@@ -10,8 +10,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.freshness.lease import LEASE_S
+from gatekey.core.lease import LEASE_S
+from gatekey.core.secrets import new_secret
 from gatekey_server.store import schema
 from gatekey_server.store.embedded import EmbeddedPostgres
 from grpc_health.v1 import health_pb2, health_pb2_grpc

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from gatekey_server.domain import builtin
-from gatekey_server.domain.errors import Unavailable
+from gatekey.core import builtin
+from gatekey.core.errors import Unavailable
 from gatekey_server.store import products, schema
 from gatekey_server.store.database import IDLE_IN_TRANSACTION_S, TRANSACTION_ATTEMPTS, Connection, Database
 from gatekey_server.store.queries import queries
@@ -130,8 +130,8 @@ async def test_a_stopped_process_does_not_hold_up_the_others_for_long(databases:
 
 
 async def test_an_older_release_leaves_a_newer_built_in_spec_alone(databases: Databases) -> None:
+    from gatekey.core.secrets import Keyring
     from gatekey_server.commands import bootstrap
-    from gatekey_server.domain.secrets import Keyring
 
     url = await databases.create()
     keyring = Keyring({1: b"0" * 32})

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import asyncpg
 import grpc
 import pytest
+from gatekey.core.errors import FailedPrecondition
+from gatekey.core.names import ProductName
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import (
     api_key_service_pb2,
     member_service_pb2,
@@ -17,11 +20,8 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
+from gatekey.wire.specs import read_spec
 from gatekey_server.commands.stranding import MAX_LOCKED_CHANGES, Overtaken, Search
-from gatekey_server.domain.errors import FailedPrecondition
-from gatekey_server.domain.names import ProductName
-from gatekey_server.domain.secrets import new_secret
-from gatekey_server.rpc.wire.specs import read_spec
 from gatekey_server.store import products
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.stranding import FEW

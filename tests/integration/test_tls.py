@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from gatekey.core.names import parse_key_id
 from gatekey.v1 import api_key_service_pb2, tenant_service_pb2
-from gatekey_server.domain.names import parse_key_id
 from gatekey_server.rpc import certificates
 from gatekey_server.rpc.tls import WatchedFiles
 from gatekey_server.runtime import config

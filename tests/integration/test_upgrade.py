@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, machine_user_service_pb2, member_service_pb2, types_pb2
-from gatekey_server.domain.secrets import new_secret
 from gatekey_server.store import schema
 
 from tests.support.databases import Databases

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, member_service_pb2, product_service_pb2
-from gatekey_server.domain.secrets import new_secret
 
 from tests.support.databases import Databases
 from tests.support.ports import free_ports

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from gatekey.core.decisions import Reason
+from gatekey.core.secrets import CHECKSUM_CHARS, RANDOM_CHARS, TAIL_CHARS, checksum
 from gatekey.v1 import product_spec_pb2
-from gatekey_server.domain.decisions import Reason
-from gatekey_server.domain.secrets import CHECKSUM_CHARS, RANDOM_CHARS, TAIL_CHARS, checksum
 from google.protobuf import json_format
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ruamel.yaml import YAML

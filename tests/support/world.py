@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import asyncpg
+from gatekey.core.names import parse_key_id
 from gatekey.v1 import api_key_service_pb2, check_service_pb2, machine_user_service_pb2, member_service_pb2
-from gatekey_server.domain.names import parse_key_id
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.support.freshness import applied_everywhere

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 from gatekey import audit
+from gatekey.core.audit import GENESIS, Event
 from gatekey.v1 import audit_service_pb2 as pb
-from gatekey_server.domain.audit import GENESIS, Event
 from google.protobuf import json_format
 
 EXTRAS = ("pydantic", "asyncpg", "alembic", "aiosql", "sqlalchemy", "structlog", "typer", "rich", "cryptography")

@@ -5,13 +5,13 @@ import tracemalloc
 import uuid
 
 import pytest
-from gatekey_server.domain import builtin
-from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind
-from gatekey_server.domain.grants import NOTHING, Grant, GrantSet
-from gatekey_server.domain.names import format_key_id
-from gatekey_server.domain.secrets import Digest
-from gatekey_server.domain.specs import AccessMode, KeyKind
-from gatekey_server.freshness.snapshot_cache import SnapshotCache
+from gatekey.core import builtin
+from gatekey.core.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind
+from gatekey.core.grants import NOTHING, Grant, GrantSet
+from gatekey.core.names import format_key_id
+from gatekey.core.secrets import Digest
+from gatekey.core.snapshot_cache import SnapshotCache
+from gatekey.core.specs import AccessMode, KeyKind
 
 PLENTY = 10**9
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
-from gatekey_server.domain.changes import NOWHERE, Poll, Position, ScopeChange
-from gatekey_server.domain.scopes import ScopePseudonyms
-from gatekey_server.domain.secrets import Digest
+from gatekey.core.changes import NOWHERE, Poll, Position, ScopeChange
+from gatekey.core.scopes import ScopePseudonyms
+from gatekey.core.secrets import Digest
 from gatekey_server.freshness import change_log as module
 from gatekey_server.freshness.change_log import ChangeLog
 

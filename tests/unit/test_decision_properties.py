@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from gatekey_server.domain import grants as g
-from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind, Reason, Request, decide
-from gatekey_server.domain.errors import InvalidRequest
-from gatekey_server.domain.grants import Grant, GrantSet, covers, parse_action, parse_path, parse_pattern
-from gatekey_server.domain.names import format_key_id, new_key_uid, parse_key_id
-from gatekey_server.domain.secrets import (
+from gatekey.core import grants as g
+from gatekey.core.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind, Reason, Request, decide
+from gatekey.core.errors import InvalidRequest
+from gatekey.core.grants import Grant, GrantSet, covers, parse_action, parse_path, parse_pattern
+from gatekey.core.names import format_key_id, new_key_uid, parse_key_id
+from gatekey.core.secrets import (
     ALPHABET,
     CHECKSUM_CHARS,
     RANDOM_CHARS,
@@ -27,7 +27,7 @@ from gatekey_server.domain.secrets import (
     is_well_formed,
     new_secret,
 )
-from gatekey_server.domain.specs import (
+from gatekey.core.specs import (
     AccessMode,
     Collection,
     CredentialHeader,

@@ -5,14 +5,14 @@ from functools import cache
 from typing import Any
 
 import pytest
-from gatekey_server.domain import specs
-from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind, Reason, Request, decide
-from gatekey_server.domain.errors import InvalidRequest, Violation
-from gatekey_server.domain.grants import Grant, GrantSet, parse_action, parse_path
-from gatekey_server.domain.names import parse_id
-from gatekey_server.domain.secrets import Keyring, new_secret
-from gatekey_server.domain.specs import AccessMode, KeyKind
-from gatekey_server.rpc.wire.specs import read_spec
+from gatekey.core import specs
+from gatekey.core.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind, Reason, Request, decide
+from gatekey.core.errors import InvalidRequest, Violation
+from gatekey.core.grants import Grant, GrantSet, parse_action, parse_path
+from gatekey.core.names import parse_id
+from gatekey.core.secrets import Keyring, new_secret
+from gatekey.core.specs import AccessMode, KeyKind
+from gatekey.wire.specs import read_spec
 
 from tests.support.server import PRODUCTS
 from tests.support.table import OWN_TENANT, Case, Holder, State, Table, load

@@ -3,8 +3,8 @@
 import time
 
 import pytest
+from gatekey.core.errors import InvalidRequest
 from gatekey.v1 import api_key_service_pb2, cache_service_pb2, check_service_pb2, product_service_pb2
-from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.rpc import decoding
 from google.protobuf.message import Message
 

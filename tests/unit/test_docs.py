@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from gatekey.core import errors, specs
+from gatekey.core.decisions import Reason
 from gatekey.v1 import product_spec_pb2
-from gatekey_server.domain import errors, specs
-from gatekey_server.domain.decisions import Reason
+from gatekey.wire.specs import read_spec
 from gatekey_server.rpc.errors import status_code
-from gatekey_server.rpc.wire.specs import read_spec
 from gatekey_server.runtime import config, variables
 from google.protobuf import json_format
 from ruamel.yaml import YAML
@@ -22,7 +22,7 @@ from tests.acceptance.test_callers import RULES
 from tests.support.programs import blocks
 from tests.support.server import ROOT
 
-SERVER = ROOT / "server" / "gatekey_server"
+SERVER, CLIENT = ROOT / "server" / "gatekey_server", ROOT / "clients" / "python" / "gatekey"
 CLIENT_PAGES = sorted((ROOT / "clients").glob("*/README.md"))
 DOCUMENTS = sorted(
     [
@@ -34,6 +34,8 @@ DOCUMENTS = sorted(
     ]
 )
 
+# What the server is made of; its client shares a part of that.
+SOURCES = sorted(path for place in (SERVER, CLIENT / "core", CLIENT / "wire") for path in place.rglob("*.py"))
 REASON = re.compile(r"[A-Z]+(?:_[A-Z]+)*")
 LIMIT = re.compile(r"_?(?:MAX|MIN)_.*|.*_(?:S|MAX|ROWS|ATTEMPTS|PAGE_SIZE)")
 NO_LIMITS = {"_POLL_S", "WAIT_BUCKETS_S"}
@@ -53,7 +55,7 @@ def reasons() -> Mapping[str, set[str]]:
     """The status codes of every reason that the server's code names."""
     classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for path in SERVER.rglob("*.py"):
+    for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
                 continue
@@ -124,7 +126,7 @@ def test_every_variable_is_documented_with_its_default() -> None:
 
 def limits() -> Iterator[tuple[str, str, str]]:
     """File, name and value of every constant of the server that is named like a limit."""
-    for path in sorted(SERVER.rglob("*.py")):
+    for path in SOURCES:
         names = [
             target.id
             for node in ast.parse(path.read_text()).body
@@ -132,8 +134,9 @@ def limits() -> Iterator[tuple[str, str, str]]:
             for target in node.targets
             if isinstance(target, ast.Name) and LIMIT.fullmatch(target.id) and target.id not in NO_LIMITS
         ]
-        file = path.relative_to(SERVER)
-        module = import_module(f"gatekey_server.{'.'.join(file.with_suffix('').parts)}") if names else None
+        package = SERVER if path.is_relative_to(SERVER) else CLIENT
+        file = path.relative_to(package)
+        module = import_module(".".join((package.name, *file.with_suffix("").parts))) if names else None
         yield from ((str(file), name, _text(getattr(module, name))) for name in names)
 
 
@@ -144,7 +147,7 @@ def test_every_limit_is_documented_with_its_value() -> None:
 
 
 def test_every_documented_limit_is_there() -> None:
-    roots: Sequence[Path] = (SERVER, ROOT / "clients" / "python" / "gatekey" / "cli")
+    roots: Sequence[Path] = (SERVER, CLIENT, CLIENT / "cli")
     for row in rows("configuration.md"):
         place = row[2].split() if len(row) == 3 else []
         if len(place) == 2 and "." in place[0]:

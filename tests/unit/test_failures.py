@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 from asyncpg import exceptions
-from gatekey_server.domain.errors import Unavailable
+from gatekey.core.errors import Unavailable
 from gatekey_server.store.database import translated_errors
 from gatekey_server.store.failures import BY_CLASS, BY_SQLSTATE, Meaning, meaning_of
 

@@ -1,8 +1,8 @@
 """Patterns, paths and sets of grants: small examples. At length: test_decision_properties.py."""
 
 import pytest
-from gatekey_server.domain.errors import InvalidRequest
-from gatekey_server.domain.grants import (
+from gatekey.core.errors import InvalidRequest
+from gatekey.core.grants import (
     EVERYTHING,
     NOTHING,
     Grant,

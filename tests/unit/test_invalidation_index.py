@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
-from gatekey_server.domain.changes import Poll, Position, ScopeChange
-from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot
-from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness import invalidation_index as module
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.snapshot_cache import Entry
+from gatekey.core import invalidation_index as module
+from gatekey.core.changes import Poll, Position, ScopeChange
+from gatekey.core.decisions import CompiledSpec, KeySnapshot
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.secrets import Digest
+from gatekey.core.snapshot_cache import Entry
 
 from tests.unit.test_cache import compiled, digest, snapshot
 

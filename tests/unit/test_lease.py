@@ -4,16 +4,17 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from gatekey_server.domain.errors import Unavailable
-from gatekey_server.freshness import clock
+from gatekey.core import clock
+from gatekey.core.errors import Unavailable
+from gatekey.core.lease import LEASE_S
 from gatekey_server.freshness import lease as module
-from gatekey_server.freshness.lease import LEASE_S, Lease
+from gatekey_server.freshness.lease import PrimaryLease
 
 SERVER = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def test_who_waits_goes_on_when_it_is_renewed() -> None:
-    lease = Lease()
+    lease = PrimaryLease()
     waiting = [asyncio.create_task(lease.wait_until_held()) for _ in range(3)]
     await asyncio.sleep(0)
     lease.renew(clock.now() - LEASE_S, SERVER)
@@ -25,7 +26,7 @@ async def test_who_waits_goes_on_when_it_is_renewed() -> None:
 
 
 async def test_nobody_waits_for_what_is_not_to_be_expected() -> None:
-    lease = Lease()
+    lease = PrimaryLease()
     waiting = asyncio.create_task(lease.wait_until_held())
     await asyncio.sleep(0)
     lease.fail_waiters()
@@ -41,4 +42,4 @@ async def test_nobody_waits_for_what_is_not_to_be_expected() -> None:
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEASE_WAIT_S", 0.01)
     with pytest.raises(Unavailable):
-        await Lease().wait_until_held()
+        await PrimaryLease().wait_until_held()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
-from gatekey_server.domain.errors import Overloaded, Unavailable
-from gatekey_server.domain.secrets import Digest, Secret
+from gatekey.core.errors import Overloaded, Unavailable
+from gatekey.core.secrets import Digest, Secret
 from gatekey_server.freshness.loads import (
     MAX_BATCH,
     MAX_FEW,

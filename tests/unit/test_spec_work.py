@@ -8,16 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from gatekey.core import grants as g
+from gatekey.core import specs
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.errors import MAX_VIOLATIONS, InvalidRequest
+from gatekey.core.grants import Grant, GrantSet
+from gatekey.core.specs import AccessMode, KeyKind, KeyOffer, KeyOwner
 from gatekey.v1 import product_spec_pb2, types_pb2
-from gatekey_server.domain import grants as g
-from gatekey_server.domain import specs
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.errors import MAX_VIOLATIONS, InvalidRequest
-from gatekey_server.domain.grants import Grant, GrantSet
-from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOffer, KeyOwner
+from gatekey.wire.conversions import read_key_grants
+from gatekey.wire.specs import read_spec, refuse_too_large
 from gatekey_server.rpc import errors
-from gatekey_server.rpc.wire.conversions import read_key_grants
-from gatekey_server.rpc.wire.specs import read_spec, refuse_too_large
 
 from tests.support.server import read_example
 

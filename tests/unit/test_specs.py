@@ -8,12 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from gatekey.core import builtin, specs
+from gatekey.core.errors import InvalidRequest, Violation
+from gatekey.core.grants import Grant
+from gatekey.core.specs import AccessMode, KeyKind, ProductSpec
 from gatekey.v1 import product_spec_pb2
-from gatekey_server.domain import builtin, specs
-from gatekey_server.domain.errors import InvalidRequest, Violation
-from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.specs import AccessMode, KeyKind, ProductSpec
-from gatekey_server.rpc.wire.specs import read_spec, write_spec
+from gatekey.wire.specs import read_spec, write_spec
 from google.protobuf import json_format
 
 from tests.support.server import PRODUCTS, read_example

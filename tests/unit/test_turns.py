@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from gatekey_server.domain.errors import Overloaded
+from gatekey.core.errors import Overloaded
 from gatekey_server.store import turns as turns_module
 from gatekey_server.store.database import Share, share_sizes
 from gatekey_server.store.turns import MAX_WAITING_IN_SCOPE, Scope, Turns

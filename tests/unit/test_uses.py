@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from gatekey.core.decisions import KeySnapshot
 from gatekey_server.background import uses
 from gatekey_server.background.uses import UsageRecorder
-from gatekey_server.domain.decisions import KeySnapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _BATCH = 3

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gatekey._files import read_bounded
 from gatekey._secret_text import clean
-from gatekey_server.domain.secrets import new_secret
+from gatekey.core.secrets import new_secret
 from gatekey_server.rpc import certificates
 from gatekey_server.runtime import config, peppers, variables
 from gatekey_server.runtime.variables import Address

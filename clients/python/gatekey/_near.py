@@ -22,24 +22,23 @@ from functools import lru_cache
 from math import inf
 from typing import Any, Final
 
-from gatekey_server.domain import decisions as domain
-from gatekey_server.domain.changes import Poll, Position, ScopeChange
-from gatekey_server.domain.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind, Request, decide
-from gatekey_server.domain.errors import InvalidRequest
-from gatekey_server.domain.grants import GrantSet, parse_action, parse_path
-from gatekey_server.domain.names import parse_id
-from gatekey_server.domain.secrets import Digest, is_well_formed
-from gatekey_server.freshness import clock
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import LEASE_S, Lease
-from gatekey_server.freshness.snapshot_cache import Entry, SnapshotCache
-from gatekey_server.rpc.wire.conversions import ACCESS_MODE, KEY_KIND, read_grants
-from gatekey_server.rpc.wire.specs import read_spec
-
 from gatekey import errors
 from gatekey._calls import Call
+from gatekey.core import clock
+from gatekey.core import decisions as domain
+from gatekey.core.changes import Poll, Position, ScopeChange
+from gatekey.core.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind, Request, decide
+from gatekey.core.errors import InvalidRequest
+from gatekey.core.grants import GrantSet, parse_action, parse_path
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.lease import LEASE_S, Lease
+from gatekey.core.names import parse_id
+from gatekey.core.secrets import Digest, is_well_formed
+from gatekey.core.snapshot_cache import Entry, SnapshotCache
 from gatekey.decisions import Decision, KeyKind, Permission, Question, Reason
 from gatekey.v1 import cache_service_pb2 as pb
+from gatekey.wire.conversions import ACCESS_MODE, KEY_KIND, read_grants
+from gatekey.wire.specs import read_spec
 
 SYNC_S: Final = LEASE_S / 4
 """How often the lease is renewed."""
@@ -284,7 +283,7 @@ class Near:
             self._cursor = answer.cursor
             self._unreachable, self._failures = False, 0
             # Last: from now on others answer by what is here.
-            self._lease.renew(asked_at, None, min(answer.lease.ToMicroseconds() / 1e6, LEASE_S))
+            self._lease.extend(asked_at, min(answer.lease.ToMicroseconds() / 1e6, LEASE_S))
         self._sync_at = asked_at + SYNC_S
 
     def _sync_failed(self, error: errors.CallFailed) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Self, TextIO
 
-from gatekey_server.domain.audit import GENESIS, Event
 from google.protobuf import json_format
 
+from gatekey.core.audit import GENESIS, Event
 from gatekey.v1 import audit_service_pb2 as pb
 
 _HASH_BYTES = 32

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.entities import Principal, Tenant
+from gatekey.core.errors import InvalidRequest, PermissionDenied
+from gatekey.core.grants import EVERYTHING, GrantSet, Permission, in_words
+from gatekey.core.names import KeyOwnerName, MemberName, PrincipalName
+
 from gatekey_server.authorization.callers import Caller
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.entities import Principal, Tenant
-from gatekey_server.domain.errors import InvalidRequest, PermissionDenied
-from gatekey_server.domain.grants import EVERYTHING, GrantSet, Permission, in_words
-from gatekey_server.domain.names import KeyOwnerName, MemberName, PrincipalName
 from gatekey_server.store import principals
 from gatekey_server.store.database import Connection
 

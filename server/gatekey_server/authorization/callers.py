@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from gatekey_server.domain import builtin
-from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Reason, Request, decide, holder_problem
-from gatekey_server.domain.errors import GatekeyError, NotFound, PermissionDenied, Unauthenticated, Unreadable
-from gatekey_server.domain.grants import ANY, GrantSet, Path
-from gatekey_server.domain.names import ApiKeyName, ProductName, TenantName
-from gatekey_server.domain.specs import AccessMode, KeyKind
+from gatekey.core import builtin
+from gatekey.core.decisions import CompiledSpec, KeySnapshot, Reason, Request, decide, holder_problem
+from gatekey.core.errors import GatekeyError, NotFound, PermissionDenied, Unauthenticated, Unreadable
+from gatekey.core.grants import ANY, GrantSet, Path
+from gatekey.core.names import ApiKeyName, ProductName, TenantName
+from gatekey.core.specs import AccessMode, KeyKind
+
 from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 
 

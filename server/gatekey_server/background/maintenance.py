@@ -11,15 +11,15 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
+from gatekey.core import builtin
+from gatekey.core.audit import Description, describe
+from gatekey.core.entities import Tenant
+from gatekey.core.errors import FailedPrecondition, NotFound, Overloaded, Unavailable
+from gatekey.core.names import ApiKeyName, ProductName, parse_key_id
+from gatekey.core.specs import Lifetime
 
 from gatekey_server.commands import events, lookup
 from gatekey_server.commands.mutations import chain
-from gatekey_server.domain import builtin
-from gatekey_server.domain.audit import Description, describe
-from gatekey_server.domain.entities import Tenant
-from gatekey_server.domain.errors import FailedPrecondition, NotFound, Overloaded, Unavailable
-from gatekey_server.domain.names import ApiKeyName, ProductName, parse_key_id
-from gatekey_server.domain.specs import Lifetime
 from gatekey_server.store import api_keys, audit, changes, principals, products, tenants
 from gatekey_server.store.database import Connection, Database
 

@@ -4,10 +4,10 @@ import asyncio
 from datetime import timedelta
 
 import structlog
+from gatekey.core.audit import AuditPosition
+from gatekey.core.changes import Commit
+from gatekey.core.errors import GatekeyError
 
-from gatekey_server.domain.audit import AuditPosition
-from gatekey_server.domain.changes import Commit
-from gatekey_server.domain.errors import GatekeyError
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.store import audit
 from gatekey_server.store.database import Connection, Database

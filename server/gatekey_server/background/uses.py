@@ -9,10 +9,10 @@ import uuid
 from datetime import datetime
 
 import structlog
+from gatekey.core import clock
+from gatekey.core.decisions import KeySnapshot
+from gatekey.core.errors import GatekeyError
 
-from gatekey_server.domain.decisions import KeySnapshot
-from gatekey_server.domain.errors import GatekeyError
-from gatekey_server.freshness import clock
 from gatekey_server.store import api_keys
 from gatekey_server.store.database import Database
 

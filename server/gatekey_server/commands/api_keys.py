@@ -7,17 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from gatekey_server.authorization import actors
-from gatekey_server.authorization.actors import Actor
-from gatekey_server.authorization.callers import Caller, outlives
-from gatekey_server.commands import limits, lookup
-from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
-from gatekey_server.commands.paging import Taker, fill
-from gatekey_server.commands.principals import insert_machine_user, machine_user_lifetime
-from gatekey_server.domain import builtin, specs
-from gatekey_server.domain.audit import describe
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.entities import (
+from gatekey.core import builtin, specs
+from gatekey.core.audit import describe
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.entities import (
     ApiKey,
     Creator,
     Deleted,
@@ -28,9 +21,9 @@ from gatekey_server.domain.entities import (
     Tenant,
     owner_kind,
 )
-from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, NotFound
-from gatekey_server.domain.grants import Grant, GrantSet, in_words, without_repetitions
-from gatekey_server.domain.names import (
+from gatekey.core.errors import FailedPrecondition, InvalidRequest, NotFound
+from gatekey.core.grants import Grant, GrantSet, in_words, without_repetitions
+from gatekey.core.names import (
     ApiKeyName,
     KeyOwnerName,
     MachineUserName,
@@ -40,8 +33,16 @@ from gatekey_server.domain.names import (
     format_key_id,
     new_key_uid,
 )
-from gatekey_server.domain.secrets import Digest, Mint
-from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOwner, Lifetime
+from gatekey.core.secrets import Digest, Mint
+from gatekey.core.specs import AccessMode, KeyKind, KeyOwner, Lifetime
+
+from gatekey_server.authorization import actors
+from gatekey_server.authorization.actors import Actor
+from gatekey_server.authorization.callers import Caller, outlives
+from gatekey_server.commands import limits, lookup
+from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
+from gatekey_server.commands.paging import Taker, fill
+from gatekey_server.commands.principals import insert_machine_user, machine_user_lifetime
 from gatekey_server.store import api_keys, audit, principals, tenants
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.slices import Slice

@@ -1,8 +1,9 @@
 """Reading the audit log."""
 
+from gatekey.core.names import ProductName, TenantName
+
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.commands.paging import Taker, fill
-from gatekey_server.domain.names import ProductName, TenantName
 from gatekey_server.store import audit
 from gatekey_server.store.audit import ChainInfo, Filter, StoredEvent
 from gatekey_server.store.database import Database

@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 
+from gatekey.core import builtin, specs
+from gatekey.core.errors import FailedPrecondition
+from gatekey.core.names import MachineUserName
+from gatekey.core.secrets import Keyring, SealedSecret
+from gatekey.core.specs import AccessMode, KeyKind
+
 from gatekey_server.commands.api_keys import new_uid
-from gatekey_server.domain import builtin, specs
-from gatekey_server.domain.errors import FailedPrecondition
-from gatekey_server.domain.names import MachineUserName
-from gatekey_server.domain.secrets import Keyring, SealedSecret
-from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.store import api_keys, principals, products, service, tenants
 from gatekey_server.store.database import Connection, Database
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Self
 
+from gatekey.core.changes import NOWHERE, Position, ScopeChange
+from gatekey.core.errors import GatekeyError, Unavailable, Unreadable
+from gatekey.core.names import ApiKeyName
+from gatekey.core.scopes import ScopePseudonyms
+from gatekey.core.secrets import Secret
+
 from gatekey_server.authorization import callers
 from gatekey_server.authorization.callers import Caller
-from gatekey_server.domain.changes import NOWHERE, Position, ScopeChange
-from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
-from gatekey_server.domain.names import ApiKeyName
-from gatekey_server.domain.scopes import ScopePseudonyms
-from gatekey_server.domain.secrets import Secret
 from gatekey_server.freshness.change_log import ChangeLog
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 from gatekey_server.store import api_keys
 from gatekey_server.store.database import Database
@@ -67,7 +68,7 @@ class NearCaches:
     """Serves clients that have caches of their own."""
 
     def __init__(
-        self, database: Database, snapshots: SnapshotSource, log: ChangeLog, lease: Lease, record_use: RecordUse
+        self, database: Database, snapshots: SnapshotSource, log: ChangeLog, lease: PrimaryLease, record_use: RecordUse
     ) -> None:
         self._database = database
         self._snapshots = snapshots

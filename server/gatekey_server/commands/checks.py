@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from gatekey.core.decisions import KEY_UNKNOWN, Decision, KeySnapshot, Request, decide
+from gatekey.core.errors import GatekeyError
+from gatekey.core.secrets import Secret
+
 from gatekey_server.authorization import callers
 from gatekey_server.authorization.callers import Caller
-from gatekey_server.domain.decisions import KEY_UNKNOWN, Decision, KeySnapshot, Request, decide
-from gatekey_server.domain.errors import GatekeyError
-from gatekey_server.domain.secrets import Secret
 from gatekey_server.freshness.snapshot_source import Lookup, LookupRequest, SnapshotSource, VersionedSnapshot
 from gatekey_server.store import pauses
 

@@ -2,7 +2,8 @@
 
 from datetime import datetime
 
-from gatekey_server.domain.audit import AuditPosition, Description, Event
+from gatekey.core.audit import AuditPosition, Description, Event
+
 from gatekey_server.store import audit
 from gatekey_server.store.audit import Head
 from gatekey_server.store.database import Connection

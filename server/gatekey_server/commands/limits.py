@@ -5,9 +5,10 @@ Counted under the tenant's lock, so that no two creations pass the last place.
 
 from datetime import datetime
 
-from gatekey_server.domain.decisions import CompiledSpec, PrincipalKind
-from gatekey_server.domain.entities import Deleted, Product, Tenant
-from gatekey_server.domain.errors import ResourceExhausted
+from gatekey.core.decisions import CompiledSpec, PrincipalKind
+from gatekey.core.entities import Deleted, Product, Tenant
+from gatekey.core.errors import ResourceExhausted
+
 from gatekey_server.store import api_keys, principals
 from gatekey_server.store.database import Connection
 

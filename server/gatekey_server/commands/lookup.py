@@ -2,10 +2,9 @@
 
 import uuid
 
-from gatekey_server.authorization.callers import product_not_found
-from gatekey_server.domain.entities import ApiKey, Principal, Product, Tenant, TenantState
-from gatekey_server.domain.errors import FailedPrecondition, NotFound
-from gatekey_server.domain.names import (
+from gatekey.core.entities import ApiKey, Principal, Product, Tenant, TenantState
+from gatekey.core.errors import FailedPrecondition, NotFound
+from gatekey.core.names import (
     ApiKeyName,
     MachineUserName,
     PrincipalName,
@@ -13,6 +12,8 @@ from gatekey_server.domain.names import (
     TenantName,
     parse_key_id,
 )
+
+from gatekey_server.authorization.callers import product_not_found
 from gatekey_server.store import api_keys, principals, products, tenants
 from gatekey_server.store.database import Connection
 

@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from gatekey.core.audit import AuditPosition, Description
+from gatekey.core.changes import Commit
+from gatekey.core.errors import Aborted, AlreadyExists
+from gatekey.core.grants import Path
+from gatekey.core.names import ApiKeyName, PrincipalName, ProductName, TenantName
+
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.commands import events
-from gatekey_server.domain.audit import AuditPosition, Description
-from gatekey_server.domain.changes import Commit
-from gatekey_server.domain.errors import Aborted, AlreadyExists
-from gatekey_server.domain.grants import Path
-from gatekey_server.domain.names import ApiKeyName, PrincipalName, ProductName, TenantName
 from gatekey_server.store import audit, changes, pauses, products, tenants
 from gatekey_server.store.database import Connection, Database
 

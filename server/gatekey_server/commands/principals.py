@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 
+from gatekey.core.audit import describe, describe_removed
+from gatekey.core.decisions import CompiledSpec, PrincipalKind
+from gatekey.core.entities import Deleted, Principal, Product, Tenant
+from gatekey.core.errors import AlreadyExists, FailedPrecondition, InvalidRequest
+from gatekey.core.names import MachineUserName, MemberName, PrincipalName, ProductName, TenantName
+from gatekey.core.specs import Lifetime
+
 from gatekey_server.authorization import actors
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.commands import limits, lookup
 from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
-from gatekey_server.domain.audit import describe, describe_removed
-from gatekey_server.domain.decisions import CompiledSpec, PrincipalKind
-from gatekey_server.domain.entities import Deleted, Principal, Product, Tenant
-from gatekey_server.domain.errors import AlreadyExists, FailedPrecondition, InvalidRequest
-from gatekey_server.domain.names import MachineUserName, MemberName, PrincipalName, ProductName, TenantName
-from gatekey_server.domain.specs import Lifetime
 from gatekey_server.store import principals
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.slices import Slice

@@ -7,6 +7,12 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import structlog
+from gatekey.core import builtin, specs
+from gatekey.core.audit import describe, describe_with_contents
+from gatekey.core.entities import Deleted, Product, UnreadableProduct
+from gatekey.core.errors import Aborted, FailedPrecondition, InvalidRequest, Overloaded, Unavailable, Violation
+from gatekey.core.names import CheckConfigName, ProductName, is_product_id
+from gatekey.core.specs import ProductSpec
 
 from gatekey_server.authorization import actors
 from gatekey_server.authorization.callers import Caller, product_not_found
@@ -15,12 +21,6 @@ from gatekey_server.commands.limits import MAX_COUNTED
 from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, refuse_repetition, run
 from gatekey_server.commands.paging import Taker, fill
 from gatekey_server.commands.stranding import Overtaken, Search
-from gatekey_server.domain import builtin, specs
-from gatekey_server.domain.audit import describe, describe_with_contents
-from gatekey_server.domain.entities import Deleted, Product, UnreadableProduct
-from gatekey_server.domain.errors import Aborted, FailedPrecondition, InvalidRequest, Overloaded, Unavailable, Violation
-from gatekey_server.domain.names import CheckConfigName, ProductName, is_product_id
-from gatekey_server.domain.specs import ProductSpec
 from gatekey_server.store import pauses, products, tenants
 from gatekey_server.store.database import Connection, Database, Share
 from gatekey_server.store.slices import Slice

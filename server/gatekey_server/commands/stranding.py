@@ -12,12 +12,13 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from gatekey_server.domain.changes import Position
-from gatekey_server.domain.entities import Product
-from gatekey_server.domain.errors import FailedPrecondition
-from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.names import format_key_id
-from gatekey_server.domain.specs import KeyOffer, ProductSpec, may_take_from_keys
+from gatekey.core.changes import Position
+from gatekey.core.entities import Product
+from gatekey.core.errors import FailedPrecondition
+from gatekey.core.grants import Grant
+from gatekey.core.names import format_key_id
+from gatekey.core.specs import KeyOffer, ProductSpec, may_take_from_keys
+
 from gatekey_server.store import stranding, tenants
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.pauses import Pauses

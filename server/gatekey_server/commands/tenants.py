@@ -2,18 +2,19 @@
 
 from datetime import timedelta
 
+from gatekey.core import builtin
+from gatekey.core.audit import describe, describe_with_contents
+from gatekey.core.entities import Deleted, Tenant, TenantState
+from gatekey.core.errors import AlreadyExists, FailedPrecondition
+from gatekey.core.grants import NOTHING
+from gatekey.core.names import ProductName, TenantName
+from gatekey.core.specs import AccessMode
+
 from gatekey_server.authorization import actors
 from gatekey_server.authorization.callers import Caller, product_not_found
 from gatekey_server.commands import limits, lookup
 from gatekey_server.commands.mutations import Mutation, MutationOutcome, check_etag, run
 from gatekey_server.commands.paging import Taker, fill
-from gatekey_server.domain import builtin
-from gatekey_server.domain.audit import describe, describe_with_contents
-from gatekey_server.domain.entities import Deleted, Tenant, TenantState
-from gatekey_server.domain.errors import AlreadyExists, FailedPrecondition
-from gatekey_server.domain.grants import NOTHING
-from gatekey_server.domain.names import ProductName, TenantName
-from gatekey_server.domain.specs import AccessMode
 from gatekey_server.store import products, tenants
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.slices import Slice

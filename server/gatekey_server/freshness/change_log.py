@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import datetime
 
-from gatekey_server.domain.changes import NOWHERE, Poll, Position, ScopeChange
+from gatekey.core.changes import NOWHERE, Poll, Position, ScopeChange
 
 MAX_LOGGED_CHANGES = 10_000
 """How many changes are remembered."""

@@ -6,13 +6,14 @@ import uuid
 from datetime import datetime
 
 import structlog
+from gatekey.core import clock
+from gatekey.core.changes import Position
+from gatekey.core.errors import Unavailable
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.lease import LEASE_S, MAX_REMOTE_LEASE_S
 
-from gatekey_server.domain.changes import Position
-from gatekey_server.domain.errors import Unavailable
-from gatekey_server.freshness import clock
 from gatekey_server.freshness.change_log import ChangeLog
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import LEASE_S, MAX_REMOTE_LEASE_S, Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.store import changes
 from gatekey_server.store.changes import ChangeConnection, Process
 from gatekey_server.store.database import Database
@@ -31,7 +32,7 @@ class ChangePoller:
     A notification makes it poll at once; without any, it polls every `POLL_INTERVAL_S`.
     """
 
-    def __init__(self, database: Database, index: InvalidationIndex, log: ChangeLog, lease: Lease) -> None:
+    def __init__(self, database: Database, index: InvalidationIndex, log: ChangeLog, lease: PrimaryLease) -> None:
         self._database = database
         self._index = index
         self._log = log

@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
 
-from gatekey_server.domain.errors import Overloaded
-from gatekey_server.domain.secrets import Digest, Secret
+from gatekey.core.errors import Overloaded
+from gatekey.core.secrets import Digest, Secret
+
 from gatekey_server.store.snapshots import LoadResult
 
 MAX_FEW = 16

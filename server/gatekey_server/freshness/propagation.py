@@ -3,11 +3,12 @@
 import asyncio
 from bisect import bisect_left
 
-from gatekey_server.domain.changes import Commit
-from gatekey_server.domain.errors import Unavailable
-from gatekey_server.freshness import clock
+from gatekey.core import clock
+from gatekey.core.changes import Commit
+from gatekey.core.errors import Unavailable
+from gatekey.core.lease import MAX_REMOTE_LEASE_S
+
 from gatekey_server.freshness.change_poller import ChangePoller
-from gatekey_server.freshness.lease import MAX_REMOTE_LEASE_S
 from gatekey_server.store import changes
 from gatekey_server.store.database import Database
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import structlog
+from gatekey.core.decisions import KeySnapshot
+from gatekey.core.errors import GatekeyError, Unavailable, Unreadable
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.names import ApiKeyName
+from gatekey.core.secrets import Digest, Secret
+from gatekey.core.snapshot_cache import SnapshotCache
 
-from gatekey_server.domain.decisions import KeySnapshot
-from gatekey_server.domain.errors import GatekeyError, Unavailable, Unreadable
-from gatekey_server.domain.names import ApiKeyName
-from gatekey_server.domain.secrets import Digest, Secret
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.loads import Loader
-from gatekey_server.freshness.snapshot_cache import SnapshotCache
 from gatekey_server.store import snapshots
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.products import CompiledSpecs
@@ -88,7 +88,7 @@ class SnapshotSource:
     """
 
     def __init__(
-        self, database: Database, index: InvalidationIndex, lease: Lease, *, max_entries: int, max_bytes: int
+        self, database: Database, index: InvalidationIndex, lease: PrimaryLease, *, max_entries: int, max_bytes: int
     ) -> None:
         self._database = database
         self._index = index

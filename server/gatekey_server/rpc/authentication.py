@@ -4,14 +4,14 @@ import hashlib
 import os
 from functools import partial
 
+from gatekey.core.errors import Unauthenticated
+from gatekey.core.secrets import Keyring
 from google.protobuf.descriptor import MethodDescriptor
 
 from gatekey_server.authorization import callers
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.background.propagation_recorder import PropagationRecorder
 from gatekey_server.background.uses import UsageRecorder
-from gatekey_server.domain.errors import Unauthenticated
-from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc import tls
 from gatekey_server.rpc.context import ACTOR_KEY, WAIT_KEY, Call, Clock, RequestContext, Token

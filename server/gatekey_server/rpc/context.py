@@ -9,17 +9,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import grpc
+from gatekey.core.audit import AuditPosition
+from gatekey.core.changes import Commit
+from gatekey.core.errors import GatekeyError, InvalidRequest
+from gatekey.core.names import ApiKeyName, PrincipalName, parse_principal_name
+from gatekey.core.secrets import Secret
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.background.propagation_recorder import PropagationRecorder
 from gatekey_server.commands.mutations import Mutation
-from gatekey_server.domain.audit import AuditPosition
-from gatekey_server.domain.changes import Commit
-from gatekey_server.domain.errors import GatekeyError, InvalidRequest
-from gatekey_server.domain.names import ApiKeyName, PrincipalName, parse_principal_name
-from gatekey_server.domain.secrets import Secret
 from gatekey_server.rpc import errors
 from gatekey_server.store.database import Connection
 

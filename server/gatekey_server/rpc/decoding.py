@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
+from gatekey.core.errors import InvalidRequest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
-
-from gatekey_server.domain.errors import InvalidRequest
 
 MAX_REQUEST_BYTES = 16 << 10
 """A request of most methods."""

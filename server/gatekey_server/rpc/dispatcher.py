@@ -10,12 +10,12 @@ from typing import Any
 
 import grpc
 import structlog
+from gatekey.core.errors import GatekeyError, InvalidRequest, Unavailable
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from gatekey_server.commands.mutations import Replayed
-from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Unavailable
 from gatekey_server.rpc import decoding
 from gatekey_server.rpc.authentication import Authenticator
 from gatekey_server.rpc.context import Call, Later, Metadata, RequestContext, Response

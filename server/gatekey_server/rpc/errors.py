@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 
 import grpc
+from gatekey.core import errors
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-
-from gatekey_server.domain import errors
 
 ERROR_DOMAIN = "gatekey"
 """`google.rpc.ErrorInfo.domain` of every error of this service."""

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 
+from gatekey.core.errors import NotFound
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1.health_pb2 import HealthCheckResponse
-
-from gatekey_server.domain.errors import NotFound
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING

@@ -12,13 +12,13 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
+from gatekey.core.decisions import KeySnapshot
+from gatekey.core.secrets import Secret
 from gatekey.v1 import check_service_pb2 as pb
 
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands.checks import CheckResult, Question
-from gatekey_server.domain.decisions import KeySnapshot
-from gatekey_server.domain.secrets import Secret
 from gatekey_server.freshness.snapshot_source import SnapshotSource, VersionedSnapshot
 
 V = TypeVar("V")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from gatekey.core.secrets import Keyring
 from gatekey.v1 import (
     api_key_service_pb2,
     audit_service_pb2,
@@ -19,9 +20,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from gatekey_server.background.propagation_recorder import PropagationRecorder
 from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands.cache import NearCaches
-from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.change_log import ChangeLog
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.authentication import Authenticator
 from gatekey_server.rpc.context import Clock
@@ -73,7 +73,7 @@ class ServerDependencies:
     database: Database
     snapshots: SnapshotSource
     log: ChangeLog
-    lease: Lease
+    lease: PrimaryLease
     keyring: Keyring
     clock: Clock
     usage: UsageRecorder

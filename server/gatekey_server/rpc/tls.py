@@ -9,9 +9,9 @@ from functools import lru_cache
 import grpc
 import structlog
 from cryptography import x509
+from gatekey.core.errors import Unauthenticated
+from gatekey.core.names import ApiKeyName
 
-from gatekey_server.domain.errors import Unauthenticated
-from gatekey_server.domain.names import ApiKeyName
 from gatekey_server.rpc import certificates
 from gatekey_server.rpc.certificates import Files, Material, MaterialError
 

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any, cast
 
 import grpc
+from gatekey.core.errors import GatekeyError, InvalidRequest, Overloaded, ResourceExhausted, Unavailable
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from gatekey_server.domain.errors import GatekeyError, InvalidRequest, Overloaded, ResourceExhausted, Unavailable
 from gatekey_server.rpc import health, sockets
 from gatekey_server.rpc.context import Later, RequestContext, Response
 from gatekey_server.rpc.dispatcher import Endpoint

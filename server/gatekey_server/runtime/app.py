@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import structlog
 import uvloop
+from gatekey.core.errors import GatekeyError, Unavailable
+from gatekey.core.secrets import Keyring, Mint
 
 from gatekey_server.commands import bootstrap
-from gatekey_server.domain.errors import GatekeyError, Unavailable
-from gatekey_server.domain.secrets import Keyring, Mint
 from gatekey_server.rpc.certificates import MaterialError
 from gatekey_server.rpc.context import utc_now
 from gatekey_server.runtime import node, peppers

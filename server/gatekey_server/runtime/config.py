@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cryptography import x509
+from gatekey.core import builtin
+from gatekey.core.names import ApiKeyName, parse_key_id
+from gatekey.core.secrets import MIN_PEPPER_BYTES, is_well_formed
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gatekey_server.domain import builtin
-from gatekey_server.domain.names import ApiKeyName, parse_key_id
-from gatekey_server.domain.secrets import MIN_PEPPER_BYTES, is_well_formed
 from gatekey_server.rpc import certificates
 from gatekey_server.runtime import variables
 from gatekey_server.runtime.variables import LAST_PORT, Address

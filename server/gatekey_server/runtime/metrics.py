@@ -7,14 +7,14 @@ they are asked for.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gatekey.core import clock
+from gatekey.core.invalidation_index import InvalidationIndex
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gatekey_server.freshness import clock
 from gatekey_server.freshness.change_poller import ChangePoller
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.propagation import WAIT_BUCKETS_S, PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.runtime.variables import Address
@@ -26,7 +26,7 @@ class Sources:
 
     snapshots: SnapshotSource
     index: InvalidationIndex
-    lease: Lease
+    lease: PrimaryLease
     poller: ChangePoller
     barrier: PropagationBarrier
 

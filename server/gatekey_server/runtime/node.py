@@ -11,16 +11,16 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import structlog
+from gatekey.core.errors import GatekeyError, Unavailable
+from gatekey.core.invalidation_index import InvalidationIndex
+from gatekey.core.secrets import Keyring
 
 from gatekey_server.background import maintenance
 from gatekey_server.background.propagation_recorder import PropagationRecorder
 from gatekey_server.background.uses import UsageRecorder
-from gatekey_server.domain.errors import GatekeyError, Unavailable
-from gatekey_server.domain.secrets import Keyring
 from gatekey_server.freshness.change_log import ChangeLog
 from gatekey_server.freshness.change_poller import ChangePoller
-from gatekey_server.freshness.invalidation_index import InvalidationIndex
-from gatekey_server.freshness.lease import Lease
+from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc.context import utc_now
@@ -74,7 +74,7 @@ async def serve(
     """
     _tune_gc()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    index, log, lease = InvalidationIndex(), ChangeLog(), Lease()
+    index, log, lease = InvalidationIndex(), ChangeLog(), PrimaryLease()
     control, background_work = database.share(Share.CONTROL), database.share(Share.BACKGROUND)
     poller = ChangePoller(control, index, log, lease)
     snapshots = SnapshotSource(
@@ -210,7 +210,7 @@ def cannot_listen(listen: str, variable: str, error: Exception | None) -> StartE
 class _Health:
     """Whether the database answers and is the primary, told to whoever asks for the server's health."""
 
-    def __init__(self, server: Server, database: Database, lease: Lease) -> None:
+    def __init__(self, server: Server, database: Database, lease: PrimaryLease) -> None:
         self._server = server
         self._database = database
         self._lease = lease

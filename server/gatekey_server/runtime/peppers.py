@@ -5,7 +5,8 @@ import secrets
 from base64 import b64encode
 from pathlib import Path
 
-from gatekey_server.domain.secrets import Keyring
+from gatekey.core.secrets import Keyring
+
 from gatekey_server.files import open_regular
 from gatekey_server.runtime import variables
 from gatekey_server.runtime.config import ConfigError, Settings, parse_peppers

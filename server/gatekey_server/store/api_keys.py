@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import asyncpg
 import structlog
+from gatekey.core.entities import ApiKey, Creator, Principal, SecretInfo, Tenant
+from gatekey.core.grants import Grant
+from gatekey.core.names import ApiKeyName, TenantName, format_key_id, parse_key_id
+from gatekey.core.secrets import Digest, SealedSecret
+from gatekey.core.specs import AccessMode, KeyKind
 from pydantic import TypeAdapter
 
-from gatekey_server.domain.entities import ApiKey, Creator, Principal, SecretInfo, Tenant
-from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.names import ApiKeyName, TenantName, format_key_id, parse_key_id
-from gatekey_server.domain.secrets import Digest, SealedSecret
-from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.pauses import Pauses
 from gatekey_server.store.principals import principal_name

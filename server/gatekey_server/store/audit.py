@@ -9,8 +9,8 @@ from typing import Any
 
 import asyncpg
 import structlog
+from gatekey.core.audit import GENESIS, Description, Event
 
-from gatekey_server.domain.audit import GENESIS, Description, Event
 from gatekey_server.store import pauses
 from gatekey_server.store.database import Connection
 from gatekey_server.store.queries import queries

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
+from gatekey.core.changes import Commit, Poll, Position, ScopeChange
+from gatekey.core.secrets import Digest
 
-from gatekey_server.domain.changes import Commit, Poll, Position, ScopeChange
-from gatekey_server.domain.secrets import Digest
 from gatekey_server.store.database import SESSION, Connection, Database, translated_errors, unavailable
 from gatekey_server.store.queries import queries
 

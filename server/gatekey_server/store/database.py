@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeAlias, TypeVar
 
 import asyncpg
+from gatekey.core import times
+from gatekey.core.errors import Overloaded, Unavailable
 
-from gatekey_server.domain import times
-from gatekey_server.domain.errors import Overloaded, Unavailable
 from gatekey_server.store import dsn
 from gatekey_server.store.failures import Meaning, meaning_of
 from gatekey_server.store.turns import Scope, Turns

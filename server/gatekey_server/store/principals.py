@@ -7,10 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 import asyncpg
+from gatekey.core.decisions import PrincipalKind
+from gatekey.core.entities import Principal, Tenant
+from gatekey.core.names import MachineUserName, MemberName, PrincipalName, TenantName, format_key_id
 
-from gatekey_server.domain.decisions import PrincipalKind
-from gatekey_server.domain.entities import Principal, Tenant
-from gatekey_server.domain.names import MachineUserName, MemberName, PrincipalName, TenantName, format_key_id
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.queries import queries
 

@@ -10,12 +10,12 @@ from functools import lru_cache, partial
 
 import asyncpg
 import structlog
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.entities import Product, UnreadableProduct
+from gatekey.core.names import ProductName
+from gatekey.core.specs import KeyKind, ProductSpec
 from pydantic import TypeAdapter
 
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.entities import Product, UnreadableProduct
-from gatekey_server.domain.names import ProductName
-from gatekey_server.domain.specs import KeyKind, ProductSpec
 from gatekey_server.store import tenants
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.queries import queries

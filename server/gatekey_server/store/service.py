@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from gatekey_server.domain.secrets import Digest
+from gatekey.core.secrets import Digest
+
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.queries import queries
 

@@ -8,13 +8,13 @@ from datetime import datetime
 from functools import lru_cache
 
 import asyncpg
+from gatekey.core.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind
+from gatekey.core.errors import GatekeyError
+from gatekey.core.grants import GrantSet
+from gatekey.core.names import ApiKeyName, format_key_id, parse_key_id
+from gatekey.core.secrets import Digest
+from gatekey.core.specs import AccessMode, KeyKind
 
-from gatekey_server.domain.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind
-from gatekey_server.domain.errors import GatekeyError
-from gatekey_server.domain.grants import GrantSet
-from gatekey_server.domain.names import ApiKeyName, format_key_id, parse_key_id
-from gatekey_server.domain.secrets import Digest
-from gatekey_server.domain.specs import AccessMode, KeyKind
 from gatekey_server.store.api_keys import parse_grants
 from gatekey_server.store.database import Connection, Database, unavailable
 from gatekey_server.store.pauses import Pauses

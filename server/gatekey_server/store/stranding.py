@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import asyncpg
+from gatekey.core.changes import Position
+from gatekey.core.grants import Grant
+from gatekey.core.names import ProductName
+from gatekey.core.specs import AccessMode, KeyKind, KeyOwner
 
-from gatekey_server.domain.changes import Position
-from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.names import ProductName
-from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOwner
 from gatekey_server.store.api_keys import parse_grants
 from gatekey_server.store.database import Connection
 from gatekey_server.store.queries import queries

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import asyncpg
+from gatekey.core.entities import Deleted, Tenant
+from gatekey.core.names import ProductName, TenantName
 
-from gatekey_server.domain.entities import Deleted, Tenant
-from gatekey_server.domain.names import ProductName, TenantName
 from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.queries import queries
 from gatekey_server.store.slices import Slice

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from gatekey_server.domain.errors import Overloaded
+from gatekey.core.errors import Overloaded
 
 MAX_WAITING = 2048
 """How many transactions may wait in a process."""

@@ -3,7 +3,8 @@
 import re
 
 import typer
-from gatekey_server.domain.secrets import TAIL_CHARS, is_well_formed
+
+from gatekey.core.secrets import TAIL_CHARS, is_well_formed
 
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from gatekey_server.domain.secrets import new_secret
 
 from gatekey.cli import keys
 from gatekey.cli.calls import Connection
 from gatekey.cli.connection import connect
 from gatekey.cli.output import DryRunOption, EtagOption, Output, OutputOption, id_of, show_pages
 from gatekey.cli.problems import Failure, complain
+from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2, product_service_pb2, types_pb2
 
 app = typer.Typer(

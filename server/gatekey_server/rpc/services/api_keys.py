@@ -2,14 +2,10 @@
 
 from datetime import datetime, timedelta
 
-from gatekey.v1 import api_key_service_pb2 as pb
-
-from gatekey_server.commands import api_keys
-from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, KeyAndSpec, NewApiKey, NewMachineUser
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.entities import ApiKey, Creator, Deleted, Identified, SecretInfo
-from gatekey_server.domain.errors import InvalidRequest
-from gatekey_server.domain.names import (
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.entities import ApiKey, Creator, Deleted, Identified, SecretInfo
+from gatekey.core.errors import InvalidRequest
+from gatekey.core.names import (
     ApiKeyName,
     KeyOwnerName,
     TenantName,
@@ -18,11 +14,10 @@ from gatekey_server.domain.names import (
     parse_labels,
     parse_text,
 )
-from gatekey_server.domain.secrets import Keyring, Mint
-from gatekey_server.domain.specs import MAX_LIFETIME, KeyKind
-from gatekey_server.rpc.context import Call, Clock
-from gatekey_server.rpc.wire import paging
-from gatekey_server.rpc.wire.conversions import (
+from gatekey.core.secrets import Keyring, Mint
+from gatekey.core.specs import MAX_LIFETIME, KeyKind
+from gatekey.v1 import api_key_service_pb2 as pb
+from gatekey.wire.conversions import (
     ACCESS_MODE,
     KEY_KIND,
     KEY_STATE,
@@ -34,8 +29,13 @@ from gatekey_server.rpc.wire.conversions import (
     write_grants,
     write_time,
 )
+from gatekey.wire.specs import write_credential
+
+from gatekey_server.commands import api_keys
+from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, KeyAndSpec, NewApiKey, NewMachineUser
+from gatekey_server.rpc.context import Call, Clock
+from gatekey_server.rpc.wire import paging
 from gatekey_server.rpc.wire.principals import read_new_machine_user, write_machine_user
-from gatekey_server.rpc.wire.specs import write_credential
 from gatekey_server.store.database import Database
 
 MAX_GRACE = timedelta(days=30)

@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gatekey.core.audit import Description
+from gatekey.core.names import ProductName, TenantName
 from gatekey.v1 import audit_service_pb2 as pb
+from gatekey.wire.conversions import read_time, write_time
 from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 
 from gatekey_server.commands import audit
-from gatekey_server.domain.audit import Description
-from gatekey_server.domain.names import ProductName, TenantName
 from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.wire import paging
-from gatekey_server.rpc.wire.conversions import read_time, write_time
 from gatekey_server.store import pauses
 from gatekey_server.store.audit import ChainInfo, Filter, StoredEvent
 from gatekey_server.store.database import Database

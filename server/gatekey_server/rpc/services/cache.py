@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
+from gatekey.core.changes import ScopeChange
+from gatekey.core.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind
+from gatekey.core.errors import FailedPrecondition, InvalidRequest, Unreadable
+from gatekey.core.names import ApiKeyName
+from gatekey.core.scopes import ScopePseudonyms
+from gatekey.core.secrets import Keyring, Secret
 from gatekey.v1 import cache_service_pb2 as pb
+from gatekey.wire.conversions import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time
+from gatekey.wire.specs import write_spec
 from google.protobuf.duration_pb2 import Duration
 
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands.cache import Cursor, NearCaches, Synced
-from gatekey_server.domain.changes import ScopeChange
-from gatekey_server.domain.decisions import RULES, CompiledSpec, KeySnapshot, Owner, PrincipalKind
-from gatekey_server.domain.errors import FailedPrecondition, InvalidRequest, Unreadable
-from gatekey_server.domain.names import ApiKeyName
-from gatekey_server.domain.scopes import ScopePseudonyms
-from gatekey_server.domain.secrets import Keyring, Secret
 from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 from gatekey_server.rpc.context import Clock, Token
-from gatekey_server.rpc.wire.conversions import ACCESS_MODE, KEY_KIND, read_duration, write_grants, write_time
-from gatekey_server.rpc.wire.specs import write_spec
 from gatekey_server.store import pauses
 
 MAX_RESOLVED_KEYS = 1000

@@ -5,25 +5,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 
+from gatekey.core.decisions import ALLOWED, PrincipalKind, Request
+from gatekey.core.entities import Product
+from gatekey.core.errors import GatekeyError, InvalidRequest
+from gatekey.core.grants import parse_action, parse_path
+from gatekey.core.names import CheckConfigName, parse_id
+from gatekey.core.secrets import Keyring, Secret
 from gatekey.v1 import check_service_pb2 as pb
+from gatekey.wire.conversions import KEY_KIND, REASON
+from gatekey.wire.specs import write_spec
 
 from gatekey_server.authorization import callers
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.background.uses import UsageRecorder
 from gatekey_server.commands import checks, products
 from gatekey_server.commands.checks import Checking, CheckResult, Question
-from gatekey_server.domain.decisions import ALLOWED, PrincipalKind, Request
-from gatekey_server.domain.entities import Product
-from gatekey_server.domain.errors import GatekeyError, InvalidRequest
-from gatekey_server.domain.grants import parse_action, parse_path
-from gatekey_server.domain.names import CheckConfigName, parse_id
-from gatekey_server.domain.secrets import Keyring, Secret
 from gatekey_server.freshness.snapshot_source import SnapshotSource
 from gatekey_server.rpc import batches, errors
 from gatekey_server.rpc.context import Clock, Later, Token
 from gatekey_server.rpc.repeats import Repeats
-from gatekey_server.rpc.wire.conversions import KEY_KIND, REASON
-from gatekey_server.rpc.wire.specs import write_spec
 from gatekey_server.store import pauses
 from gatekey_server.store.database import Database
 

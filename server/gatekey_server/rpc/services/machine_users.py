@@ -1,14 +1,14 @@
 """`MachineUserService`."""
 
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.entities import Deleted, Principal
+from gatekey.core.names import MachineUserName, TenantName, parse_display_name
 from gatekey.v1 import machine_user_service_pb2
+from gatekey.wire.conversions import read_mask, write_deleted
 
 from gatekey_server.commands import principals
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.entities import Deleted, Principal
-from gatekey_server.domain.names import MachineUserName, TenantName, parse_display_name
 from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.wire import paging
-from gatekey_server.rpc.wire.conversions import read_mask, write_deleted
 from gatekey_server.rpc.wire.principals import read_new_machine_user, write_machine_user
 from gatekey_server.store.database import Database
 

@@ -1,14 +1,14 @@
 """`MemberService`."""
 
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.entities import Deleted, Principal
+from gatekey.core.names import MemberName, TenantName, parse_display_name, parse_id
 from gatekey.v1 import member_service_pb2
+from gatekey.wire.conversions import read_mask, write_deleted
 
 from gatekey_server.commands import principals
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.entities import Deleted, Principal
-from gatekey_server.domain.names import MemberName, TenantName, parse_display_name, parse_id
 from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.wire import paging
-from gatekey_server.rpc.wire.conversions import read_mask, write_deleted
 from gatekey_server.rpc.wire.principals import write_member, write_person
 from gatekey_server.store.database import Database
 

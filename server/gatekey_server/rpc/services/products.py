@@ -1,15 +1,15 @@
 """`ProductService` on the wire."""
 
+from gatekey.core.entities import Deleted, Product, UnreadableProduct
+from gatekey.core.errors import InvalidRequest, Violation
+from gatekey.core.names import ProductName
 from gatekey.v1 import product_service_pb2 as pb
+from gatekey.wire.conversions import write_deleted, write_time
+from gatekey.wire.specs import read_spec, refuse_too_large, write_spec
 
 from gatekey_server.commands import products
-from gatekey_server.domain.entities import Deleted, Product, UnreadableProduct
-from gatekey_server.domain.errors import InvalidRequest, Violation
-from gatekey_server.domain.names import ProductName
 from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.wire import paging
-from gatekey_server.rpc.wire.conversions import write_deleted, write_time
-from gatekey_server.rpc.wire.specs import read_spec, refuse_too_large, write_spec
 from gatekey_server.store import pauses
 from gatekey_server.store.database import Database
 

@@ -2,14 +2,14 @@
 
 from datetime import timedelta
 
+from gatekey.core.entities import Deleted, Tenant
+from gatekey.core.names import ProductName, TenantName, parse_display_name, parse_id
 from gatekey.v1 import tenant_service_pb2 as pb
+from gatekey.wire.conversions import TENANT_STATE, read_mask, write_deleted, write_time
 
 from gatekey_server.commands import tenants
-from gatekey_server.domain.entities import Deleted, Tenant
-from gatekey_server.domain.names import ProductName, TenantName, parse_display_name, parse_id
 from gatekey_server.rpc.context import Call
 from gatekey_server.rpc.wire import paging
-from gatekey_server.rpc.wire.conversions import TENANT_STATE, read_mask, write_deleted, write_time
 from gatekey_server.store.database import Database
 
 # ruff: noqa: N802 - methods are named and described by the protocol definition

@@ -10,10 +10,10 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from gatekey.core.errors import InvalidRequest
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.message import Message
 
-from gatekey_server.domain.errors import InvalidRequest
 from gatekey_server.store.pauses import Pauses
 
 DEFAULT_PAGE_SIZE = 50

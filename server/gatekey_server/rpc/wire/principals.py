@@ -2,13 +2,12 @@
 
 import secrets
 
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.entities import Principal
+from gatekey.core.names import MachineUserName, TenantName, parse_id
+from gatekey.core.secrets import ALPHABET
 from gatekey.v1 import machine_user_service_pb2, member_service_pb2
-
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.entities import Principal
-from gatekey_server.domain.names import MachineUserName, TenantName, parse_id
-from gatekey_server.domain.secrets import ALPHABET
-from gatekey_server.rpc.wire.conversions import write_time
+from gatekey.wire.conversions import write_time
 
 
 def read_new_machine_user(parent: TenantName, machine_user_id: str, field: str) -> MachineUserName:

@@ -9,7 +9,7 @@ import uuid
 from datetime import datetime
 from functools import lru_cache
 
-from gatekey_server.domain.secrets import Digest
+from gatekey.core.secrets import Digest
 
 NAME_BYTES = 16
 _NUMBER_BYTES = 8

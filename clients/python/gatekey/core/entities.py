@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from gatekey_server.domain.decisions import CompiledSpec
-from gatekey_server.domain.errors import Unreadable
-from gatekey_server.domain.grants import Grant
-from gatekey_server.domain.names import (
+from gatekey.core.decisions import CompiledSpec
+from gatekey.core.errors import Unreadable
+from gatekey.core.grants import Grant
+from gatekey.core.names import (
     ApiKeyName,
     KeyOwnerName,
     MachineUserName,
@@ -18,7 +18,7 @@ from gatekey_server.domain.names import (
     ProductName,
     TenantName,
 )
-from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOwner
+from gatekey.core.specs import AccessMode, KeyKind, KeyOwner
 
 
 class TenantState(enum.StrEnum):

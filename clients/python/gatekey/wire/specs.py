@@ -4,12 +4,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from gatekey.v1 import product_spec_pb2 as pb
-from gatekey.v1 import types_pb2
-
-from gatekey_server.domain import specs
-from gatekey_server.domain.errors import InvalidRequest, Violation
-from gatekey_server.domain.specs import (
+from gatekey.core import specs
+from gatekey.core.errors import InvalidRequest, Violation
+from gatekey.core.specs import (
     AccessMode,
     Collection,
     CredentialHeader,
@@ -22,7 +19,9 @@ from gatekey_server.domain.specs import (
     SecretKeyPolicy,
     TenantLimits,
 )
-from gatekey_server.rpc.wire.conversions import (
+from gatekey.v1 import product_spec_pb2 as pb
+from gatekey.v1 import types_pb2
+from gatekey.wire.conversions import (
     ACCESS_MODE,
     KEY_OWNER,
     LIFETIME,

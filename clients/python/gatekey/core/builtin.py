@@ -5,9 +5,9 @@ Each RPC needs one action on one of these resources, so that a token's grants re
 `{resource: "products/heyoo/checks", actions: ["create"]}`.
 """
 
-from gatekey_server.domain.grants import ANY, Grant
-from gatekey_server.domain.names import ProductName, TenantName
-from gatekey_server.domain.specs import (
+from gatekey.core.grants import ANY, Grant
+from gatekey.core.names import ProductName, TenantName
+from gatekey.core.specs import (
     AccessMode,
     Collection,
     CredentialHeader,

@@ -5,6 +5,16 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gatekey.core import times
+from gatekey.core.decisions import Reason
+from gatekey.core.entities import Deleted, KeyState, TenantState
+from gatekey.core.errors import InvalidRequest, Violation
+from gatekey.core.grants import MAX_ACTIONS, Grant
+from gatekey.core.specs import MAX_GRANTS, AccessMode, KeyKind, KeyOwner, Lifetime, RestrictedScope
 from gatekey.v1 import (
     api_key_service_pb2,
     check_service_pb2,
@@ -12,16 +22,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from gatekey_server.domain import times
-from gatekey_server.domain.decisions import Reason
-from gatekey_server.domain.entities import Deleted, KeyState, TenantState
-from gatekey_server.domain.errors import InvalidRequest, Violation
-from gatekey_server.domain.grants import MAX_ACTIONS, Grant
-from gatekey_server.domain.specs import MAX_GRANTS, AccessMode, KeyKind, KeyOwner, Lifetime, RestrictedScope
 
 MAX_MASK_PATHS = 64
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gatekey_server.domain.entities import ApiKey, Deleted, Principal, Product, Tenant
+from gatekey.core.entities import ApiKey, Deleted, Principal, Product, Tenant
 
 GENESIS = bytes(32)
 """What stands in for the hash before the first event."""

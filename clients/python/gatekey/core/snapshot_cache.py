@@ -8,8 +8,8 @@ small queue and leaves the others alone.
 
 from collections import deque
 
-from gatekey_server.domain.decisions import KeySnapshot
-from gatekey_server.domain.secrets import Digest
+from gatekey.core.decisions import KeySnapshot
+from gatekey.core.secrets import Digest
 
 _SMALL_SHARE = 10
 _MAX_USES = 3

@@ -4,9 +4,9 @@ import uuid
 from collections.abc import Hashable
 from typing import TypeVar
 
-from gatekey_server.domain.changes import NOWHERE, Poll, Position, ScopeChange
-from gatekey_server.domain.secrets import Digest
-from gatekey_server.freshness.snapshot_cache import Entry
+from gatekey.core.changes import NOWHERE, Poll, Position, ScopeChange
+from gatekey.core.secrets import Digest
+from gatekey.core.snapshot_cache import Entry
 
 K = TypeVar("K", bound=Hashable)
 

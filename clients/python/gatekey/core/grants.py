@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from sys import intern
 
-from gatekey_server.domain.errors import InvalidRequest
+from gatekey.core.errors import InvalidRequest
 
 Path = tuple[str, ...]
 """The segments of a resource path: collection, id, collection, id, …"""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from gatekey_server.domain.secrets import Digest
+from gatekey.core.secrets import Digest
 
 _NOTHING = uuid.UUID(int=0)
 

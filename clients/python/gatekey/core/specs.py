@@ -10,11 +10,11 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from gatekey_server.domain import grants as g
-from gatekey_server.domain.errors import InvalidRequest, Violation
-from gatekey_server.domain.grants import ANY, NOTHING, Grant, GrantSet, Path, Permission
-from gatekey_server.domain.names import MAX_DISPLAY_NAME_CHARS, is_product_id
-from gatekey_server.domain.secrets import MAX_PREFIX_CHARS
+from gatekey.core import grants as g
+from gatekey.core.errors import InvalidRequest, Violation
+from gatekey.core.grants import ANY, NOTHING, Grant, GrantSet, Path, Permission
+from gatekey.core.names import MAX_DISPLAY_NAME_CHARS, is_product_id
+from gatekey.core.secrets import MAX_PREFIX_CHARS
 
 _T = TypeVar("_T")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from gatekey_server.domain.errors import InvalidRequest
-from gatekey_server.domain.grants import ID_CHARS, Path
+from gatekey.core.errors import InvalidRequest
+from gatekey.core.grants import ID_CHARS, Path
 
 MAX_DISPLAY_NAME_CHARS = 128
 MAX_LABELS = 64

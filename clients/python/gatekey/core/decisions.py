@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from gatekey_server.domain.grants import ANY, EVERYTHING, NOTHING, Grant, GrantSet, Path, Permission
-from gatekey_server.domain.specs import AccessMode, KeyKind, KeyOffer, KeyOwner, ProductSpec
+from gatekey.core.grants import ANY, EVERYTHING, NOTHING, Grant, GrantSet, Path, Permission
+from gatekey.core.specs import AccessMode, KeyKind, KeyOffer, KeyOwner, ProductSpec
 
 RULES = 2
 """Which rules `decide` goes by: another number as soon as it decides something otherwise than before, or by more."""

@@ -1,0 +1,1 @@
+"""Protobuf messages from and to the values of `gatekey.core`: what the server and the client's cache both read."""
