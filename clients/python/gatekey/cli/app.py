@@ -5,15 +5,20 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gatekey.cli import audit, checks, keys, machine_users, members, products, server, streams, tenants, tokens
+from gatekey.cli import audit, checks, keys, machine_users, members, products, streams, tenants, tokens
 from gatekey.cli.problems import Failure, complain
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+
+_GROUP = "gatekey.commands"
+"""Entry points that add commands; each is called with the command line."""
+_OF_THE_SERVER = ("serve", "migrate", "peppers")
 
 # Typer brings its own click along, and shows of its errors only this one; the class above it stands for all bad usage.
 _UsageError: Any = typer.BadParameter.__base__
@@ -28,8 +33,6 @@ app = typer.Typer(
     " leaves: GATEKEY_CONFIG, or .gatekey/client.toml below the current directory. GATEKEY_ACTOR names the member or"
     " machine user on whose behalf; GATEKEY_CA, GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY are for TLS.",
 )
-app.command("serve")(server.serve)
-app.command("migrate")(server.migrate)
 app.command("check")(checks.check)
 app.add_typer(products.app, name="products")
 app.add_typer(tenants.app, name="tenants")
@@ -38,13 +41,27 @@ app.add_typer(machine_users.app, name="machine-users")
 app.add_typer(keys.app, name="keys")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(audit.app, name="audit")
-app.add_typer(server.peppers, name="peppers")
+
+
+def _needs_server() -> None:
+    raise Failure("the server is not installed: pip install 'gatekey-server[embedded]'")
+
+
+def _add_commands_of_others() -> None:
+    others = metadata.entry_points(group=_GROUP)
+    for other in others:
+        other.load()(app)
+    if not others:
+        anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+        for name in _OF_THE_SERVER:
+            app.command(name, hidden=True, context_settings=anything)(_needs_server)
+
+
+_add_commands_of_others()
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib import metadata  # noqa: PLC0415 - slow, and for this only
-
         typer.echo(f"gatekey {metadata.version('gatekey')}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""`gatekey serve`, `gatekey migrate` and `gatekey peppers`: the commands that are the server's."""
+"""`gatekey serve`, `gatekey migrate` and `gatekey peppers`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from gatekey.cli import demo, local, streams
+from gatekey.cli import local, streams
 from gatekey.cli.connection import Endpoint
 from gatekey.cli.problems import Failure, complain
+
+from gatekey_server.cli import demo
 
 if TYPE_CHECKING:
     from gatekey_server.runtime.app import Ready
@@ -34,7 +35,7 @@ def serve(
     GATEKEY_LISTEN, GATEKEY_DATA_DIR and GATEKEY_WORKERS.
     """
     settings = _settings(listen=listen, data_dir=data_dir, workers=workers)
-    from gatekey_server.runtime import app, logs  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.runtime import app, logs  # noqa: PLC0415 - slow, and not for `--help`
 
     config_file = settings.data_dir / local.FILE_NAME
     config = _read_local(config_file) if settings.embedded else None
@@ -96,7 +97,7 @@ def migrate(
     settings = _settings(serving=False, migrate_lock_timeout_s=lock_timeout)
     if grant_to is not None and settings.embedded:
         raise Failure("--grant-to needs GATEKEY_DATABASE_URL: a server is the superuser of its embedded database")
-    from gatekey_server.runtime import app  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.runtime import app  # noqa: PLC0415 - slow, and not for `--help`
 
     try:
         version = app.migrate(settings, grant_to=grant_to, tell=lambda line: complain("note", line))
@@ -110,7 +111,7 @@ def migrate(
 def _certificate(settings: Settings) -> bytes | None:
     if settings.tls_certificate is None:
         return None
-    from gatekey_server.rpc import certificates  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.rpc import certificates  # noqa: PLC0415 - slow, and not for `--help`
 
     try:
         return certificates.read(settings.tls_files).certificates
@@ -120,7 +121,7 @@ def _certificate(settings: Settings) -> bytes | None:
 
 def _host_for_clients(listen: str, certificate: bytes | None) -> str:
     """The host by which clients on this machine find the server, and by which they can trust its certificate."""
-    from gatekey_server.rpc import certificates  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.rpc import certificates  # noqa: PLC0415 - slow, and not for `--help`
 
     host = listen.rpartition(":")[0]
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - what is not bound to here
@@ -130,7 +131,7 @@ def _host_for_clients(listen: str, certificate: bytes | None) -> str:
 
 
 def _obstacle_to_demo(settings: Settings, host: str, token: str | None, certificate: bytes | None) -> str | None:
-    from gatekey_server.rpc import certificates  # noqa: PLC0415 - the extra may be missing
+    from gatekey_server.rpc import certificates  # noqa: PLC0415 - slow, and not for `--help`
 
     if token is None:
         return "it needs the root token, which only the first start knows; GATEKEY_ROOT_TOKEN gives it to this one"
@@ -158,18 +159,14 @@ def _environment(settings: Settings, address: str, new_root_token: str | None) -
 @peppers.command("generate")
 def generate_pepper(version: Annotated[int, typer.Option(min=1, max=32767)] = 1) -> None:
     """Print a new pepper, in the form of GATEKEY_PEPPERS."""
-    try:
-        from gatekey_server.runtime import peppers as made  # noqa: PLC0415 - the extra may be missing
-    except ModuleNotFoundError as error:
-        raise _missing(error) from error
+    from gatekey_server.runtime import peppers as made  # noqa: PLC0415 - slow, and not for `--help`
+
     print(made.generate(version))  # noqa: T201
 
 
 def _settings(**overrides: Any) -> Settings:
-    try:
-        from gatekey_server.runtime import config  # noqa: PLC0415 - the extra may be missing
-    except ModuleNotFoundError as error:
-        raise _missing(error) from error
+    from gatekey_server.runtime import config  # noqa: PLC0415 - slow, and not for `--help`
+
     try:
         return config.load(**overrides)
     except config.ConfigError as error:
@@ -181,7 +178,3 @@ def _read_local(path: Path) -> local.LocalConfig | None:
         return local.read(path)
     except local.LocalConfigError as error:
         raise Failure(str(error)) from error
-
-
-def _missing(error: ModuleNotFoundError) -> Failure:
-    return Failure(f"{error.name} is missing: pip install 'gatekey[embedded]'")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-
 from gatekey.cli import local
 from gatekey.cli.connection import Endpoint
 from gatekey.cli.problems import Failure, complain
