@@ -18,7 +18,7 @@ PYTEST_SIDE_BY_SIDE := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow drills bench chaos attack fuzz lint format types arrows protos protos-python protos-go protos-typescript \
+.PHONY: help run test slow drills bench chaos attack fuzz lint format types lint-imports protos protos-python protos-go protos-typescript \
 	protos-lint protos-check protos-baseline check lock clean
 
 help: ## List the targets
@@ -48,7 +48,7 @@ attack: $(VENV)/.dev ## Attack a server in every known way while somebody asks; 
 bench: $(VENV)/.bench ## Measure everything beside its peers; ARGS="throughput cache" for some of it
 	$(BIN)/python -m bench $(ARGS)
 
-check: lint types arrows protos-lint protos-check ## All checks but the tests
+check: lint types lint-imports protos-lint protos-check ## All checks but the tests
 
 lint: $(VENV)/.dev ## Check style and common mistakes
 	$(BIN)/ruff check .
@@ -62,7 +62,7 @@ types: $(VENV)/.dev ## Check types, strictly
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 
-arrows: $(VENV)/.dev ## Check which layer imports which
+lint-imports: $(VENV)/.dev ## Check which layer imports which
 	$(BIN)/lint-imports
 
 protos: protos-python protos-go protos-typescript ## Generate the stubs of all languages from protos/

@@ -10,8 +10,8 @@ from pathlib import Path
 from bench.admin import admin
 from bench.cache import cache
 from bench.checks import latency, overload, throughput, workers
+from bench.client_cache import client_cache
 from bench.clients import clients
-from bench.near_cache import near_cache
 from bench.processes import ROOT
 from bench.report import Report
 from bench.revocations import revocations
@@ -25,7 +25,7 @@ SECTIONS: Mapping[str, Section] = {
     "workers": workers,
     "overload": overload,
     "cache": cache,
-    "near-cache": near_cache,
+    "near-cache": client_cache,
     "clients": clients,
     "revocations": revocations,
     "admin": admin,

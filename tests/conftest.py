@@ -12,15 +12,15 @@ from gatekey.core.secrets import new_secret
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 from tests.support.databases import Databases
+from tests.support.fixtures import Fixtures, make_fixtures
 from tests.support.orphans import OrphanCheck
 from tests.support.server import PEPPERS, PRODUCTS, Client, ServerProcess, read_example
-from tests.support.world import World, make_world
 
 # Started by a shell in the background it would be ignored, also by the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The files that take longest, mostly by waiting: begun first, they do not keep the others waiting at the end.
-_LONG = ("test_chaos.py", "test_near.py", "test_model.py", "test_failover.py", "test_cli.py", "test_durability.py")
+_LONG = ("test_chaos.py", "test_cache.py", "test_model.py", "test_failover.py", "test_cli.py", "test_durability.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -115,9 +115,9 @@ async def root(server: ServerProcess, root_token: str) -> AsyncIterator[Client]:
 
 
 @pytest.fixture(scope="session")
-async def world(root: Client, database_url: str) -> AsyncIterator[World]:
+async def fixtures(root: Client, database_url: str) -> AsyncIterator[Fixtures]:
     """The decision table, made true on the shared server."""
-    async with make_world(root, database_url) as made:
+    async with make_fixtures(root, database_url) as made:
         yield made
 
 

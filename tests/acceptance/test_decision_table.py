@@ -4,15 +4,15 @@ import grpc
 import pytest
 from gatekey.v1 import check_service_pb2 as pb
 
+from tests.support.fixtures import TABLE, Fixtures
 from tests.support.server import problem_of
 from tests.support.table import Case
-from tests.support.world import TABLE, World
 
 
 @pytest.mark.parametrize("case", TABLE.cases, ids=[case.id for case in TABLE.cases])
-async def test_case(world: World, case: Case) -> None:
+async def test_case(fixtures: Fixtures, case: Case) -> None:
     """The answer is the table's; it says whom it is about, or nothing at all."""
-    client, question = world.caller(case), world.question(case)
+    client, question = fixtures.caller(case), fixtures.question(case)
     if case.refused:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await client.checks.Check(question, timeout=10)
@@ -23,7 +23,7 @@ async def test_case(world: World, case: Case) -> None:
     assert pb.CheckResponse.Reason.Name(answer.reason) == f"REASON_{case.expected}"
     assert answer.allowed == (case.expected == "ALLOWED")
     assert [(missing.resource, missing.action) for missing in answer.missing_permissions] == case.missing
-    assert _subject(answer) == world.subject(case)
+    assert _subject(answer) == fixtures.subject(case)
 
 
 def _subject(answer: pb.CheckResponse) -> dict[str, object]:

@@ -19,12 +19,12 @@ from pathlib import Path
 import uvloop
 from gatekey.core.secrets import new_secret
 
-from tests.chaos import diseases, faults, report
+from tests.chaos import disabled_guards, faults, report
 from tests.chaos.database import Database
 from tests.chaos.faults import Field
 from tests.chaos.history import FaultRun, History, judge
 from tests.chaos.load import Load, Target
-from tests.chaos.near import KINDS, NearProcess
+from tests.chaos.near import KINDS, CachingProcess
 from tests.support.server import PEPPERS, ServerProcess
 
 _RECOVERY_S = 60
@@ -36,9 +36,9 @@ class _Server(ServerProcess):
     """`gatekey serve` with what only tests do to it."""
 
     @classmethod
-    def with_disease(cls, disease: str) -> "type[_Server]":
-        """The class whose processes have a disease, and end with this one."""
-        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.server", disease)
+    def with_disabled_guard(cls, disabled_guard: str) -> "type[_Server]":
+        """The class whose processes lack a guard, and end with this one."""
+        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.server", disabled_guard)
         return type("Server", (cls,), {"command": command})
 
 
@@ -65,13 +65,15 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--processes", type=int, default=3, help="how many servers (%(default)s)")
-    parser.add_argument("--near", type=int, default=2, help="how many services with near caches (%(default)s)")
+    parser.add_argument("--near", type=int, default=2, help="how many services with client caches (%(default)s)")
     parser.add_argument("--seconds", type=float, default=120, help="for how long, at least (%(default)s)")
     parser.add_argument(
         "--faults", type=_faults, default="all", help=f"all, none, or some of {','.join(faults.NAMES)} (%(default)s)"
     )
     parser.add_argument("--pause", type=float, default=2, help="seconds between two faults (%(default)s)")
-    parser.add_argument("--disease", choices=diseases.NAMES, default=diseases.NONE, help="what is switched off")
+    parser.add_argument(
+        "--disabled-guard", choices=disabled_guards.NAMES, default=disabled_guards.NONE, help="what is switched off"
+    )
     parser.add_argument("--until-found", action="store_true", help="end once a check was wrongly allowed")
     parser.add_argument("--rate", type=float, default=600, help="checks a second, about (%(default)s)")
     parser.add_argument("--groups", type=int, default=8, help="how many mutations at a time (%(default)s)")
@@ -122,13 +124,13 @@ async def _run(arguments: argparse.Namespace) -> tuple[History, float]:
 
 @asynccontextmanager
 async def _field(directory: Path, arguments: argparse.Namespace, rng: random.Random) -> AsyncIterator[Field]:
-    """A database with a schema, servers, and services with near caches."""
-    processes, disease = arguments.processes, arguments.disease
+    """A database with a schema, servers, and services with client caches."""
+    processes, disabled_guard = arguments.processes, arguments.disabled_guard
     directory.chmod(0o711)
     token = new_secret("gk_")
     database = await Database.start(directory, processes)
     servers: list[ServerProcess] = []
-    kind = _Server.with_disease(disease)
+    kind = _Server.with_disabled_guard(disabled_guard)
 
     async def start(number: int, address: str) -> ServerProcess:
         return await kind.start(
@@ -143,12 +145,14 @@ async def _field(directory: Path, arguments: argparse.Namespace, rng: random.Ran
     try:
         for number in range(processes):
             servers.append(await start(number, "127.0.0.1:0"))  # noqa: PERF401 - one that starts may fail
-        if disease in diseases.IN_DATABASE:
-            await database.execute(diseases.IN_DATABASE[disease])
+        if disabled_guard in disabled_guards.IN_DATABASE:
+            await database.execute(disabled_guards.IN_DATABASE[disabled_guard])
         async with AsyncExitStack() as clients:
             near = [
                 await clients.enter_async_context(
-                    NearProcess.open(disease, KINDS[number % 2], [server.address for server in servers], token)
+                    CachingProcess.open(
+                        disabled_guard, KINDS[number % 2], [server.address for server in servers], token
+                    )
                 )
                 for number in range(arguments.near)
             ]

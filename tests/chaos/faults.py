@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gatekey.core.lease import LEASE_S
 
 from tests.chaos.database import Database
-from tests.chaos.near import NearProcess
+from tests.chaos.near import CachingProcess
 from tests.chaos.server import BLOCK_S, BLOCK_SIGNAL
 from tests.support.server import ServerProcess
 
@@ -29,8 +29,8 @@ class Field:
     token: str
     """Opens everything."""
     rng: random.Random
-    near: list[NearProcess]
-    """Services with near caches."""
+    near: list[CachingProcess]
+    """Services with client caches."""
 
     async def outlast_the_lease(self) -> None:
         """Wait for somewhat longer than a lease."""
@@ -93,7 +93,7 @@ async def killed(field: Field, number: int) -> None:
 
 
 async def client_cut_off(field: Field, number: int) -> None:
-    """A near cache hears of servers late, and then no more; nothing tells it that the way is gone."""
+    """A client cache hears of servers late, and then no more; nothing tells it that the way is gone."""
     ways = field.near[number].ways
     for way in ways:
         way.delay_s = LATE_S
@@ -109,7 +109,7 @@ async def client_cut_off(field: Field, number: int) -> None:
 
 
 async def client_stopped(field: Field, number: int) -> None:
-    """A process with a near cache is stopped and continued."""
+    """A process with a client cache is stopped and continued."""
     process = field.near[number].process
     process.send_signal(signal.SIGSTOP)
     try:
@@ -119,7 +119,7 @@ async def client_stopped(field: Field, number: int) -> None:
 
 
 async def client_blocked(field: Field, number: int) -> None:
-    """The main thread of a process with a near cache does nothing but one thing."""
+    """The main thread of a process with a client cache does nothing but one thing."""
     field.near[number].process.send_signal(BLOCK_SIGNAL)
     await asyncio.sleep(BLOCK_S)
 

@@ -32,7 +32,7 @@ class Check(NamedTuple):
     process: int
     reason: str
     near: bool = False
-    """Whether it was answered by a near cache, or could have been."""
+    """Whether it was answered by a client cache, or could have been."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,12 +47,12 @@ class Mutation:
     """Which one answered it."""
     attempts: int = 0
     everywhere: bool = False
-    """Whether it waited for the near caches."""
+    """Whether it waited for the client caches."""
     revoked: bool = False
     """Whether some secret that was allowed was no longer."""
 
     def end_for(self, check: Check) -> float:
-        """From when on the check must know of it: near caches may be later where the mutation did not wait for them."""
+        """From when on the check must know of it: clients may be later where the mutation did not wait for them."""
         return self.end + MAX_REMOTE_LEASE_S if check.near and not self.everywhere else self.end
 
 
@@ -182,8 +182,8 @@ class History:
     timelines: list[Timeline] = field(default_factory=list)
     mutations: list[Mutation] = field(default_factory=list)
     faults: list[FaultRun] = field(default_factory=list)
-    decided_near: int = 0
-    """How many checks near caches decided by themselves."""
+    decided_by_caches: int = 0
+    """How many checks client caches decided by themselves."""
     failures: list[Failure] = field(default_factory=list)
     """Those that a fault may bring about."""
     refused: int = 0

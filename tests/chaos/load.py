@@ -19,9 +19,9 @@ from gatekey.v1 import (
 )
 from gatekey.v1 import check_service_pb2 as pb
 
+from tests.chaos.fixtures import ACTION, GONE, RESOURCE, Group, Step
 from tests.chaos.history import ALLOWED, Check, Failure, History, Mutation, Timeline, Transition
-from tests.chaos.near import DECIDED_NEAR
-from tests.chaos.world import ACTION, GONE, RESOURCE, Group, Step
+from tests.chaos.near import DECIDED_BY_CACHE
 
 # Longer than any fault, so that what was asked before it or meanwhile is answered after it.
 _CHECK_TIMEOUT_S = 15.0
@@ -67,7 +67,7 @@ class Target:
     def __init__(self, number: int, address: str, token: str, *, near: bool = False) -> None:
         self.number = number
         self.near = near
-        """Whether it is a service with a near cache, which answers checks and nothing else."""
+        """Whether it is a service with a client cache, which answers checks and nothing else."""
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._channels = [grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS) for _ in range(2)]
         checking, mutating = self._channels
@@ -190,7 +190,7 @@ class Load:
             if result.HasField("error"):
                 self._note("check of several", start, _CODES[result.error.code], result.error.message)
             else:
-                self.history.decided_near += result.response.message == DECIDED_NEAR
+                self.history.decided_by_caches += result.response.message == DECIDED_BY_CACHE
                 self._write_down(timeline, Check(start, end, target.number, _answer(result.response), target.near))
         return not any(result.HasField("error") for result in results)
 

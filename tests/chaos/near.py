@@ -1,4 +1,4 @@
-"""A service that has a near cache and does nothing but check: `python -m tests.chaos.near DISEASE KIND serve`.
+"""A service that has a client cache and does nothing but check: `python -m tests.chaos.near GUARD KIND serve`.
 
 It is asked as a server is, and answers by what its client decides.
 """
@@ -17,7 +17,7 @@ import grpc
 from gatekey.v1 import check_service_pb2 as pb
 from gatekey.v1 import check_service_pb2_grpc
 
-from tests.chaos import diseases
+from tests.chaos import disabled_guards
 from tests.chaos.server import BLOCK_SIGNAL, block
 from tests.client_python.network import Way
 from tests.support.server import ServerProcess
@@ -28,25 +28,27 @@ _TIMEOUT_S = 5.0
 # More than there are checks that wait for a server: those that need none come through.
 _THREADS = 500
 
-DECIDED_NEAR = "decided near"
+DECIDED_BY_CACHE = "decided near"
 """The message of an answer that no server was asked for."""
 
 
-class NearProcess(ServerProcess):
+class CachingProcess(ServerProcess):
     """Such a service, and its ways to the servers."""
 
     ways: Sequence[Way] = ()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, disease: str, kind: str, servers: Sequence[str], token: str) -> AsyncIterator["NearProcess"]:
+    async def open(
+        cls, disabled_guard: str, kind: str, servers: Sequence[str], token: str
+    ) -> AsyncIterator["CachingProcess"]:
         """Start a service."""
-        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.near", disease, kind)
+        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.near", disabled_guard, kind)
         ways = [Way(address) for address in servers]
         for way in ways:
             await way.open()
         try:
-            starting = type("Near", (cls,), {"command": command})
+            starting = type("LocalCache", (cls,), {"command": command})
             process = await starting.start(
                 {"GATEKEY_ADDRESS": ",".join(way.address for way in ways), "GATEKEY_TOKEN": token}
             )
@@ -67,7 +69,7 @@ class _Checks(check_service_pb2_grpc.CheckServiceServicer):
             if isinstance(self._client, gatekey.Client):
                 return await asyncio.to_thread(self._check, *question)
             return self._recall(*question) or _write(await self._client.check(*question))
-        except gatekey.CallFailed as error:
+        except gatekey.ApiError as error:
             await context.abort(error.code, str(error))
             raise
 
@@ -77,9 +79,9 @@ class _Checks(check_service_pb2_grpc.CheckServiceServicer):
 
     def _recall(self, key: str, resource: str, action: str) -> pb.CheckResponse | None:
         """What the client decides without a server; it would do the same again."""
-        assert self._client._near is not None
-        decision = self._client._near.recall(key, resource, action, None, None, 0)
-        return None if decision is None else _write(decision, DECIDED_NEAR)
+        assert self._client._local_cache is not None
+        decision = self._client._local_cache.recall(key, resource, action, None, None, 0)
+        return None if decision is None else _write(decision, DECIDED_BY_CACHE)
 
     async def BatchCheck(self, request: pb.BatchCheckRequest, context: Any) -> pb.BatchCheckResponse:  # noqa: N802
         questions = [gatekey.Question(each.key, each.resource, each.action) for each in request.checks]
@@ -88,14 +90,14 @@ class _Checks(check_service_pb2_grpc.CheckServiceServicer):
                 results = await asyncio.to_thread(self._client.check_many, questions)
             else:
                 results = await self._client.check_many(questions)
-        except gatekey.CallFailed as error:
+        except gatekey.ApiError as error:
             await context.abort(error.code, str(error))
             raise
         return pb.BatchCheckResponse(results=[_write_result(result) for result in results])
 
 
-def _write_result(result: gatekey.Decision | gatekey.Undecided) -> pb.BatchCheckResult:
-    if isinstance(result, gatekey.Undecided):
+def _write_result(result: gatekey.Decision | gatekey.CheckFailed) -> pb.BatchCheckResult:
+    if isinstance(result, gatekey.CheckFailed):
         code, message = result.error.code.value[0], result.error.message
         return pb.BatchCheckResult(error=pb.CheckError(code=code, message=message))
     return pb.BatchCheckResult(response=_write(result))
@@ -121,9 +123,9 @@ async def _serve(kind: str) -> None:
 
 def main() -> None:
     """Serve."""
-    disease, kind = sys.argv[1:3]
-    if disease in diseases.IN_CLIENTS:
-        diseases.IN_CLIENTS[disease]()
+    disabled_guard, kind = sys.argv[1:3]
+    if disabled_guard in disabled_guards.IN_CLIENTS:
+        disabled_guards.IN_CLIENTS[disabled_guard]()
     signal.signal(BLOCK_SIGNAL, block)
     asyncio.run(_serve(kind))
 

@@ -1,4 +1,4 @@
-"""`gatekey serve` with a disease, and with a signal that blocks it: `python -m tests.chaos.server DISEASE serve`."""
+"""`gatekey serve` without a guard, and with a signal that blocks it: `python -m tests.chaos.server GUARD serve`."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from types import FrameType
 from gatekey.core.lease import LEASE_S
 from gatekey_command import main as gatekey
 
-from tests.chaos import diseases
+from tests.chaos import disabled_guards
 
 BLOCK_SIGNAL = signal.SIGUSR1
 BLOCK_S = LEASE_S + 1.5
@@ -22,9 +22,9 @@ def block(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line."""
-    disease = sys.argv.pop(1)
-    if disease in diseases.IN_SERVERS:
-        diseases.IN_SERVERS[disease]()
+    disabled_guard = sys.argv.pop(1)
+    if disabled_guard in disabled_guards.IN_SERVERS:
+        disabled_guards.IN_SERVERS[disabled_guard]()
     signal.signal(BLOCK_SIGNAL, block)
     gatekey()
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.chaos import diseases
+from tests.chaos import disabled_guards
 from tests.chaos.history import Kind
 from tests.support.server import ROOT
 
@@ -50,13 +50,15 @@ async def test_no_answer_is_stale_whatever_happens() -> None:
     assert code == 0, output
 
 
-@pytest.mark.parametrize("disease", [*diseases.IN_SERVERS, *diseases.IN_CLIENTS, *diseases.IN_DATABASE])
-async def test_without_a_guard_a_stale_answer_is_found(disease: str) -> None:
+@pytest.mark.parametrize(
+    "disabled_guard", [*disabled_guards.IN_SERVERS, *disabled_guards.IN_CLIENTS, *disabled_guards.IN_DATABASE]
+)
+async def test_without_a_guard_a_stale_answer_is_found(disabled_guard: str) -> None:
     code, output = await chaos(
-        *("--disease", disease, "--until-found", "--seconds", "120", "--processes", "2"),
+        *("--disabled-guard", disabled_guard, "--until-found", "--seconds", "120", "--processes", "2"),
         # Enough at a time for one to overtake another, however busy the machine is.
         *("--groups", "16"),
-        *_FAULTS.get(disease, ("--faults", "none")),
+        *_FAULTS.get(disabled_guard, ("--faults", "none")),
     )
     assert code == 1, output
     assert f"{Kind.ALLOWED}: products/chaos" in output, output

@@ -8,7 +8,7 @@ import gatekey
 import grpc
 from fastapi import FastAPI
 from gatekey.fastapi import KeyGuard, requires
-from gatekey.grpc import AsyncKeyInterceptor, KeyInterceptor, Need, current_decision
+from gatekey.grpc import AsyncKeyInterceptor, KeyInterceptor, Requirement, current_decision
 from gatekey.starlette import KeyMiddleware
 from gatekey.v1.api_key_service_pb2 import ApiKey, CreateApiKeyResponse, DeleteApiKeyResponse, RotateApiKeyResponse
 from gatekey.v1.audit_service_pb2 import AuditEvent
@@ -32,16 +32,16 @@ def checks(key: str) -> None:
         assert_type(decision.expire_time, datetime | None)
         assert_type(client.require(key, "links/abc", "update"), gatekey.Decision)
         results = client.check_many([gatekey.Question(key, "links/abc", "update")], timeout=1)
-        assert_type(results, list[gatekey.Decision | gatekey.Undecided])
+        assert_type(results, list[gatekey.Decision | gatekey.CheckFailed])
         for result in results:
-            if isinstance(result, gatekey.Undecided):
+            if isinstance(result, gatekey.CheckFailed):
                 assert_type(result.allowed, Literal[False])
-                assert_type(result.error, gatekey.CallFailed)
+                assert_type(result.error, gatekey.ApiError)
     try:
         pass
-    except gatekey.PermissionDenied as denied:
+    except gatekey.AccessDenied as denied:
         assert_type(denied.decision, gatekey.Decision)
-    except gatekey.CallFailed as failed:
+    except gatekey.ApiError as failed:
         assert_type(failed.code, grpc.StatusCode)
         assert_type(failed.reason, str)
         assert_type(failed.violations, tuple[gatekey.FieldViolation, ...])
@@ -100,7 +100,7 @@ def mistakes(client: gatekey.Client) -> None:
 async def asynchronously(client: gatekey.AsyncClient, key: str) -> None:
     assert_type(await client.check(key, "links/abc", "update", tenant="acme", timeout=0.5), gatekey.Decision)
     assert_type(await client.require(key, "links/abc", "update"), gatekey.Decision)
-    assert_type(await client.check_many([]), list[gatekey.Decision | gatekey.Undecided])
+    assert_type(await client.check_many([]), list[gatekey.Decision | gatekey.CheckFailed])
     keys = client.tenant("heyoo", "acme").keys
     assert_type(await keys.create("CI", member="u_42"), CreateApiKeyResponse)
     assert_type(await keys.rotate("key_1", grace=timedelta(hours=1)), RotateApiKeyResponse)
@@ -126,8 +126,14 @@ def servers(app: FastAPI) -> None:
         assert_type(decision, gatekey.Decision)
         return link
 
-    app.add_middleware(KeyMiddleware, guard=guard, need=Need("links", "read"))
-    needs: dict[str, Need | None] = {"/shop.v1.Links/GetLink": Need("links/{link_id}", "read"), "/shop.v1.Open/*": None}
-    interceptors: list[Any] = [KeyInterceptor(gatekey.Client(), needs), AsyncKeyInterceptor(client, needs)]
+    app.add_middleware(KeyMiddleware, guard=guard, requirement=Requirement("links", "read"))
+    requirements: dict[str, Requirement | None] = {
+        "/shop.v1.Links/GetLink": Requirement("links/{link_id}", "read"),
+        "/shop.v1.Open/*": None,
+    }
+    interceptors: list[Any] = [
+        KeyInterceptor(gatekey.Client(), requirements),
+        AsyncKeyInterceptor(client, requirements),
+    ]
     assert interceptors
     assert_type(current_decision(), gatekey.Decision)

@@ -35,7 +35,7 @@ class Sender:
         if self.problem is not None:
             raise self.problem
         return [
-            gatekey.Undecided(gatekey.InvalidArgument(request.key)) if request.key.startswith("bad") else YES
+            gatekey.CheckFailed(gatekey.InvalidArgument(request.key)) if request.key.startswith("bad") else YES
             for request in requests
         ]
 
@@ -71,8 +71,8 @@ async def test_an_error_of_one_question_is_its_caller_s() -> None:
     batcher = Batcher(sender)
     good, bad, worse = await asyncio.gather(*(ask(batcher, key) for key in ("a", "bad", "bad too")))
     assert good is YES
-    assert isinstance(bad, gatekey.Undecided)
-    assert isinstance(worse, gatekey.Undecided)
+    assert isinstance(bad, gatekey.CheckFailed)
+    assert isinstance(worse, gatekey.CheckFailed)
     assert (bad.error.message, worse.error.message) == ("bad", "bad too")
     assert len(sender.sent) == 1
 

@@ -7,17 +7,17 @@ from typing import Any
 import gatekey
 
 from tests.client_python.support import made, opened
+from tests.support.fixtures import TABLE, Fixtures
 from tests.support.table import Case
-from tests.support.world import TABLE, World
 
 CONCURRENCY = 32
 
 
-async def test_the_decision_table(world: World, kind: str) -> None:
+async def test_the_decision_table(fixtures: Fixtures, kind: str) -> None:
     """All cases at once, so that those that can travel together do."""
     gate = asyncio.Semaphore(CONCURRENCY if kind != "event loop" else len(TABLE.cases))
     async with AsyncExitStack() as stack:
-        tokens = {client.token: client.address for client in world.callers.values()}
+        tokens = {client.token: client.address for client in fixtures.callers.values()}
         clients = {
             token: await stack.enter_async_context(opened(kind, address, token=token, timeout=20))
             for token, address in tokens.items()
@@ -25,20 +25,20 @@ async def test_the_decision_table(world: World, kind: str) -> None:
 
         async def told(case: Case) -> object:
             async with gate:
-                return await _told(clients[world.caller(case).token], world, case)
+                return await _told(clients[fixtures.caller(case).token], fixtures, case)
 
         answers = await asyncio.gather(*(told(case) for case in TABLE.cases))
     wrong = {
         case.id: (answer, expected)
         for case, answer in zip(TABLE.cases, answers, strict=True)
-        if answer != (expected := _expected(world, case))
+        if answer != (expected := _expected(fixtures, case))
     }
     assert not wrong
     assert len(answers) > 400
 
 
-async def _told(client: Any, world: World, case: Case) -> object:
-    question = world.question(case)
+async def _told(client: Any, fixtures: Fixtures, case: Case) -> object:
+    question = fixtures.question(case)
     tenant = question.tenant if question.HasField("tenant") else None
     try:
         decision = await made(client.check, question.key, question.resource, question.action, tenant=tenant)
@@ -58,10 +58,10 @@ async def _told(client: Any, world: World, case: Case) -> object:
     }
 
 
-def _expected(world: World, case: Case) -> object:
+def _expected(fixtures: Fixtures, case: Case) -> object:
     if case.refused:
         return case.expected
-    subject = world.subject(case)
+    subject = fixtures.subject(case)
     kind = TABLE.keys[case.key].kind if "kind" in subject else "UNSPECIFIED"
     texts = {name: subject.get(name, "") for name in ("product", "tenant", "api_key", "principal", "role")}
     return {

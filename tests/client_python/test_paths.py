@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI, WebSocket
 from gatekey.fastapi import KeyGuard, requires
-from gatekey.starlette import KeyMiddleware, Need
+from gatekey.starlette import KeyMiddleware, Requirement
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -161,7 +161,7 @@ async def show(request: Request) -> JSONResponse:
 
 
 def starlette_app(guard: KeyGuard) -> Starlette:
-    middleware = [Middleware(KeyMiddleware, guard=guard, need=Need("campaigns/{campaign}", "write"))]
+    middleware = [Middleware(KeyMiddleware, guard=guard, requirement=Requirement("campaigns/{campaign}", "write"))]
     route = Route("/{campaign}", show, middleware=middleware)
     return Starlette(routes=[Mount("/deep/{x}", routes=[Mount("/deeper", routes=[route])])])
 

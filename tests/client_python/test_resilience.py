@@ -292,10 +292,10 @@ async def test_no_call_fails_while_one_of_two_servers_is_replaced(databases: Dat
         while not stopping.is_set():
             try:
                 results = await call()
-            except gatekey.CallFailed as error:
+            except gatekey.ApiError as error:
                 failed.append((name, error))
             else:
-                failed.extend((name, each) for each in results or () if isinstance(each, gatekey.Undecided))
+                failed.extend((name, each) for each in results or () if isinstance(each, gatekey.CheckFailed))
                 made_calls[name] += 1
             await asyncio.sleep(0.002)
 

@@ -17,9 +17,9 @@ import pytest
 from fastapi import FastAPI, Request
 from gatekey.core.secrets import new_secret
 from gatekey.fastapi import Credential, KeyGuard, decision_of, requires
-from gatekey.grpc import AsyncKeyInterceptor, KeyInterceptor, Need, current_decision
+from gatekey.grpc import AsyncKeyInterceptor, KeyInterceptor, Requirement, current_decision
 from gatekey.starlette import KeyMiddleware
-from gatekey.starlette import Need as HttpNeed
+from gatekey.starlette import Requirement as HttpRequirement
 from gatekey.v1 import api_key_service_pb2 as keys_pb
 from gatekey.v1 import tenant_service_pb2 as tenants_pb
 from starlette.applications import Starlette
@@ -182,7 +182,7 @@ async def talk(socket: WebSocket) -> None:
 
 async def test_starlette_with_a_need_of_each_route(gate: gatekey.AsyncClient, shop: Shop) -> None:
     guard = KeyGuard(gate, product=PRODUCT)
-    middleware = [Middleware(KeyMiddleware, guard=guard, need=HttpNeed("campaigns/{campaign}", "write"))]
+    middleware = [Middleware(KeyMiddleware, guard=guard, requirement=HttpRequirement("campaigns/{campaign}", "write"))]
     async with serving(Starlette(routes=[Route("/{campaign}", show, middleware=middleware)])) as get:
         response = await get("/c1", shop.key)
         assert (response.status_code, response.json()) == (200, {"tenant": shop.tenant})
@@ -192,8 +192,8 @@ async def test_starlette_with_a_need_of_each_route(gate: gatekey.AsyncClient, sh
         assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
 
 
-def need_of(request: HTTPConnection) -> HttpNeed | None:
-    return None if request.url.path == "/open" else HttpNeed("campaigns", "write")
+def need_of(request: HTTPConnection) -> HttpRequirement | None:
+    return None if request.url.path == "/open" else HttpRequirement("campaigns", "write")
 
 
 async def unchecked(request: StarletteRequest) -> JSONResponse:
@@ -205,7 +205,7 @@ async def unchecked(request: StarletteRequest) -> JSONResponse:
 async def test_starlette_with_a_need_of_each_request(gate: gatekey.AsyncClient, shop: Shop) -> None:
     app = Starlette(
         routes=[Route("/", show), Route("/open", unchecked), WebSocketRoute("/talk", talk)],
-        middleware=[Middleware(KeyMiddleware, guard=KeyGuard(gate, product=PRODUCT), need=need_of)],
+        middleware=[Middleware(KeyMiddleware, guard=KeyGuard(gate, product=PRODUCT), requirement=need_of)],
     )
     async with serving(app) as get:
         assert [(await get("/", key)).status_code for key in (shop.key, shop.reader, None)] == [200, 403, 401]
@@ -233,10 +233,10 @@ async def test_starlette_with_a_need_of_each_request(gate: gatekey.AsyncClient, 
 
 SERVICE = "shop.v1.Campaigns"
 NEEDS = {
-    f"/{SERVICE}/Get": Need("campaigns/{name}", "read", "{etag}"),
-    f"/{SERVICE}/Watch": Need("campaigns/{name}", "write"),
-    f"/{SERVICE}/Fill": Need("campaigns", "read"),
-    f"/{SERVICE}/Talk": Need("campaigns", "write"),
+    f"/{SERVICE}/Get": Requirement("campaigns/{name}", "read", "{etag}"),
+    f"/{SERVICE}/Watch": Requirement("campaigns/{name}", "write"),
+    f"/{SERVICE}/Fill": Requirement("campaigns", "read"),
+    f"/{SERVICE}/Talk": Requirement("campaigns", "write"),
     "/shop.v1.Open/*": None,
 }
 

@@ -18,13 +18,13 @@ import grpc
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
-from gatekey import _forks
+from gatekey import _fork_hooks
 from gatekey._faults import EVERY_S, FaultLog
 from gatekey._products import REFRESH_S, RETRY_S
 from gatekey.fastapi import Credential, KeyGuard, requires
 from gatekey.grpc import AsyncKeyInterceptor, KeyInterceptor
-from gatekey.grpc import Need as CallNeed
-from gatekey.starlette import KeyMiddleware, Need
+from gatekey.grpc import Requirement as CallRequirement
+from gatekey.starlette import KeyMiddleware, Requirement
 from gatekey.v1 import tenant_service_pb2 as tenants_pb
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -59,9 +59,9 @@ from tests.support.server import Client, environment, read_example
     ],
 )
 def test_texts_that_no_request_can_be_asked_with(resource: str, action: str, tenant: str | None) -> None:
-    for need in (Need, CallNeed):
+    for requirement in (Requirement, CallRequirement):
         with pytest.raises(ValueError):  # noqa: PT011 - each has a text of its own
-            need(resource, action, tenant)
+            requirement(resource, action, tenant)
 
 
 # ---------------------------------------------------------------- routes
@@ -106,7 +106,7 @@ async def test_a_parameter_that_a_route_does_not_have_is_told_at_the_start(gate:
 async def test_the_lifespan_ends_a_service_that_cannot_work(root: Client, root_token: str) -> None:
     client = gatekey.AsyncClient(root.address, token=root_token, timeout=10)
     guard = KeyGuard(client, product=PRODUCT)
-    middleware = [Middleware(KeyMiddleware, guard=guard, need=Need("campaigns/{campaign}", "read"))]
+    middleware = [Middleware(KeyMiddleware, guard=guard, requirement=Requirement("campaigns/{campaign}", "read"))]
     routes = [
         Mount("/a/{campaign}", routes=[Route("/b", page, middleware=middleware)]),
         Route("/c/{path:path}", page, middleware=middleware),
@@ -135,7 +135,7 @@ async def test_a_parameter_that_is_missing_all_the_same(
     gate: gatekey.AsyncClient, shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     guard = KeyGuard(gate, product=PRODUCT)
-    middleware = [Middleware(KeyMiddleware, guard=guard, need=Need("campaigns/{campaign}", "read"))]
+    middleware = [Middleware(KeyMiddleware, guard=guard, requirement=Requirement("campaigns/{campaign}", "read"))]
     app = Starlette(routes=[Route("/{id}", page, middleware=middleware)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
         for _ in range(2):
@@ -171,11 +171,13 @@ async def test_what_is_wrong_with_other_routes_is_told_with_the_first_request(
 
 @pytest.mark.parametrize("sent", ["a b", "..", "a{", "", "*"])
 async def test_a_need_that_is_made_of_what_a_client_sends(gate: gatekey.AsyncClient, shop: Shop, sent: str) -> None:
-    def need(request: Any) -> Need:
-        return Need(f"campaigns/{request.query_params['c']}", "read")
+    def requirement(request: Any) -> Requirement:
+        return Requirement(f"campaigns/{request.query_params['c']}", "read")
 
     guard = KeyGuard(gate, product=PRODUCT)
-    app = Starlette(routes=[Route("/", page)], middleware=[Middleware(KeyMiddleware, guard=guard, need=need)])
+    app = Starlette(
+        routes=[Route("/", page)], middleware=[Middleware(KeyMiddleware, guard=guard, requirement=requirement)]
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
         headers = {"authorization": f"Bearer {shop.key}"}
         assert (await http.get("/", params={"c": "c1"}, headers=headers)).status_code == 200
@@ -264,7 +266,7 @@ async def test_a_token_that_may_not_check_the_product(
 ) -> None:
     token = await root.create_token({grant: ["create"]})
     async with gatekey.AsyncClient(root.address, token=token, timeout=10) as client:
-        with pytest.raises(gatekey.CallFailed):
+        with pytest.raises(gatekey.ApiError):
             await client.check_config(PRODUCT)
         for credential in (None, Credential()):
             guard, app = KeyGuard(client, product=PRODUCT, credential=credential), FastAPI()
@@ -387,12 +389,15 @@ async def test_a_service_that_starts_without_a_server(
 async def test_calls_do_not_queue_for_a_server_that_is_stuck(root: Client, root_token: str, shop: Shop) -> None:
     """All that wait for the same news are refused when there is none, and not one after the other."""
     key = ("authorization", f"Bearer {shop.key}")
-    need = CallNeed("campaigns", "read")
+    requirement = CallRequirement("campaigns", "read")
     async with Way(root.address) as way:
         way.jam()
         for kind in ("threads", "event loop"):
             begun = asyncio.get_running_loop().time()
-            async with grpc_serving(kind, way.address, root_token, need, timeout=1.5, product=PRODUCT) as (address, _):
+            async with grpc_serving(kind, way.address, root_token, requirement, timeout=1.5, product=PRODUCT) as (
+                address,
+                _,
+            ):
                 statuses = await asyncio.gather(*(grpc_status(address, key) for _ in range(8)))
             assert set(statuses) == {grpc.StatusCode.UNAVAILABLE}
             assert asyncio.get_running_loop().time() - begun < 5
@@ -402,21 +407,23 @@ async def test_calls_do_not_queue_for_a_server_that_is_stuck(root: Client, root_
 
 
 @pytest.mark.parametrize(
-    ("method", "need", "problem"),
+    ("method", "requirement", "problem"),
     [
-        ("GetTenant", CallNeed("campaigns/{nam}", "read"), "`nam`, which is no field of GetTenant's request"),
-        ("GetTenant", CallNeed("campaigns", "read", "{nam}"), "`nam`"),
-        ("ListTenants", CallNeed("campaigns/{show_deleted}", "read"), "`show_deleted`"),
-        ("UpdateTenant", CallNeed("campaigns/{tenant}", "read"), "`tenant`"),
-        ("*", CallNeed("campaigns/{name}", "read"), "`name`, which is no field of CreateTenant's request"),
-        ("GetTennant", CallNeed("campaigns", "read"), "no such method"),
+        ("GetTenant", CallRequirement("campaigns/{nam}", "read"), "`nam`, which is no field of GetTenant's request"),
+        ("GetTenant", CallRequirement("campaigns", "read", "{nam}"), "`nam`"),
+        ("ListTenants", CallRequirement("campaigns/{show_deleted}", "read"), "`show_deleted`"),
+        ("UpdateTenant", CallRequirement("campaigns/{tenant}", "read"), "`tenant`"),
+        ("*", CallRequirement("campaigns/{name}", "read"), "`name`, which is no field of CreateTenant's request"),
+        ("GetTennant", CallRequirement("campaigns", "read"), "no such method"),
     ],
 )
-def test_fields_that_a_request_does_not_have_are_told_at_once(method: str, need: CallNeed, problem: str) -> None:
-    needs = {f"/gatekey.v1.TenantService/{method}": need}
+def test_fields_that_a_request_does_not_have_are_told_at_once(
+    method: str, requirement: CallRequirement, problem: str
+) -> None:
+    requirements = {f"/gatekey.v1.TenantService/{method}": requirement}
     for kind in (KeyInterceptor, AsyncKeyInterceptor):
         with pytest.raises(ValueError, match=problem):
-            kind(None, needs)  # type: ignore[arg-type]
+            kind(None, requirements)  # type: ignore[arg-type]
 
 
 def grpc_service(server: Any, answer: Any) -> None:
@@ -439,12 +446,12 @@ async def grpc_status(address: str, *metadata: tuple[str, str], **fields: str) -
 
 @contextlib.asynccontextmanager
 async def grpc_serving(
-    kind: str, address: str, token: str, need: CallNeed, timeout: float = 5, **keywords: Any
+    kind: str, address: str, token: str, requirement: CallRequirement, timeout: float = 5, **keywords: Any
 ) -> AsyncIterator[Any]:
     """The address of a protected server, and its interceptor."""
     async with opened(kind, address, token=token, timeout=timeout) as client:
         if kind == "threads":
-            interceptor: Any = KeyInterceptor(client, {"/shop.v1.Shop/Get": need}, **keywords)
+            interceptor: Any = KeyInterceptor(client, {"/shop.v1.Shop/Get": requirement}, **keywords)
             server: Any = grpc.server(ThreadPoolExecutor(8), interceptors=[interceptor])
             grpc_service(server, lambda request, _: request)
         else:
@@ -452,7 +459,7 @@ async def grpc_serving(
             async def answer(request: Any, _: Any) -> Any:
                 return request
 
-            interceptor = AsyncKeyInterceptor(client, {"/shop.v1.Shop/Get": need}, **keywords)
+            interceptor = AsyncKeyInterceptor(client, {"/shop.v1.Shop/Get": requirement}, **keywords)
             server = grpc.aio.server(interceptors=[interceptor])
             grpc_service(server, answer)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -467,21 +474,21 @@ async def grpc_serving(
 @pytest.mark.parametrize("kind", ["threads", "event loop"])
 async def test_grpc_guards_look_and_learn_as_well(kind: str, root: Client, root_token: str, shop: Shop) -> None:
     key, status = ("authorization", f"Bearer {shop.key}"), grpc.StatusCode
-    good = CallNeed("campaigns/{name}", "read")
+    good = CallRequirement("campaigns/{name}", "read")
     async with grpc_serving(kind, root.address, root_token, good, product=PRODUCT) as (address, interceptor):
         await made(interceptor.verify)
         for name in ("c1", "a b", "a/b", "café", "%"):
             assert await grpc_status(address, key, name=name) is status.OK
         for name in ("", ".", "*", "a\nb"):
             assert await grpc_status(address, key, name=name) is status.INVALID_ARGUMENT
-    async with grpc_serving(kind, root.address, root_token, CallNeed("campaigns", "reed"), product=PRODUCT) as (
+    async with grpc_serving(kind, root.address, root_token, CallRequirement("campaigns", "reed"), product=PRODUCT) as (
         address,
         interceptor,
     ):
         with pytest.raises(gatekey.Misconfigured, match="reed"):
             await made(interceptor.verify)
         assert await grpc_status(address, key) is status.INTERNAL
-    missing = CallNeed("campaigns/{nothing}", "read")
+    missing = CallRequirement("campaigns/{nothing}", "read")
     async with grpc_serving(kind, root.address, root_token, missing, product=PRODUCT) as (address, _):
         assert await grpc_status(address, key) is status.INTERNAL
     other = await root.create_token({"products/bitsy/checks": ["create"]})
@@ -505,8 +512,8 @@ async def test_the_resource_of_a_field(kind: str, root: Client, root_token: str,
         f"products/{PRODUCT}/tenants/{shop.tenant}", owner, mode="RESTRICTED", grants={"campaigns/a%2Fb": ["read"]}
     )
     key = ("authorization", f"Bearer {granted.secret}")
-    need = CallNeed("campaigns/{name}", "read")
-    async with grpc_serving(kind, root.address, root_token, need, product=PRODUCT) as (address, _):
+    requirement = CallRequirement("campaigns/{name}", "read")
+    async with grpc_serving(kind, root.address, root_token, requirement, product=PRODUCT) as (address, _):
         assert await grpc_status(address, key, name="a/b") is grpc.StatusCode.OK
         for name in ("a%2Fb", "a", "b", "a%2fb", "A/b"):
             assert await grpc_status(address, key, name=name) is grpc.StatusCode.PERMISSION_DENIED
@@ -520,7 +527,7 @@ def test_closed_clients_are_garbage(root: Client, root_token: str, shop: Shop, m
     gatekey.Client(root.address, token=root_token, cache=True).close()
     monkeypatch.setattr(os, "register_at_fork", lambda **functions: registered.append(functions))
     gc.collect()
-    before, clients = len(_forks._METHODS), []
+    before, clients = len(_fork_hooks._METHODS), []
     for number in range(100):
         client = gatekey.Client(root.address, token=root_token, timeout=20, cache=number < 10)
         clients += [weakref.ref(client), weakref.ref(client._transport), weakref.ref(client._transport._tokens)]
@@ -530,14 +537,14 @@ def test_closed_clients_are_garbage(root: Client, root_token: str, shop: Shop, m
     gc.collect()
     assert registered == []
     assert [each for each in clients if each() is not None] == []
-    assert len(_forks._METHODS) == before
+    assert len(_fork_hooks._METHODS) == before
 
 
 def test_clients_of_a_process_that_forks_after_many_were_closed(root: Client, root_token: str, shop: Shop) -> None:
     program = textwrap.dedent(
         f"""
         import gc, os, gatekey
-        from gatekey import _forks
+        from gatekey import _fork_hooks
 
         for _ in range(100):
             gatekey.Client().close()
@@ -546,7 +553,7 @@ def test_clients_of_a_process_that_forks_after_many_were_closed(root: Client, ro
         gc.collect()
         child = os.fork()
         assert used.check({shop.key!r}, "campaigns", "read")
-        assert len(_forks._METHODS) == 2, len(_forks._METHODS)
+        assert len(_fork_hooks._METHODS) == 2, len(_fork_hooks._METHODS)
         if child:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         """

@@ -8,9 +8,9 @@ import pytest
 
 from tests.clients.conftest import Mutual, Pair, failures_while_one_is_replaced
 from tests.support import conformance
+from tests.support.fixtures import Fixtures
 from tests.support.programs import blocks, run
 from tests.support.server import ROOT, Client, ServerProcess
-from tests.support.world import World
 
 CLIENT = ROOT / "clients" / "typescript"
 README = CLIENT / "README.md"
@@ -75,9 +75,9 @@ async def test_the_quickstart_of_a_package_that_has_installed_the_client(
 
 
 async def test_the_decision_table(
-    world: World, server: ServerProcess, conformance_program: Sequence[str | Path]
+    fixtures: Fixtures, server: ServerProcess, conformance_program: Sequence[str | Path]
 ) -> None:
-    assert await conformance.differences(world, server.address, conformance_program) == {}
+    assert await conformance.differences(fixtures, server.address, conformance_program) == {}
 
 
 async def test_paths_of_ids(conformance_program: Sequence[str | Path]) -> None:

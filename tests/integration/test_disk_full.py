@@ -55,7 +55,7 @@ def outcome(call: Callable[[], object]) -> str:
     """The reason of a refusal; empty for none."""
     try:
         call()
-    except gatekey.CallFailed as error:
+    except gatekey.ApiError as error:
         return error.reason or error.code.name
     return ""
 

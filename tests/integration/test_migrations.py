@@ -49,12 +49,12 @@ async def other(url: str) -> AsyncIterator["Connection[asyncpg.Record]"]:
 @asynccontextmanager
 async def hold(keeper_url: str, url: str) -> AsyncIterator[None]:
     """Hold the lock, by a connection to the one URL."""
-    keeper, watcher = await asyncpg.connect(keeper_url, statement_cache_size=0), await asyncpg.connect(url)
+    runner, watcher = await asyncpg.connect(keeper_url, statement_cache_size=0), await asyncpg.connect(url)
     try:
-        async with MigrationLock(LOCK, keeper, watcher, print).held(5):
+        async with MigrationLock(LOCK, runner, watcher, print).held(5):
             yield
     finally:
-        for connection in (keeper, watcher):
+        for connection in (runner, watcher):
             connection.terminate()
 
 

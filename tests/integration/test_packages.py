@@ -57,7 +57,7 @@ assert importlib.util.find_spec("typer") is None
 with gatekey.Client("127.0.0.1:1", token="gk_x", cache=True) as client:
     try:
         client.check("hey_x", "links", "read", timeout=0.2)
-    except gatekey.CallFailed as error:
+    except gatekey.ApiError as error:
         print("nobody is there")
 """
     assert await run(programs / "python", "-c", program, cwd=tmp_path) == "nobody is there\n"

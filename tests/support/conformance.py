@@ -9,11 +9,11 @@ import grpc
 from gatekey.v1 import check_service_pb2
 from gatekey.v1.types_pb2 import KeyKind
 
+from tests.support.fixtures import TABLE, Fixtures
 from tests.support.paths import PATHS
 from tests.support.programs import run
 from tests.support.server import Client
 from tests.support.table import Case
-from tests.support.world import TABLE, World
 
 Answer = dict[str, Any]
 
@@ -55,11 +55,11 @@ async def ask(
     return list(zip(answered["alone"], answered["together"], strict=True))
 
 
-async def differences(world: World, address: str, program: Sequence[str | Path]) -> dict[str, tuple[Answer, ...]]:
+async def differences(fixtures: Fixtures, address: str, program: Sequence[str | Path]) -> dict[str, tuple[Answer, ...]]:
     """The cases of the table in which a program's answers are wrong: what was right, and both answers."""
     cases = TABLE.cases
-    answers = await ask(program, address, [question(world.caller(case), world.question(case)) for case in cases])
-    expected = [_expected(world, case) for case in cases]
+    answers = await ask(program, address, [question(fixtures.caller(case), fixtures.question(case)) for case in cases])
+    expected = [_expected(fixtures, case) for case in cases]
     return {
         case.id: (right, alone, together)
         for case, right, (alone, together) in zip(cases, expected, answers, strict=True)
@@ -93,10 +93,10 @@ async def callers_over_tls(
     return [answer["reason"] for both in answers for answer in both]
 
 
-def _expected(world: World, case: Case) -> Answer:
+def _expected(fixtures: Fixtures, case: Case) -> Answer:
     if case.refused:
         return {**NOTHING, "code": grpc.StatusCode.INVALID_ARGUMENT.value[0], "reason": case.expected}
-    subject = world.subject(case)
+    subject = fixtures.subject(case)
     kind = subject.pop("kind", KeyKind.KEY_KIND_UNSPECIFIED)
     return {
         **NOTHING,

@@ -10,17 +10,17 @@
 What can go wrong is drawn in `gatekey.errors`. The generated API is in `gatekey.v1`, the command line in `gatekey.cli`.
 """
 
+from gatekey._cache.runner import Cache
 from gatekey._connection import TLS
-from gatekey._keeping import Cache
 from gatekey._paths import Path
 from gatekey._requests import EVERYWHERE, Wait
 from gatekey.client import AsyncClient, Client
-from gatekey.decisions import Decision, KeyKind, Permission, Question, Reason, Undecided
+from gatekey.decisions import CheckFailed, Decision, KeyKind, Permission, Question, Reason
 from gatekey.errors import (
     Aborted,
+    AccessDenied,
     AlreadyExists,
-    CallerDenied,
-    CallFailed,
+    ApiError,
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
@@ -42,12 +42,13 @@ __all__ = [
     "EVERYWHERE",
     "TLS",
     "Aborted",
+    "AccessDenied",
     "AlreadyExists",
+    "ApiError",
     "AsyncClient",
     "Cache",
-    "CallFailed",
-    "CallerDenied",
     "Cancelled",
+    "CheckFailed",
     "Client",
     "DeadlineExceeded",
     "Decision",
@@ -69,6 +70,5 @@ __all__ = [
     "SecretWithheld",
     "Unauthenticated",
     "Unavailable",
-    "Undecided",
     "Wait",
 ]

@@ -7,12 +7,12 @@ import copy
 from collections.abc import Awaitable, Callable, Sequence
 
 from gatekey import decisions, errors
-from gatekey.decisions import Decision, Undecided
+from gatekey.decisions import CheckFailed, Decision
 from gatekey.v1 import check_service_pb2 as pb
 
-Result = Decision | Undecided
+Result = Decision | CheckFailed
 Send = Callable[[Sequence[pb.CheckRequest], float], Awaitable[Sequence[Result]]]
-"""Asks the questions, within so many seconds. Raises `CallFailed` where none of them was decided."""
+"""Asks the questions, within so many seconds. Raises `ApiError` where none of them was decided."""
 
 
 class Batcher:
@@ -20,22 +20,22 @@ class Batcher:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._waiting: list[_Asker] = []
-        self._trips: set[_Trip] = set()
+        self._waiting: list[_Waiter] = []
+        self._batches: set[_InflightBatch] = set()
 
     async def ask(self, request: pb.CheckRequest, timeout: float) -> Result:
-        """Ask one question. Raises `CallFailed` where all that travelled together was not decided."""
+        """Ask one question. Raises `ApiError` where all that travelled together was not decided."""
         loop = asyncio.get_running_loop()
-        asker = _Asker(request, loop.create_future(), timeout, loop.time() + timeout)
+        waiter = _Waiter(request, loop.create_future(), timeout, loop.time() + timeout)
         if not self._waiting:
             # Behind everything that is ready to run now, and may ask as well.
             loop.call_soon(self._flush)
-        self._waiting.append(asker)
+        self._waiting.append(waiter)
         try:
-            result = await asker.future
+            result = await waiter.future
         except asyncio.CancelledError:
-            if asker.trip is not None:
-                asker.trip.look_soon()
+            if waiter.batch is not None:
+                waiter.batch.look_soon()
             raise
         if isinstance(result, BaseException):
             raise result
@@ -44,21 +44,21 @@ class Batcher:
     async def close(self) -> None:
         """Give up what is under way."""
         self._flush()
-        trips = [trip.cancel() for trip in self._trips]
-        await asyncio.gather(*trips, return_exceptions=True)
+        batches = [batch.cancel() for batch in self._batches]
+        await asyncio.gather(*batches, return_exceptions=True)
 
     def _flush(self) -> None:
         # Whoever was cancelled before this tick was over is not asked for.
-        waiting = [asker for asker in self._waiting if not asker.future.done()]
+        waiting = [waiter for waiter in self._waiting if not waiter.future.done()]
         self._waiting = []
-        for batch in decisions.batches(waiting, lambda asker: asker.request.ByteSize()):
-            self._trips.add(_Trip(batch, self._send, self._trips.discard))
+        for batch in decisions.batches(waiting, lambda waiter: waiter.request.ByteSize()):
+            self._batches.add(_InflightBatch(batch, self._send, self._batches.discard))
 
 
-class _Asker:
+class _Waiter:
     """A question, and who waits for its answer until when."""
 
-    __slots__ = ("ends", "future", "request", "timeout", "trip")
+    __slots__ = ("batch", "ends", "future", "request", "timeout")
 
     def __init__(
         self, request: pb.CheckRequest, future: asyncio.Future[Result | BaseException], timeout: float, ends: float
@@ -67,7 +67,7 @@ class _Asker:
         self.future = future
         self.timeout = timeout
         self.ends = ends
-        self.trip: _Trip | None = None
+        self.batch: _InflightBatch | None = None
 
     def answer(self, result: Result | BaseException) -> None:
         # As a value also where it is an error: one that nobody waits for any more would be complained about.
@@ -75,20 +75,20 @@ class _Asker:
             self.future.set_result(result)
 
 
-class _Trip:
+class _InflightBatch:
     """Questions that are under way together, for as long as anybody waits for one of them."""
 
-    def __init__(self, askers: Sequence[_Asker], send: Send, ended: Callable[[_Trip], None]) -> None:
-        self._askers = askers
+    def __init__(self, waiters: Sequence[_Waiter], send: Send, ended: Callable[[_InflightBatch], None]) -> None:
+        self._waiters = waiters
         self._send = send
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._will_look = False
-        for asker in askers:
-            asker.trip = self
+        for waiter in waiters:
+            waiter.batch = self
         # One for all: most callers wait equally long.
-        self._alarm = self._loop.call_at(min(asker.ends for asker in askers), self._look)
-        self._task = self._loop.create_task(self._travel())
+        self._alarm = self._loop.call_at(min(waiter.ends for waiter in waiters), self._look)
+        self._task = self._loop.create_task(self._fly())
         self._task.add_done_callback(self._end)
 
     def cancel(self) -> asyncio.Task[None]:
@@ -102,24 +102,24 @@ class _Trip:
             self._will_look = True
             self._loop.call_soon(self._look)
 
-    async def _travel(self) -> None:
-        timeout = max(asker.ends for asker in self._askers) - self._loop.time()
+    async def _fly(self) -> None:
+        timeout = max(waiter.ends for waiter in self._waiters) - self._loop.time()
         results: Sequence[Result | BaseException]
         try:
-            results = await self._send([asker.request for asker in self._askers], timeout)
+            results = await self._send([waiter.request for waiter in self._waiters], timeout)
         except Exception as error:  # noqa: BLE001 - it is each asker's own
-            results = [_own(error) for _ in self._askers]
-        for asker, result in zip(self._askers, results, strict=True):
-            asker.answer(result)
+            results = [_own(error) for _ in self._waiters]
+        for waiter, result in zip(self._waiters, results, strict=True):
+            waiter.answer(result)
 
     def _look(self) -> None:
         self._will_look = False
         self._alarm.cancel()
         now = self._loop.time()
-        for asker in self._askers:
-            if asker.ends <= now:
-                asker.answer(errors.DeadlineExceeded(f"there was no answer in {asker.timeout:g} s"))
-        waiting = [asker.ends for asker in self._askers if not asker.future.done()]
+        for waiter in self._waiters:
+            if waiter.ends <= now:
+                waiter.answer(errors.DeadlineExceeded(f"there was no answer in {waiter.timeout:g} s"))
+        waiting = [waiter.ends for waiter in self._waiters if not waiter.future.done()]
         if waiting:
             self._alarm = self._loop.call_at(min(waiting), self._look)
         else:
@@ -128,9 +128,9 @@ class _Trip:
     def _end(self, _: object) -> None:
         self._alarm.cancel()
         self._ended(self)
-        # Whoever still waits was on a trip that was given up.
-        for asker in self._askers:
-            asker.answer(errors.Cancelled("the client was closed"))
+        # Whoever still waits was in a batch that was cancelled.
+        for waiter in self._waiters:
+            waiter.answer(errors.Cancelled("the client was closed"))
 
 
 def _own(error: Exception) -> Exception:

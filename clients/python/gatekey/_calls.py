@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from gatekey import errors
 from gatekey._connection import Endpoint
-from gatekey._forks import in_forked_child
+from gatekey._fork_hooks import in_forked_child
 from gatekey._tokens import AsyncTokens, Metadata, Tokens
 
 R_co = TypeVar("R_co", bound=Message, covariant=True)
@@ -36,7 +36,7 @@ class Call(Generic[R_co]):
     """The resource name of the principal on whose behalf; empty for none."""
     everywhere: bool = False
     """Whether a change returns only when no client can answer by what was before it."""
-    examine: Callable[[R_co], None] | None = None
+    validate: Callable[[R_co], None] | None = None
     """Looks at the answer, and raises if it is none to hand on."""
 
     @property
@@ -79,7 +79,7 @@ class Transport:
         in_forked_child(self._forget)
 
     def make(self, call: Call[R], timeout: float) -> R:
-        """Make a call. Raises `CallFailed`."""
+        """Make a call. Raises `ApiError`."""
         method = self._method(call)
         ends = time.monotonic() + timeout
         metadata = self._tokens.metadata()
@@ -90,8 +90,8 @@ class Transport:
             if renewed == metadata:
                 raise
             answer = self._once(method, call, ends - time.monotonic(), renewed)
-        if call.examine is not None:
-            call.examine(answer)
+        if call.validate is not None:
+            call.validate(answer)
         return answer
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class AsyncTransport:
         self._closed = False
 
     async def make(self, call: Call[R], timeout: float) -> R:
-        """Make a call. Raises `CallFailed`."""
+        """Make a call. Raises `ApiError`."""
         method = self._method(call)
         ends = time.monotonic() + timeout
         metadata = await self._tokens.metadata()
@@ -165,8 +165,8 @@ class AsyncTransport:
             if renewed == metadata:
                 raise
             answer = await self._once(method, call, ends - time.monotonic(), renewed)
-        if call.examine is not None:
-            call.examine(answer)
+        if call.validate is not None:
+            call.validate(answer)
         return answer
 
     async def close(self) -> None:

@@ -152,7 +152,7 @@ def find_endpoint(
 def _tls_of(environment: Mapping[str, str]) -> TLS | None:
     ca, certificate, key = (environment.get(name) for name in _VARIABLES)
     if not ca and (certificate or key):
-        raise ValueError("GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY need GATEKEY_CA")
+        raise ValueError("GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY requirement GATEKEY_CA")
     return TLS(ca, certificate or None, key or None) if ca else None
 
 

@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from gatekey.decisions import Decision, Question, Reason, Undecided
-from gatekey.errors import CallerDenied, CallFailed, NotFound
+from gatekey.decisions import CheckFailed, Decision, Question, Reason
+from gatekey.errors import ApiError, NotFound, PermissionDenied
 
 EVERY_S = 60.0
 """How often the same fault is logged at most."""
@@ -62,14 +62,16 @@ class FaultLog:
         self._doubted.add(product)
         return True
 
-    def refuted(self, product: str, error: CallFailed) -> None:
+    def refuted(self, product: str, error: ApiError) -> None:
         """Log that the token may not check the product, where it was asked for that and the error says so."""
-        if isinstance(error, CallerDenied | NotFound):
+        if isinstance(error, PermissionDenied | NotFound):
             self.report(
                 f"all keys of the product `{product}` are unknown: the service token cannot check them: {error}"
             )
 
-    def note_all(self, asked: Iterable[Question], results: list[Decision | Undecided]) -> list[Decision | Undecided]:
+    def note_all(
+        self, asked: Iterable[Question], results: list[Decision | CheckFailed]
+    ) -> list[Decision | CheckFailed]:
         """The results, each noted."""
         for question, result in zip(asked, results, strict=True):
             if isinstance(result, Decision):

@@ -13,8 +13,8 @@ import grpc
 
 from gatekey import errors
 from gatekey._faults import FaultLog
-from gatekey._forks import in_forked_child
-from gatekey._guards import BEARER, Credential, Need, Refusal
+from gatekey._fork_hooks import in_forked_child
+from gatekey._protection import BEARER, AccessRefused, Credential, Requirement
 
 if TYPE_CHECKING:
     from gatekey.client import AsyncClient, Client
@@ -33,7 +33,7 @@ class GuardedProduct:
         self, product: str | None, credential: Credential | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.id = product
-        self.needs: list[Need[Any]] = []
+        self.requirements: list[Requirement[Any]] = []
         """What is checked, as far as it is known before there are requests."""
         self.faults = FaultLog(clock)
         self._given = credential
@@ -57,9 +57,9 @@ class GuardedProduct:
         return Credential(self._config.credential.header.lower(), self._config.credential.scheme)
 
     def credential(self) -> Credential:
-        """Where keys are presented. Raises `Refusal` while that is not known."""
+        """Where keys are presented. Raises `AccessRefused` while that is not known."""
         if not self.is_known():
-            raise Refusal(503, "UNDECIDED", "the key cannot be checked now; try again later")
+            raise AccessRefused(503, "UNDECIDED", "the key cannot be checked now; try again later")
         return self.presented
 
     def is_due(self) -> bool:
@@ -79,7 +79,7 @@ class GuardedProduct:
             for problem in self.problems():
                 self.faults.report(problem)
 
-    def fail(self, error: errors.CallFailed) -> None:
+    def fail(self, error: errors.ApiError) -> None:
         """The server has told nothing."""
         # Whoever knows enough need not know soon, and in threads somebody has to wait for it.
         self._due_at = self._clock() + (RETRY_S if self._config is None else REFRESH_S)
@@ -93,12 +93,12 @@ class GuardedProduct:
         elif self._config is None:
             self.faults.report(f"the product's keys cannot be checked before Gatekey responds: {error}", "unreachable")
 
-    def refused(self, error: errors.CallFailed) -> str:
+    def refused(self, error: errors.ApiError) -> str:
         """What to tell of a token that the product's keys cannot be checked with."""
         product = f"of the product `{self.id}`" if self.id else "of any product"
         return f"the service token cannot check keys {product}: {error}"
 
-    def problems(self, needs: Iterable[Need[Any]] | None = None) -> list[str]:
+    def problems(self, requirements: Iterable[Requirement[Any]] | None = None) -> list[str]:
         """What is needed and cannot be had, since the spec does not declare it."""
         config = self._config
         if config is None:
@@ -106,17 +106,21 @@ class GuardedProduct:
         actions = {each.pattern: each.actions for each in config.collections}
         product = config.name.split("/")[1]
         problems = []
-        for need in self.needs if needs is None else needs:
-            if need.collection is None:
+        for requirement in self.requirements if requirements is None else requirements:
+            if requirement.collection is None:
                 continue
-            if need.collection not in actions:
-                problems.append(f"{need}: the product `{product}` declares no collection `{need.collection}`")
-            elif need.action not in actions[need.collection]:
-                known = ", ".join(f"`{action}`" for action in actions[need.collection])
-                problems.append(f"{need}: the product `{product}` declares only {known} on `{need.collection}`")
+            if requirement.collection not in actions:
+                problems.append(
+                    f"{requirement}: the product `{product}` declares no collection `{requirement.collection}`"
+                )
+            elif requirement.action not in actions[requirement.collection]:
+                known = ", ".join(f"`{action}`" for action in actions[requirement.collection])
+                problems.append(
+                    f"{requirement}: the product `{product}` declares only {known} on `{requirement.collection}`"
+                )
         return problems
 
-    def verify(self, error: errors.CallFailed | None, problems: Iterable[str] = ()) -> None:
+    def verify(self, error: errors.ApiError | None, problems: Iterable[str] = ()) -> None:
         """Raise `Misconfigured` where requests cannot be served, by how the server was asked, and by more problems."""
         refused = [self.refused(error)] if error is not None and self._is_refused else []
         found = [*problems, *refused, *self.problems()]
@@ -143,11 +147,11 @@ class Inquirer:
             finally:
                 self._lock.release()
 
-    def ask(self) -> errors.CallFailed | None:
+    def ask(self) -> errors.ApiError | None:
         """Ask now; the error, if there was one."""
         try:
             self._product.learn(self._client.check_config(self._product.id))
-        except errors.CallFailed as error:
+        except errors.ApiError as error:
             self._product.fail(error)
             return error
         return None
@@ -175,11 +179,11 @@ class AsyncInquirer:
             if not self._product.is_known() and self._product.is_due():
                 await self.ask()
 
-    async def ask(self) -> errors.CallFailed | None:
+    async def ask(self) -> errors.ApiError | None:
         """Ask now; the error, if there was one."""
         try:
             self._product.learn(await self._client.check_config(self._product.id))
-        except errors.CallFailed as error:
+        except errors.ApiError as error:
             self._product.fail(error)
             return error
         return None
@@ -190,6 +194,8 @@ class AsyncInquirer:
             await self.ask()
 
 
-def _is_final(error: errors.CallFailed) -> bool:
+def _is_final(error: errors.ApiError) -> bool:
     """Whether it would be no use to ask again as it is."""
-    return isinstance(error, errors.InvalidArgument | errors.Unauthenticated | errors.CallerDenied | errors.NotFound)
+    return isinstance(
+        error, errors.InvalidArgument | errors.Unauthenticated | errors.PermissionDenied | errors.NotFound
+    )

@@ -95,15 +95,15 @@ def _change(
     request: Any,
     answer: type[R],
     options: ChangeOptions,
-    examine: Callable[[R], None] | None = None,
+    validate: Callable[[R], None] | None = None,
 ) -> Call[R]:
     # With an id of our own a call can be tried again when its answer got lost.
     request.request_id = options.get("request_id") or str(uuid.uuid4())
     request.validate_only = options.get("validate_only", False)
     if "request_id" in options or request.validate_only:
-        examine = None
+        validate = None
     everywhere = options.get("wait") is EVERYWHERE
-    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor, everywhere, examine)
+    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor, everywhere, validate)
 
 
 # ---------------------------------------------------------------- products

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 from gatekey import errors
-from gatekey._forks import in_forked_child
+from gatekey._fork_hooks import in_forked_child
 from gatekey._secret_text import clean
 
 TokenSource = str | Callable[[], str]

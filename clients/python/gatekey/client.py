@@ -14,12 +14,12 @@ from gatekey import _administration as administration
 from gatekey import _connection as connection
 from gatekey import decisions, errors
 from gatekey._batching import Batcher
+from gatekey._cache.runner import AsyncCacheRunner, Cache, CacheRunner, make_cache
 from gatekey._calls import AsyncTransport, Call, Listing, Transport
 from gatekey._connection import TLS, Timeouts
 from gatekey._faults import FaultLog
-from gatekey._keeping import AsyncKeeper, Cache, Keeper, make_near
 from gatekey._tokens import AsyncTokens, AsyncTokenSource, Tokens, TokenSource
-from gatekey.decisions import Decision, Question, Undecided
+from gatekey.decisions import CheckFailed, Decision, Question
 from gatekey.v1 import check_service_pb2 as pb
 
 R = TypeVar("R", bound=Message)
@@ -42,7 +42,7 @@ def _check_config(product: str | None) -> Call[pb.CheckConfig]:
     return Call(_CHECK_CONFIG, pb.GetCheckConfigRequest(name=f"products/{product or '-'}/checkConfig"), pb.CheckConfig)
 
 
-def _batches(written: Iterable[pb.CheckRequest | Decision | Undecided]) -> Iterator[list[pb.CheckRequest]]:
+def _batches(written: Iterable[pb.CheckRequest | Decision | CheckFailed]) -> Iterator[list[pb.CheckRequest]]:
     return decisions.batches((each for each in written if isinstance(each, pb.CheckRequest)), pb.CheckRequest.ByteSize)
 
 
@@ -77,8 +77,8 @@ class Client(administration.Administration):
     ) -> None:
         endpoint = connection.find_endpoint(address, tls, insecure=insecure)
         self._transport = Transport(endpoint, Tokens(token, optional=endpoint.token_optional))
-        self._near = make_near(cache)
-        self._keeper = Keeper(self._near, self._transport) if self._near is not None else None
+        self._local_cache = make_cache(cache)
+        self._runner = CacheRunner(self._local_cache, self._transport) if self._local_cache is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
         self._faults = FaultLog()
 
@@ -95,13 +95,13 @@ class Client(administration.Administration):
     ) -> Decision:
         """Whether the holder of the key may do the action on the resource.
 
-        A denial is an answer. Raises `CallFailed` where no decision was made; treat it as a denial.
+        A denial is an answer. Raises `ApiError` where no decision was made; treat it as a denial.
         """
-        if self._near is not None and self._keeper is not None:
-            decision = self._near.recall(key, resource, action, tenant, product, min_revision)
+        if self._local_cache is not None and self._runner is not None:
+            decision = self._local_cache.recall(key, resource, action, tenant, product, min_revision)
             if decision is not None:
                 return decision if decision.allowed else self._faults.note(decision, resource, action)
-            self._keeper.want(key)
+            self._runner.want(key)
         request = decisions.write(key, resource, action, tenant, product, min_revision)
         ends = time.monotonic() + self._check_s(timeout)
         decision = decisions.read(self._transport.make(_check(request), self._check_s(timeout)))
@@ -120,21 +120,23 @@ class Client(administration.Administration):
         min_revision: int = 0,
         timeout: float | None = None,
     ) -> Decision:
-        """As `check`, but a denial raises `PermissionDenied`."""
+        """As `check`, but a denial raises `AccessDenied`."""
         return self.check(
             key, resource, action, tenant=tenant, product=product, min_revision=min_revision, timeout=timeout
         ).require()
 
-    def check_many(self, questions: Iterable[Question], *, timeout: float | None = None) -> list[Decision | Undecided]:
+    def check_many(
+        self, questions: Iterable[Question], *, timeout: float | None = None
+    ) -> list[Decision | CheckFailed]:
         """Ask many questions at once; the answers are in their order.
 
-        One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
+        One that cannot be decided is answered `CheckFailed` and leaves the others alone. Raises `ApiError` where
         nothing can be decided.
         """
         asked = list(questions)
-        written = [_recall_or_write(self._keeper, question) for question in asked]
+        written = [_recall_or_write(self._runner, question) for question in asked]
         ends = time.monotonic() + self._check_s(timeout)
-        results: list[Decision | Undecided] = []
+        results: list[Decision | CheckFailed] = []
         for batch in _batches(written):
             answer = self._transport.make(_batch_check(batch), ends - time.monotonic())
             results += decisions.read_results(answer, len(batch))
@@ -144,14 +146,14 @@ class Client(administration.Administration):
         """What there is to check with the keys of a product, and where their holders present them.
 
         Call it when a service starts: it then learns whether its token may check the product's keys. Without a product:
-        of the only one that the token may check. Raises `CallFailed`.
+        of the only one that the token may check. Raises `ApiError`.
         """
         return self._transport.make(_check_config(product), self._check_s(timeout))
 
     def close(self) -> None:
         """Close the connection. A closed client answers nothing more."""
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._runner is not None:
+            self._runner.close()
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -165,7 +167,7 @@ class Client(administration.Administration):
     def _look_at(self, product: str, timeout: float) -> None:
         try:
             self.check_config(product, timeout=timeout)
-        except errors.CallFailed as error:
+        except errors.ApiError as error:
             self._faults.refuted(product, error)
 
     def _check_s(self, timeout: float | None) -> float:
@@ -203,8 +205,8 @@ class AsyncClient(administration.AsyncAdministration):
     ) -> None:
         endpoint = connection.find_endpoint(address, tls, insecure=insecure)
         self._transport = AsyncTransport(endpoint, AsyncTokens(token, optional=endpoint.token_optional))
-        self._near = make_near(cache)
-        self._keeper = AsyncKeeper(self._near, self._transport) if self._near is not None else None
+        self._local_cache = make_cache(cache)
+        self._runner = AsyncCacheRunner(self._local_cache, self._transport) if self._local_cache is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
         self._faults = FaultLog()
         self._batcher = Batcher(self._ask_many) if batch else None
@@ -223,13 +225,13 @@ class AsyncClient(administration.AsyncAdministration):
     ) -> Decision:
         """Whether the holder of the key may do the action on the resource.
 
-        A denial is an answer. Raises `CallFailed` where no decision was made; treat it as a denial.
+        A denial is an answer. Raises `ApiError` where no decision was made; treat it as a denial.
         """
-        if self._near is not None and self._keeper is not None:
-            decision = self._near.recall(key, resource, action, tenant, product, min_revision)
+        if self._local_cache is not None and self._runner is not None:
+            decision = self._local_cache.recall(key, resource, action, tenant, product, min_revision)
             if decision is not None:
                 return decision if decision.allowed else self._faults.note(decision, resource, action)
-            self._keeper.want(key)
+            self._runner.want(key)
         request = decisions.write(key, resource, action, tenant, product, min_revision)
         timeout = self._check_s(timeout)
         decision = await self._decide(request, timeout)
@@ -248,7 +250,7 @@ class AsyncClient(administration.AsyncAdministration):
         min_revision: int = 0,
         timeout: float | None = None,
     ) -> Decision:
-        """As `check`, but a denial raises `PermissionDenied`."""
+        """As `check`, but a denial raises `AccessDenied`."""
         decision = await self.check(
             key, resource, action, tenant=tenant, product=product, min_revision=min_revision, timeout=timeout
         )
@@ -256,16 +258,16 @@ class AsyncClient(administration.AsyncAdministration):
 
     async def check_many(
         self, questions: Iterable[Question], *, timeout: float | None = None
-    ) -> list[Decision | Undecided]:
+    ) -> list[Decision | CheckFailed]:
         """Ask many questions at once; the answers are in their order.
 
-        One that cannot be decided is answered `Undecided` and leaves the others alone. Raises `CallFailed` where
+        One that cannot be decided is answered `CheckFailed` and leaves the others alone. Raises `ApiError` where
         nothing can be decided.
         """
         asked = list(questions)
-        written = [_recall_or_write(self._keeper, question) for question in asked]
+        written = [_recall_or_write(self._runner, question) for question in asked]
         ends = time.monotonic() + self._check_s(timeout)
-        results: list[Decision | Undecided] = []
+        results: list[Decision | CheckFailed] = []
         for batch in _batches(written):
             results += await self._ask_many(batch, ends - time.monotonic())
         return self._faults.note_all(asked, decisions.merge(written, results))
@@ -274,7 +276,7 @@ class AsyncClient(administration.AsyncAdministration):
         """What there is to check with the keys of a product, and where their holders present them.
 
         Call it when a service starts: it then learns whether its token may check the product's keys. Without a product:
-        of the only one that the token may check. Raises `CallFailed`.
+        of the only one that the token may check. Raises `ApiError`.
         """
         return await self._transport.make(_check_config(product), self._check_s(timeout))
 
@@ -285,8 +287,8 @@ class AsyncClient(administration.AsyncAdministration):
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
-        if self._keeper is not None:
-            await self._keeper.close()
+        if self._runner is not None:
+            await self._runner.close()
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -300,7 +302,7 @@ class AsyncClient(administration.AsyncAdministration):
     async def _look_at(self, product: str) -> None:
         try:
             await self.check_config(product)
-        except errors.CallFailed as error:
+        except errors.ApiError as error:
             self._faults.refuted(product, error)
         except RuntimeError:
             # The client was closed meanwhile.
@@ -321,7 +323,7 @@ class AsyncClient(administration.AsyncAdministration):
     async def _ask(self, request: pb.CheckRequest, timeout: float) -> Decision:
         return decisions.read(await self._transport.make(_check(request), timeout))
 
-    async def _ask_many(self, requests: Sequence[pb.CheckRequest], timeout: float) -> Sequence[Decision | Undecided]:
+    async def _ask_many(self, requests: Sequence[pb.CheckRequest], timeout: float) -> Sequence[Decision | CheckFailed]:
         if len(requests) == 1:
             return [await self._ask(requests[0], timeout)]
         return decisions.read_results(await self._transport.make(_batch_check(requests), timeout), len(requests))
@@ -341,12 +343,14 @@ class AsyncClient(administration.AsyncAdministration):
             call = listing.after(page)
 
 
-def _recall_or_write(keeper: Keeper | AsyncKeeper | None, asked: Question) -> Decision | pb.CheckRequest | Undecided:
-    if keeper is not None:
-        decision = keeper.near.recall(
+def _recall_or_write(
+    runner: CacheRunner | AsyncCacheRunner | None, asked: Question
+) -> Decision | pb.CheckRequest | CheckFailed:
+    if runner is not None:
+        decision = runner.local_cache.recall(
             asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision
         )
         if decision is not None:
             return decision
-        keeper.want(asked.key)
+        runner.want(asked.key)
     return decisions.try_to_write(asked)

@@ -108,17 +108,17 @@ class Decision:
         return self.allowed
 
     def require(self) -> Decision:
-        """This decision, if it allows. Raises `PermissionDenied`."""
+        """This decision, if it allows. Raises `AccessDenied`."""
         if not self.allowed:
-            raise errors.PermissionDenied(self)
+            raise errors.AccessDenied(self)
         return self
 
 
 @dataclass(frozen=True, slots=True)
-class Undecided:
+class CheckFailed:
     """No decision was made about one question of many; to be treated as a denial."""
 
-    error: errors.CallFailed
+    error: errors.ApiError
     allowed: Literal[False] = False
 
     def __bool__(self) -> Literal[False]:
@@ -152,12 +152,12 @@ def write(
         raise errors.InvalidArgument("the question holds text that is not Unicode", "TEXT_INVALID") from None
 
 
-def try_to_write(asked: Question) -> pb.CheckRequest | Undecided:
+def try_to_write(asked: Question) -> pb.CheckRequest | CheckFailed:
     """The question as a message, or why it cannot be one."""
     try:
         return write(asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision)
     except errors.InvalidArgument as error:
-        return Undecided(error)
+        return CheckFailed(error)
 
 
 def read(answer: pb.CheckResponse) -> Decision:
@@ -179,18 +179,20 @@ def read(answer: pb.CheckResponse) -> Decision:
     )
 
 
-def read_results(answer: pb.BatchCheckResponse, count: int) -> list[Decision | Undecided]:
+def read_results(answer: pb.BatchCheckResponse, count: int) -> list[Decision | CheckFailed]:
     """The result of each question. Raises `InternalError` where there are not as many as there were questions."""
     if len(answer.results) != count:
         raise errors.InternalError(f"{count} questions were answered with {len(answer.results)} results")
     return [_read_result(result) for result in answer.results]
 
 
-def _read_result(result: pb.BatchCheckResult) -> Decision | Undecided:
+def _read_result(result: pb.BatchCheckResult) -> Decision | CheckFailed:
     if result.HasField("response"):
         return read(result.response)
     error = result.error
-    return Undecided(errors.from_number(error.code, error.message or "no decision was made", error.reason, error.field))
+    return CheckFailed(
+        errors.from_number(error.code, error.message or "no decision was made", error.reason, error.field)
+    )
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
@@ -209,8 +211,8 @@ def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]
 
 
 def merge(
-    written: Iterable[pb.CheckRequest | Decision | Undecided], results: Iterable[Decision | Undecided]
-) -> list[Decision | Undecided]:
+    written: Iterable[pb.CheckRequest | Decision | CheckFailed], results: Iterable[Decision | CheckFailed]
+) -> list[Decision | CheckFailed]:
     """The results of the questions that were asked, and what is known of the others, in order."""
     rest = iter(results)
     return [next(rest) if isinstance(each, pb.CheckRequest) else each for each in written]

@@ -3,13 +3,13 @@
 ::
 
     GatekeyError
-    ├── PermissionDenied        the holder of the key may not do it: what `require` raises; carries the decision
+    ├── AccessDenied            the holder of the key may not do it: what `require` raises; carries the decision
     ├── Misconfigured           a guard cannot work as it was made: what `verify` raises at the start of a service
-    └── CallFailed              no decision was made, or a call of the administration was not carried out
+    └── ApiError                no decision was made, or a call of the administration was not carried out
         ├── InvalidArgument     the request cannot be carried out in any state of the data
         │   └── InvalidPath     no resource can have this path: what `Path` raises
         ├── Unauthenticated     this client has no service token, or none that works
-        ├── CallerDenied        this client's token, or the actor, may not do it (PERMISSION_DENIED)
+        ├── PermissionDenied    this client's token, or the actor, may not do it (PERMISSION_DENIED)
         ├── NotFound            there is no such thing, or none that this client may see
         ├── AlreadyExists       the id is taken
         ├── Aborted             the etag is not the current one
@@ -21,7 +21,7 @@
         ├── SecretWithheld      the key was made, but the answer with its secret got lost on the way
         └── InternalError       anything else
 
-Treat a `CallFailed` of a check as a denial.
+Treat an `ApiError` of a check as a denial.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class GatekeyError(Exception):
     """All errors of this package."""
 
 
-class PermissionDenied(GatekeyError):
+class AccessDenied(GatekeyError):
     """The holder of the key may not do the action on the resource."""
 
     def __init__(self, decision: Decision) -> None:
@@ -78,7 +78,7 @@ class Misconfigured(GatekeyError):
         self.problems = tuple(problems)
 
 
-class CallFailed(GatekeyError):
+class ApiError(GatekeyError):
     """No decision was made, or a call of the administration was not carried out."""
 
     code = grpc.StatusCode.UNKNOWN
@@ -106,7 +106,7 @@ class CallFailed(GatekeyError):
         return f"{self.message} ({self.reason or self.code.name})"
 
 
-class InvalidArgument(CallFailed):
+class InvalidArgument(ApiError):
     """The request cannot be carried out in any state of the data."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
@@ -121,67 +121,67 @@ class InvalidPath(InvalidArgument, ValueError):
         )
 
 
-class Unauthenticated(CallFailed):
+class Unauthenticated(ApiError):
     """This client has no service token, or none that works."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
-class CallerDenied(CallFailed):
+class PermissionDenied(ApiError):
     """This client's token, or the actor, may not do it. It is not about the holder of a key."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
-class NotFound(CallFailed):
+class NotFound(ApiError):
     """There is no such thing, or none that this client may see."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
-class AlreadyExists(CallFailed):
+class AlreadyExists(ApiError):
     """The id is taken."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
-class Aborted(CallFailed):
+class Aborted(ApiError):
     """The etag is not the current one: read it again."""
 
     code = grpc.StatusCode.ABORTED
 
 
-class FailedPrecondition(CallFailed):
+class FailedPrecondition(ApiError):
     """The state of the data forbids it."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
-class ResourceExhausted(CallFailed):
+class ResourceExhausted(ApiError):
     """A limit is reached."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-class Unavailable(CallFailed):
+class Unavailable(ApiError):
     """No answer could be had now, although it was tried several times."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
-class DeadlineExceeded(CallFailed):
+class DeadlineExceeded(ApiError):
     """There was no answer in time; what was asked may still be done."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-class Cancelled(CallFailed):
+class Cancelled(ApiError):
     """The call was given up, because the client was closed."""
 
     code = grpc.StatusCode.CANCELLED
 
 
-class SecretWithheld(CallFailed):
+class SecretWithheld(ApiError):
     """The key was made, but the answer with its secret got lost on the way: rotate the key, or delete it.
 
     Happens where the connection breaks at that moment, and the call is repeated. `metadata` names the key.
@@ -190,16 +190,16 @@ class SecretWithheld(CallFailed):
     code = grpc.StatusCode.UNKNOWN
 
 
-class InternalError(CallFailed):
+class InternalError(ApiError):
     """A fault of the service, of the transport, or of something in between."""
 
 
-_BY_CODE: Mapping[grpc.StatusCode, type[CallFailed]] = {
+_BY_CODE: Mapping[grpc.StatusCode, type[ApiError]] = {
     each.code: each
     for each in (
         InvalidArgument,
         Unauthenticated,
-        CallerDenied,
+        PermissionDenied,
         NotFound,
         AlreadyExists,
         Aborted,
@@ -219,12 +219,12 @@ def failure(
     reason: str = "",
     metadata: Mapping[str, str] | None = None,
     violations: tuple[FieldViolation, ...] = (),
-) -> CallFailed:
+) -> ApiError:
     """The error of a status code."""
     return _BY_CODE.get(code, InternalError)(message, reason, metadata, violations, code)
 
 
-def from_rpc(error: grpc.RpcError) -> CallFailed:
+def from_rpc(error: grpc.RpcError) -> ApiError:
     """The error that a call ended with. What is in its details is taken over, what cannot be read of them is not."""
     # Named tuples, or plain ones from an event loop's channel.
     metadata = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
@@ -239,7 +239,7 @@ def from_rpc(error: grpc.RpcError) -> CallFailed:
     )
 
 
-def from_number(code: int, message: str, reason: str, field: str) -> CallFailed:
+def from_number(code: int, message: str, reason: str, field: str) -> ApiError:
     """The error of one question of a batch."""
     violations = (FieldViolation(field, reason, message),) if field else ()
     return failure(_CODES.get(code, grpc.StatusCode.UNKNOWN), message, reason, None, violations)

@@ -17,9 +17,9 @@ from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer, SecurityBase
 from fastapi.security.base import SecurityBase as SecurityScheme
 from starlette.requests import HTTPConnection
 
-from gatekey import _guards, starlette
+from gatekey import _protection, starlette
 from gatekey.decisions import Decision
-from gatekey.starlette import Credential, Need, Refusal, decision_of
+from gatekey.starlette import AccessRefused, Credential, Requirement, decision_of
 
 __all__ = ["Credential", "KeyGuard", "decision_of", "requires"]
 
@@ -34,14 +34,14 @@ class KeyGuard(starlette.KeyGuard):
         effective = getattr(fastapi.routing, "iter_route_contexts", None)
         return effective(routes) if effective else routes
 
-    def _needs_at(self, route: Any) -> Iterator[Need]:
-        yield from super()._needs_at(route)
+    def _requirements_at(self, route: Any) -> Iterator[Requirement]:
+        yield from super()._requirements_at(route)
         waiting = [getattr(route, "dependant", None)]
         while waiting:
             dependant = waiting.pop()
-            need = getattr(getattr(dependant, "call", None), "need", None)
-            if isinstance(need, _guards.Need):
-                yield need
+            requirement = getattr(getattr(dependant, "call", None), "requirement", None)
+            if isinstance(requirement, _protection.Requirement):
+                yield requirement
             waiting += getattr(dependant, "dependencies", ())
 
 
@@ -59,18 +59,18 @@ def requires(
     permissions under `detail`; a web socket is closed with 1008. The decision is on the request as well:
     `decision_of(request)`. Raises `ValueError` for texts that no request can be asked with.
     """
-    need = Need(resource, action, tenant)
-    guard.register(need)
+    requirement = Requirement(resource, action, tenant)
+    guard.register(requirement)
 
     async def admit(connection: HTTPConnection, _: Any = Security(_Scheme(guard))) -> Decision:  # noqa: B008
         try:
-            return await guard.admit(connection, need)
-        except Refusal as refusal:
+            return await guard.admit(connection, requirement)
+        except AccessRefused as refusal:
             if connection.scope["type"] == "websocket":
                 raise WebSocketException(_POLICY_VIOLATION, refusal.reason) from refusal
             raise HTTPException(refusal.status, refusal.body, guard.headers(refusal)) from refusal
 
-    admit.need = need  # type: ignore[attr-defined]
+    admit.requirement = requirement  # type: ignore[attr-defined]
     return Depends(admit)
 
 

@@ -1,7 +1,7 @@
 """Checks of keys for gRPC servers::
 
     needs = {
-        "/shop.v1.Links/GetLink": Need("links/{link_id}", "read"),
+        "/shop.v1.Links/GetLink": Requirement("links/{link_id}", "read"),
         "/grpc.health.v1.Health/*": None,
     }
     interceptor = KeyInterceptor(gatekey.Client(), needs, product="heyoo")
@@ -22,17 +22,17 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 
-from gatekey import _guards, _status, errors
-from gatekey._guards import Credential, Refusal
+from gatekey import _protection, _status, errors
 from gatekey._products import AsyncInquirer, GuardedProduct, Inquirer
+from gatekey._protection import AccessRefused, Credential
 from gatekey.client import AsyncClient, Client
 from gatekey.decisions import Decision, Question
 
-__all__ = ["AsyncKeyInterceptor", "Credential", "KeyInterceptor", "Need", "current_decision"]
+__all__ = ["AsyncKeyInterceptor", "Credential", "KeyInterceptor", "Requirement", "current_decision"]
 
 T = TypeVar("T")
 
-Need = _guards.Need[Any]
+Requirement = _protection.Requirement[Any]
 """`{name}` in it stands for a field of the request message."""
 
 _DECISION: ContextVar[Decision | None] = ContextVar("gatekey_decision", default=None)
@@ -49,23 +49,25 @@ def current_decision() -> Decision:
 class _Guard:
     """What calls need, and how to ask about one."""
 
-    def __init__(self, needs: Mapping[str, Need | None], product: str | None, credential: Credential | None) -> None:
-        for method, need in needs.items():
-            if need is not None:
-                _check_fields(method, need)
-        self._needs = dict(needs)
+    def __init__(
+        self, requirements: Mapping[str, Requirement | None], product: str | None, credential: Credential | None
+    ) -> None:
+        for method, requirement in requirements.items():
+            if requirement is not None:
+                _check_fields(method, requirement)
+        self._requirements = dict(requirements)
         self.product = GuardedProduct(product, credential)
-        self.product.needs += [need for need in needs.values() if need is not None]
+        self.product.requirements += [requirement for requirement in requirements.values() if requirement is not None]
 
     def is_open(self, method: str) -> bool:
         """Whether anybody may call the method. One that nobody has thought of is not open."""
-        return self._need(method, "") is None
+        return self._requirement(method, "") is None
 
     def question(self, method: str, request: Any, context: Any) -> Question:
-        """What to ask about a call; of a stream there is no message yet. Raises `Refusal`, and `InvalidPath`."""
-        need = self._need(method, None)
-        if need is None:
-            raise Refusal(403, "METHOD_UNKNOWN", f"it is not known what {method} needs")
+        """What to ask about a call; of a stream there is no message yet. Raises `AccessRefused`, and `InvalidPath`."""
+        requirement = self._requirement(method, None)
+        if requirement is None:
+            raise AccessRefused(403, "METHOD_UNKNOWN", f"it is not known what {method} needs")
         credential = self.product.credential()
         values = [str(value) for name, value in context.invocation_metadata() or () if name == credential.header]
         key = credential.key_in(values)
@@ -74,14 +76,14 @@ class _Guard:
             value = getattr(request, name, None)
             return value if isinstance(value, str | int) and not isinstance(value, bool) else None
 
-        return _guards.question(need, request, id_in, key, self.product.id, self.product.faults)
+        return _protection.question(requirement, request, id_in, key, self.product.id, self.product.faults)
 
-    def _need(self, method: str, default: T) -> Need | T | None:
-        of_service = self._needs.get(f"{method.rpartition('/')[0]}/*", default)
-        return self._needs.get(method, of_service)
+    def _requirement(self, method: str, default: T) -> Requirement | T | None:
+        of_service = self._requirements.get(f"{method.rpartition('/')[0]}/*", default)
+        return self._requirements.get(method, of_service)
 
 
-def _check_fields(path: str, need: Need) -> None:
+def _check_fields(path: str, requirement: Requirement) -> None:
     """Raise `ValueError` where a template names what the method's request has not, as far as that is known here."""
     service_name, _, method_name = path.removeprefix("/").rpartition("/")
     try:
@@ -92,11 +94,11 @@ def _check_fields(path: str, need: Need) -> None:
     if method_name != "*" and method_name not in methods:
         raise ValueError(f"{path}: the service has no such method")
     for method in methods.values() if method_name == "*" else [methods[method_name]]:
-        for name in sorted(need.fields):
+        for name in sorted(requirement.fields):
             field = method.input_type.fields_by_name.get(name)
             if method.client_streaming or field is None or field.type not in _ID_TYPES:
                 raise ValueError(
-                    f"{path}: {need} takes an id from `{name}`, which is no field of {method.name}'s request"
+                    f"{path}: {requirement} takes an id from `{name}`, which is no field of {method.name}'s request"
                 )
 
 
@@ -110,7 +112,7 @@ _ID_TYPES = {
 }
 
 
-def _details(refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
+def _details(refusal: AccessRefused) -> tuple[tuple[str, bytes], ...]:
     metadata = {}
     for missing in refusal.missing_permissions:
         metadata = {"resource": missing.resource, "action": missing.action}
@@ -121,8 +123,8 @@ def _details(refusal: Refusal) -> tuple[tuple[str, bytes], ...]:
 class KeyInterceptor(grpc.ServerInterceptor):
     """Answers only calls whose key allows what their method needs; for servers with threads.
 
-    - `needs`: what each method needs, by its path, `/package.Service/Method` or `/package.Service/*`; None: no key.
-      A method that is not among them is refused.
+    - `requirements`: what each method needs, by its path, `/package.Service/Method` or `/package.Service/*`; None: no
+      key. A method that is not among them is refused.
     - `product`: the id of the product whose keys are accepted. To be given where the client's token may check several.
     - `credential`: where keys are presented. By default the server is asked, which knows it by the product's spec.
 
@@ -132,13 +134,13 @@ class KeyInterceptor(grpc.ServerInterceptor):
     def __init__(
         self,
         client: Client,
-        needs: Mapping[str, Need | None],
+        requirements: Mapping[str, Requirement | None],
         *,
         product: str | None = None,
         credential: Credential | None = None,
     ) -> None:
         self._client = client
-        self._guard = _Guard(needs, product, credential)
+        self._guard = _Guard(requirements, product, credential)
         self._inquirer = Inquirer(client, self._guard.product)
 
     def verify(self) -> None:
@@ -185,10 +187,10 @@ class KeyInterceptor(grpc.ServerInterceptor):
             decision = self._client.check(
                 asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product
             )
-            return _guards.admitted(decision)
-        except errors.CallFailed as error:
-            refusal = _guards.undecided(error)
-        except Refusal as error:
+            return _protection.ensure_allowed(decision)
+        except errors.ApiError as error:
+            refusal = _protection.refusal_for(error)
+        except AccessRefused as error:
             refusal = error
         context.set_trailing_metadata(_details(refusal))
         return context.abort(refusal.code, refusal.message)
@@ -200,13 +202,13 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         client: AsyncClient,
-        needs: Mapping[str, Need | None],
+        requirements: Mapping[str, Requirement | None],
         *,
         product: str | None = None,
         credential: Credential | None = None,
     ) -> None:
         self._client = client
-        self._guard = _Guard(needs, product, credential)
+        self._guard = _Guard(requirements, product, credential)
         self._inquirer = AsyncInquirer(client, self._guard.product)
 
     async def verify(self) -> None:
@@ -244,10 +246,10 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
             decision = await self._client.check(
                 asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product
             )
-            return _guards.admitted(decision)
-        except errors.CallFailed as error:
-            refusal = _guards.undecided(error)
-        except Refusal as error:
+            return _protection.ensure_allowed(decision)
+        except errors.ApiError as error:
+            refusal = _protection.refusal_for(error)
+        except AccessRefused as error:
             refusal = error
         await context.abort(refusal.code, refusal.message, _details(refusal))
         raise AssertionError

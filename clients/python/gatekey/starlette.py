@@ -4,7 +4,7 @@ guard = KeyGuard(gatekey.AsyncClient(), product="heyoo")
 
 routes = [
     Route("/links/{link}", read_link, middleware=[
-        Middleware(KeyMiddleware, guard=guard, need=Need("links/{link}", "read")),
+        Middleware(KeyMiddleware, guard=guard, requirement=Requirement("links/{link}", "read")),
     ]),
 ]
 app = Starlette(routes=routes, lifespan=guard.lifespan)
@@ -25,16 +25,16 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from gatekey import _guards, errors
-from gatekey._guards import Credential, Refusal
+from gatekey import _protection, errors
 from gatekey._products import AsyncInquirer, GuardedProduct
+from gatekey._protection import AccessRefused, Credential
 from gatekey._raw_paths import id_in
 from gatekey.client import AsyncClient
 from gatekey.decisions import Decision
 
-__all__ = ["Credential", "KeyGuard", "KeyMiddleware", "Need", "Refusal", "decision_of"]
+__all__ = ["AccessRefused", "Credential", "KeyGuard", "KeyMiddleware", "Requirement", "decision_of"]
 
-Need = _guards.Need[HTTPConnection]
+Requirement = _protection.Requirement[HTTPConnection]
 
 _POLICY_VIOLATION = 1008
 
@@ -60,26 +60,26 @@ class KeyGuard:
         """Where keys are presented, as far as that is known by now."""
         return self._product.presented
 
-    def register(self, need: Need) -> None:
+    def register(self, requirement: Requirement) -> None:
         """Have `verify` look at what requests will need."""
-        self._product.needs.append(need)
+        self._product.requirements.append(requirement)
 
-    async def admit(self, request: HTTPConnection, need: Need) -> Decision:
-        """Check the request's key, and put the decision on the request. Raises `Refusal`."""
+    async def admit(self, request: HTTPConnection, requirement: Requirement) -> Decision:
+        """Check the request's key, and put the decision on the request. Raises `AccessRefused`."""
         self._look_at_routes(request.scope)
         await self._inquirer.keep_up()
         credential = self._product.credential()
         key = credential.key_in(request.headers.getlist(credential.header))
         try:
-            asked = _guards.question(
-                need, request, lambda name: id_in(request.scope, name), key, self.product, self._product.faults
+            asked = _protection.question(
+                requirement, request, lambda name: id_in(request.scope, name), key, self.product, self._product.faults
             )
             decision = await self.client.check(
                 asked.key, asked.resource, asked.action, tenant=asked.tenant, product=asked.product
             )
-        except errors.CallFailed as error:
-            raise _guards.undecided(error) from error
-        request.state.gatekey = _guards.admitted(decision)
+        except errors.ApiError as error:
+            raise _protection.refusal_for(error) from error
+        request.state.gatekey = _protection.ensure_allowed(decision)
         return decision
 
     async def verify(self, app: Any = None) -> None:
@@ -107,7 +107,7 @@ class KeyGuard:
         finally:
             await self.client.close()
 
-    def headers(self, refusal: Refusal) -> dict[str, str]:
+    def headers(self, refusal: AccessRefused) -> dict[str, str]:
         """The headers that belong to the answer to a refused request."""
         if refusal.status == 401:
             credential = self.credential
@@ -124,73 +124,79 @@ class KeyGuard:
 
     def _problems_of_routes(self, app: Any) -> Iterator[str]:
         for middleware in getattr(app, "user_middleware", ()):
-            need = middleware.kwargs.get("need")
-            if middleware.cls is KeyMiddleware and isinstance(need, _guards.Need) and need.fields:
-                yield f"{need} takes ids from the path, whose parameters are not known before a request is routed"
-        for path, parameters, needs in self._needs_of(getattr(app, "routes", ()), frozenset()):
-            for need in needs:
-                for name in sorted(need.fields - parameters):
-                    yield f"{need}: the route {path} has no parameter `{name}`"
+            requirement = middleware.kwargs.get("requirement")
+            if (
+                middleware.cls is KeyMiddleware
+                and isinstance(requirement, _protection.Requirement)
+                and requirement.fields
+            ):
+                yield f"{requirement} takes ids from the path, which is not known before a request is routed"
+        for path, parameters, requirements in self._needs_of(getattr(app, "routes", ()), frozenset()):
+            for requirement in requirements:
+                for name in sorted(requirement.fields - parameters):
+                    yield f"{requirement}: the route {path} has no parameter `{name}`"
 
     def _needs_of(
         self, routes: Iterable[Any], outer: frozenset[str]
-    ) -> Iterator[tuple[str, frozenset[str], list[Need]]]:
+    ) -> Iterator[tuple[str, frozenset[str], list[Requirement]]]:
         """The path, the parameters and the needs of each route."""
         for route in self._effective(routes):
             parameters = outer | frozenset(getattr(route, "param_convertors", ()))
             if isinstance(getattr(route, "original_route", route), Mount):
                 parameters -= {"path"} - outer
-            yield getattr(route, "path", ""), parameters, list(self._needs_at(route))
+            yield getattr(route, "path", ""), parameters, list(self._requirements_at(route))
             if getattr(route, "routes", None):
                 yield from self._needs_of(route.routes, parameters)
 
     def _effective(self, routes: Iterable[Any]) -> Iterable[Any]:
         return routes
 
-    def _needs_at(self, route: Any) -> Iterator[Need]:
+    def _requirements_at(self, route: Any) -> Iterator[Requirement]:
         app = getattr(route, "app", None)
         while isinstance(app, KeyMiddleware):
-            if isinstance(app.need, _guards.Need):
-                yield app.need
+            if isinstance(app.requirement, _protection.Requirement):
+                yield app.requirement
             app = app.app
 
 
 class KeyMiddleware:
     """Serves only requests whose key allows what they need.
 
-    `need` is what all requests need, or a function that tells it for each; None: the request needs no key. The path's
-    parameters can be used in it where the middleware belongs to a route.
+    `requirement` is what all requests need, or a function that tells it for each; None: the request needs no key. The
+    path's parameters can be used in it where the middleware belongs to a route.
     """
 
-    def __init__(self, app: ASGIApp, guard: KeyGuard, need: Need | Callable[[HTTPConnection], Need | None]) -> None:
+    def __init__(
+        self, app: ASGIApp, guard: KeyGuard, requirement: Requirement | Callable[[HTTPConnection], Requirement | None]
+    ) -> None:
         self.app = app
-        self.need = need
+        self.requirement = requirement
         self._guard = guard
-        if isinstance(need, _guards.Need):
-            guard.register(need)
+        if isinstance(requirement, _protection.Requirement):
+            guard.register(requirement)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it. Web sockets are closed with 1008 where requests are refused."""
         if scope["type"] != "lifespan":
             request = HTTPConnection(scope)
             try:
-                need = self._need_of(request)
-                if need is not None:
-                    await self._guard.admit(request, need)
-            except Refusal as refusal:
+                requirement = self._requirement_of(request)
+                if requirement is not None:
+                    await self._guard.admit(request, requirement)
+            except AccessRefused as refusal:
                 await self._refusal(scope, refusal)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _need_of(self, request: HTTPConnection) -> Need | None:
-        if isinstance(self.need, _guards.Need):
-            return self.need
+    def _requirement_of(self, request: HTTPConnection) -> Requirement | None:
+        if isinstance(self.requirement, _protection.Requirement):
+            return self.requirement
         try:
-            return self.need(request)
+            return self.requirement(request)
         except errors.InvalidPath as error:
-            raise _guards.undecided(error) from error
+            raise _protection.refusal_for(error) from error
 
-    def _refusal(self, scope: Scope, refusal: Refusal) -> ASGIApp:
+    def _refusal(self, scope: Scope, refusal: AccessRefused) -> ASGIApp:
         if scope["type"] == "websocket":
             return WebSocketClose(_POLICY_VIOLATION, refusal.reason)
         return JSONResponse({"detail": refusal.body}, refusal.status, self._guard.headers(refusal))

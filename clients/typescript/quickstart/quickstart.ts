@@ -1,5 +1,5 @@
 // Makes a key and asks what it may do: GATEKEY_TOKEN=gk_… node quickstart.js 127.0.0.1:50051
-import { AccessMode, Client, Code, GatekeyError, path, PermissionDenied, Reason } from "@gatekey/client";
+import { AccessDenied, AccessMode, Client, Code, GatekeyError, path, Reason } from "@gatekey/client";
 
 const address = process.argv[2] ?? "127.0.0.1:50051";
 // One client for the whole program. The token comes from GATEKEY_TOKEN.
@@ -41,7 +41,7 @@ console.log(decision.allowed, Reason[decision.reason], decision.role);
 try {
   await client.require({ key, resource: "tags", action: "write" });
 } catch (error) {
-  if (!(error instanceof PermissionDenied)) throw error;
+  if (!(error instanceof AccessDenied)) throw error;
   for (const missing of error.decision.missingPermissions) {
     console.log("missing:", missing.action, "on", missing.resource);
   }

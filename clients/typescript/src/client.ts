@@ -1,7 +1,7 @@
 import { credentials, status, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
 
 import { type CallOptions, Connection, type ServiceClient, type TokenSource } from "./connection.js";
-import { fromBatch, GatekeyError, PermissionDenied } from "./errors.js";
+import { AccessDenied, fromBatch, GatekeyError } from "./errors.js";
 import { ApiKeyService } from "./gen/gatekey/v1/api_key_service_pb.js";
 import { AuditService } from "./gen/gatekey/v1/audit_service_pb.js";
 import { type CheckConfig, type CheckResponse, CheckService } from "./gen/gatekey/v1/check_service_pb.js";
@@ -97,10 +97,10 @@ export class Client {
     return this.checks.check(checked(question), options);
   }
 
-  /** Checks, and throws a denial as `PermissionDenied`. */
+  /** Checks, and throws a denial as `AccessDenied`. */
   async require(question: Question, options?: CallOptions): Promise<CheckResponse> {
     const decision = await this.check(question, options);
-    if (!decision.allowed) throw new PermissionDenied(decision);
+    if (!decision.allowed) throw new AccessDenied(decision);
     return decision;
   }
 

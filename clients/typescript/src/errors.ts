@@ -42,8 +42,8 @@ export class GatekeyError extends Error {
 }
 
 /** The answer of `require` to a denial. */
-export class PermissionDenied extends Error {
-  override readonly name: string = "PermissionDenied";
+export class AccessDenied extends Error {
+  override readonly name: string = "AccessDenied";
 
   constructor(readonly decision: CheckResponse) {
     super(`${decision.message} (${CheckResponse_Reason[decision.reason] ?? decision.reason})`);

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Metadata, status } from "@grpc/grpc-js";
-import { Client, type ClientOptions, Code, DEFAULT_TIMEOUT_MS, GatekeyError, path, PermissionDenied, Reason } from "@gatekey/client";
+import { AccessDenied, Client, type ClientOptions, Code, DEFAULT_TIMEOUT_MS, GatekeyError, path, Reason } from "@gatekey/client";
 import { CreateApiKeyRequestSchema } from "@gatekey/client/v1/api_key_service";
 import { BatchCheckResponseSchema } from "@gatekey/client/v1/check_service";
 import { BadRequestSchema, ErrorInfoSchema } from "#rpc/error_details";
@@ -66,7 +66,7 @@ test("require throws a denial", async () => {
   const client = connect();
   assert.equal((await client.require(QUESTION)).allowed, true);
   await assert.rejects(client.require({ ...QUESTION, action: "write" }), (error) => {
-    assert.ok(error instanceof PermissionDenied);
+    assert.ok(error instanceof AccessDenied);
     assert.equal(error.decision.reason, Reason.KEY_REVOKED);
     assert.equal(error.message, "the key was revoked (KEY_REVOKED)");
     return true;

@@ -64,7 +64,7 @@ RecordUse = Callable[[tuple[int, uuid.UUID], datetime], None]
 """Takes the uids of tenant and key, and when the key was used."""
 
 
-class NearCaches:
+class ClientCaches:
     """Serves clients that have caches of their own."""
 
     def __init__(

@@ -19,7 +19,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from gatekey_server.background.propagation_recorder import PropagationRecorder
 from gatekey_server.background.uses import UsageRecorder
-from gatekey_server.commands.cache import NearCaches
+from gatekey_server.commands.cache import ClientCaches
 from gatekey_server.freshness.change_log import ChangeLog
 from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.snapshot_source import SnapshotSource
@@ -101,7 +101,7 @@ def build_server(dependencies: ServerDependencies) -> Server:
     at_once: dict[str, MethodAtOnce] = {"Check": checks.check_at_once, "BatchCheck": checks.batch_check_at_once}
     dispatcher.register_unidentified(SERVICES["gatekey.v1.CheckService"], checks, at_once)
     caches = CacheServicer(
-        NearCaches(database, snapshots, dependencies.log, dependencies.lease, dependencies.usage.record_key),
+        ClientCaches(database, snapshots, dependencies.log, dependencies.lease, dependencies.usage.record_key),
         keyring,
         clock,
         dependencies.usage,

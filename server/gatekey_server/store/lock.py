@@ -46,9 +46,9 @@ class LockTimeoutError(Exception):
 class MigrationLock:
     """Holds the lock on one connection, and looks on another one who else is in the way."""
 
-    def __init__(self, number: int, keeper: Connection, watcher: Connection, tell: Tell) -> None:
+    def __init__(self, number: int, runner: Connection, watcher: Connection, tell: Tell) -> None:
         self._number = number
-        self._keeper = keeper
+        self._runner = runner
         self._watcher = watcher
         self._tell = tell
         self._blockers = ""
@@ -71,18 +71,18 @@ class MigrationLock:
             yield
         finally:
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                await self._keeper.execute("rollback")
+                await self._runner.execute("rollback")
 
     async def guard(self, work: Coroutine[Any, Any, T], worker: Connection) -> T:
         """Do the work of a session while the lock is held, and tell for whom it waits. Raises `LockTimeoutError`."""
         session = await worker.fetchval("select pg_backend_pid()")
         task = asyncio.create_task(work)
-        self._keeper.add_termination_listener(lambda _: task.cancel())
+        self._runner.add_termination_listener(lambda _: task.cancel())
         watch = asyncio.create_task(self._watch(session))
         try:
             return await task
         except asyncio.CancelledError:
-            if self._keeper.is_closed():
+            if self._runner.is_closed():
                 raise LockTimeoutError("the connection that holds the lock of migrations broke: run it again") from None
             raise
         except asyncpg.LockNotAvailableError as error:
@@ -93,13 +93,13 @@ class MigrationLock:
 
     async def _attempt(self) -> bool:
         # Asked again and again: whoever waits inside a statement keeps an index from being built concurrently.
-        await self._keeper.execute("begin isolation level read committed")
-        await self._keeper.execute(_WITHOUT_LIMITS)
-        if await self._keeper.fetchval("select pg_try_advisory_xact_lock($1)", self._number):
+        await self._runner.execute("begin isolation level read committed")
+        await self._runner.execute(_WITHOUT_LIMITS)
+        if await self._runner.fetchval("select pg_try_advisory_xact_lock($1)", self._number):
             # This puts an end to the last statement's snapshot, for which such an index would wait as well.
-            await self._keeper.execute("select")
+            await self._runner.execute("select")
             return True
-        await self._keeper.execute("rollback")
+        await self._runner.execute("rollback")
         return False
 
     async def _watch(self, session: int) -> None:

@@ -134,8 +134,8 @@ async def migrate(
     with translated_errors():
         async with AsyncExitStack() as stack:
             # A session for the work, one that holds the lock meanwhile, and one to look who is in the way.
-            worker, keeper, watcher = [await stack.enter_async_context(_session(primary)) for _ in range(3)]
-            lock = MigrationLock(_ADVISORY_LOCK, keeper, watcher, tell)
+            worker, runner, watcher = [await stack.enter_async_context(_session(primary)) for _ in range(3)]
+            lock = MigrationLock(_ADVISORY_LOCK, runner, watcher, tell)
             async with lock.held(lock_timeout_s):
                 return await lock.guard(_work(worker, version, grant_to), worker)
 

@@ -19,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.background.uses import UsageRecorder
-from gatekey_server.commands.cache import Cursor, NearCaches, Synced
+from gatekey_server.commands.cache import ClientCaches, Cursor, Synced
 from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 from gatekey_server.rpc.context import Clock, Token
 from gatekey_server.store import pauses
@@ -38,7 +38,7 @@ class CacheServicer:
 
     def __init__(
         self,
-        caches: NearCaches,
+        caches: ClientCaches,
         keyring: Keyring,
         clock: Clock,
         usage: UsageRecorder,

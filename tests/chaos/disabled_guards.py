@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gatekey._near import Near
+from gatekey._cache.local_cache import LocalCache
 from gatekey.core import clock
 from gatekey.core.invalidation_index import InvalidationIndex
 from gatekey.core.lease import Lease
@@ -46,20 +46,20 @@ def _late_fill() -> None:
 
 
 def _client_clock() -> None:
-    """Have the near cache read its clock after the answer to `Sync`, instead of before the question."""
-    synced = Near._synced
+    """Have the client cache read its clock after the answer to `Sync`, instead of before the question."""
+    synced = LocalCache._synced
 
-    def synced_late(near: Near, answer: pb.SyncResponse, _: float) -> None:
-        synced(near, answer, clock.now())
+    def synced_late(local_cache: LocalCache, answer: pb.SyncResponse, _: float) -> None:
+        synced(local_cache, answer, clock.now())
 
-    Near._synced = synced_late  # type: ignore[method-assign]
+    LocalCache._synced = synced_late  # type: ignore[method-assign]
 
 
 IN_SERVERS: Mapping[str, Callable[[], None]] = {"lease": _no_lease, "late-fill": _late_fill}
 """Those of the server's code. Each is called before the server starts."""
 
 IN_CLIENTS: Mapping[str, Callable[[], None]] = {"client-clock": _client_clock}
-"""Those of the near caches."""
+"""Those of the client caches."""
 
 IN_DATABASE: Mapping[str, str] = {
     "commit-order": f"""

@@ -1,4 +1,4 @@
-"""The near cache: snapshots behind keys, and how long checks may be decided by them. Makes no calls, waits for none.
+"""The client cache: snapshots behind keys, and how long checks may be decided by them. Makes no calls, waits for none.
 
 It inherits its freshness from a server. The clock is read *before* `Sync` is sent, and the server answers what has
 changed and how long its own lease lasts; until that reading plus this rest, there is nothing that a server could know
@@ -71,7 +71,7 @@ _PEOPLE = {PrincipalKind.MEMBER: "members", PrincipalKind.MACHINE_USER: "machine
 _PASSING = (errors.Unavailable, errors.DeadlineExceeded, errors.ResourceExhausted)
 
 Work = Generator[Call[Any], Any, None]
-"""Yields calls to be made, and wants to be sent their answers, or to have their `CallFailed` thrown."""
+"""Yields calls to be made, and wants to be sent their answers, or to have their `ApiError` thrown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +93,7 @@ class _CachedSnapshot(KeySnapshot):
         return f"products/{self.product}/tenants/{self.tenant}/apiKeys/{self.key_id}"
 
 
-class Near:
+class LocalCache:
     """What a client knows. An empty one, without a lease, in a process that was forked."""
 
     def __init__(self, entries: int, stale_s: float) -> None:
@@ -258,14 +258,14 @@ class Near:
                 if len(uses) <= self._entries:
                     self._used = dict(uses[start:]) | self._used
                 return
-            except errors.CallFailed:
+            except errors.ApiError:
                 return
 
     def _sync(self) -> Work:
         asked_at = clock.now()
         try:
             answer = yield Call(_SYNC, pb.SyncRequest(cursor=self._cursor), pb.SyncResponse, SYNC_TIMEOUT_S)
-        except errors.CallFailed as error:
+        except errors.ApiError as error:
             self._sync_failed(error)
         else:
             self._synced(answer, asked_at)
@@ -286,7 +286,7 @@ class Near:
             self._lease.extend(asked_at, min(answer.lease.ToMicroseconds() / 1e6, LEASE_S))
         self._sync_at = asked_at + SYNC_S
 
-    def _sync_failed(self, error: errors.CallFailed) -> None:
+    def _sync_failed(self, error: errors.ApiError) -> None:
         self._unreachable = isinstance(error, errors.Unavailable | errors.DeadlineExceeded)
         if error.reason == "REVISION_NOT_REACHED" and not self._lease.is_held():
             # The last changes that were heard of may have been lost in a failover.
@@ -306,7 +306,7 @@ class Near:
         asked_at = clock.now()
         try:
             answer: pb.ResolveResponse = yield Call(_RESOLVE, request, pb.ResolveResponse, SYNC_TIMEOUT_S)
-        except errors.CallFailed:
+        except errors.ApiError:
             # Who still wants to know asks again.
             return
         self._learn(answer.specs)
@@ -341,12 +341,12 @@ class Near:
             del self._unknown[next(iter(self._unknown))]
 
 
-_ALL: weakref.WeakSet[Near] = weakref.WeakSet()
+_ALL: weakref.WeakSet[LocalCache] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for near in _ALL:
-        near.forget()
+    for local_cache in _ALL:
+        local_cache.forget()
 
 
 os.register_at_fork(after_in_child=_forget_all)

@@ -26,7 +26,7 @@ _log = logging.getLogger("gatekey")
 
 
 @dataclass(frozen=True)
-class Need(Generic[T]):
+class Requirement(Generic[T]):
     """What the holder of a key must be allowed to do, for a request to be served.
 
     `resource` and `tenant` are texts in which `{name}` stands for an id in the request, or functions of the request.
@@ -86,14 +86,14 @@ class Credential:
         return f"{self.header}: {self.scheme} <key>" if self.scheme else f"{self.header}: <key>"
 
     def key_in(self, values: Sequence[str]) -> str:
-        """The key in the values of the header. Raises `Refusal`."""
+        """The key in the values of the header. Raises `AccessRefused`."""
         if not values:
-            raise Refusal(401, "KEY_MISSING", f"the header `{self.form}` is required")
+            raise AccessRefused(401, "KEY_MISSING", f"the header `{self.form}` is required")
         value = values[0].strip(" \t")
         scheme, _, key = value.partition(" ") if self.scheme else ("", "", value)
         key = key.strip(" \t")
         if len(values) > 1 or scheme.lower() != self.scheme.lower() or not key:
-            raise Refusal(401, "KEY_MALFORMED", f"the header is not of the form `{self.form}`, once")
+            raise AccessRefused(401, "KEY_MALFORMED", f"the header is not of the form `{self.form}`, once")
         return key
 
 
@@ -101,7 +101,7 @@ BEARER = Credential()
 """`authorization: Bearer <key>`."""
 
 
-class Refusal(Exception):
+class AccessRefused(Exception):
     """A request is not served: why, as a status of HTTP and of gRPC, and for people and programs."""
 
     def __init__(self, status: int, reason: str, message: str, missing_permissions: Sequence[Permission] = ()) -> None:
@@ -135,44 +135,49 @@ _UNAUTHENTICATED = {Reason.KEY_UNKNOWN, Reason.KEY_REVOKED, Reason.KEY_DISABLED,
 
 
 def question(
-    need: Need[T], request: T, id_in: Callable[[str], object], key: str, product: str | None, faults: FaultLog
+    requirement: Requirement[T],
+    request: T,
+    id_in: Callable[[str], object],
+    key: str,
+    product: str | None,
+    faults: FaultLog,
 ) -> Question:
     """The question to ask for a request; `id_in` yields an id in the request by name, and None where there is none.
 
-    Raises `Refusal`, and `InvalidPath`.
+    Raises `AccessRefused`, and `InvalidPath`.
     """
 
     def segment(field: re.Match[str]) -> str:
         value = id_in(field[1])
         if value is None:
-            faults.report(f"{need} takes `{{{field[1]}}}` from the request, which has no such parameter")
-            raise Refusal(500, "SERVICE_MISCONFIGURED", MISCONFIGURED)
+            faults.report(f"{requirement} takes `{{{field[1]}}}` from the request, which has no such parameter")
+            raise AccessRefused(500, "SERVICE_MISCONFIGURED", MISCONFIGURED)
         return encode(str(value))
 
     def filled(text: str | Callable[[T], str]) -> str:
         return text(request) if callable(text) else _FIELD.sub(segment, text)
 
-    tenant = None if need.tenant is None else filled(need.tenant)
-    return Question(key, filled(need.resource), need.action, tenant, product)
+    tenant = None if requirement.tenant is None else filled(requirement.tenant)
+    return Question(key, filled(requirement.resource), requirement.action, tenant, product)
 
 
-def admitted(decision: Decision) -> Decision:
-    """The decision, if it allows. Raises `Refusal`."""
+def ensure_allowed(decision: Decision) -> Decision:
+    """The decision, if it allows. Raises `AccessRefused`."""
     if decision.allowed:
         return decision
     if decision.reason.is_fault:
         # The client has told the log.
-        raise Refusal(500, decision.reason.value, MISCONFIGURED)
+        raise AccessRefused(500, decision.reason.value, MISCONFIGURED)
     status = 401 if decision.reason in _UNAUTHENTICATED else 403
-    raise Refusal(status, decision.reason.value, decision.message, decision.missing_permissions)
+    raise AccessRefused(status, decision.reason.value, decision.message, decision.missing_permissions)
 
 
-def undecided(error: errors.CallFailed) -> Refusal:
+def refusal_for(error: errors.ApiError) -> AccessRefused:
     """How to refuse where there was no decision."""
     if isinstance(error, errors.InvalidArgument):
-        return Refusal(400, error.reason, error.message)
+        return AccessRefused(400, error.reason, error.message)
     # What is wrong between this service and Gatekey is not the client's concern, but that of whoever reads the log.
     _log.warning("a key could not be checked: %s", error)
     if isinstance(error, errors.ResourceExhausted):
-        return Refusal(429, "TOO_MANY_REQUESTS", "too many keys are being checked; try again later")
-    return Refusal(503, "UNDECIDED", "the key cannot be checked now; try again later")
+        return AccessRefused(429, "TOO_MANY_REQUESTS", "too many keys are being checked; try again later")
+    return AccessRefused(503, "UNDECIDED", "the key cannot be checked now; try again later")

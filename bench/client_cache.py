@@ -1,4 +1,4 @@
-"""The near cache of the Python client: what a check costs in the client, and what a client costs a server."""
+"""The client cache of the Python client: what a check costs in the client, and what a client costs a server."""
 
 import time
 from collections.abc import Callable
@@ -21,9 +21,9 @@ _SYNCS_PER_S = 4 / 3
 _SECONDS = 5.0
 
 
-async def near_cache(report: Report, directory: Path) -> None:
+async def client_cache(report: Report, directory: Path) -> None:
     """Checks that are decided in the client, by one thread; and `Sync`, with nothing to tell."""
-    section = "near cache"
+    section = "client cache"
     async with g.postgres() as cluster:
         async with g.gatekey(cluster) as server:
             await g.apply_product(server)
@@ -52,8 +52,8 @@ async def near_cache(report: Report, directory: Path) -> None:
 
 def _learn(client: gatekey.Client, keys: list[str]) -> None:
     ends = time.monotonic() + _PATIENCE_S
-    near: Any = client._near  # noqa: SLF001
-    while any(near.recall(key, "campaigns/spring", "write", None, None, 0) is None for key in keys):
+    local_cache: Any = client._local_cache  # noqa: SLF001
+    while any(local_cache.recall(key, "campaigns/spring", "write", None, None, 0) is None for key in keys):
         client.check_many([gatekey.Question(key, "campaigns/spring", "write") for key in keys])
         if time.monotonic() > ends:
             raise TimeoutError

@@ -1,4 +1,4 @@
-"""The near cache: checks that are decided in the client are right, and no fresher or staler than it is promised."""
+"""The client cache: checks that are decided in the client are right, and no fresher or staler than it is promised."""
 
 import asyncio
 import dataclasses
@@ -16,8 +16,9 @@ from typing import Any
 import gatekey
 import grpc
 import pytest
-from gatekey import _near, decisions
-from gatekey._near import Near
+from gatekey import decisions
+from gatekey._cache import local_cache
+from gatekey._cache.local_cache import LocalCache
 from gatekey.core import clock
 from gatekey.core.decisions import RULES
 from gatekey.core.lease import LEASE_S, MAX_REMOTE_LEASE_S
@@ -28,9 +29,9 @@ from gatekey.v1 import cache_service_pb2 as pb
 
 from tests.client_python.network import Way
 from tests.client_python.support import PRODUCT, Shop, made, open_shop, opened
+from tests.support.fixtures import TABLE, Fixtures
 from tests.support.server import Client, environment, problem_of, read_example
 from tests.support.table import Caller
-from tests.support.world import TABLE, World
 
 QUESTION = ("campaigns/c1", "read")
 KINDS = ("threads", "event loop")
@@ -51,7 +52,7 @@ async def client(kind: str, root: Client, root_token: str) -> AsyncIterator[Any]
 
 def recalled(client: Any, key: str, resource: str = QUESTION[0], action: str = QUESTION[1]) -> gatekey.Decision | None:
     """What the client decides by itself."""
-    decision: gatekey.Decision | None = client._near.recall(key, resource, action, None, None, 0)
+    decision: gatekey.Decision | None = client._local_cache.recall(key, resource, action, None, None, 0)
     return decision
 
 
@@ -76,21 +77,21 @@ async def learn(client: Any, *keys: str) -> None:
 
 
 @pytest.mark.slow
-async def test_local_decisions_are_those_of_the_server(world: World) -> None:
+async def test_local_decisions_are_those_of_the_server(fixtures: Fixtures) -> None:
     """Every case of the table: what the client decides by itself, and what the server answers, in every field."""
     wrong, local, refused = {}, 0, 0
-    for (caller, _), asking in world.callers.items():
-        cases = [case for case in TABLE.cases if world.caller(case) is asking]
-        questions = [world.question(case) for case in cases]
+    for (caller, _), asking in fixtures.callers.items():
+        cases = [case for case in TABLE.cases if fixtures.caller(case) is asking]
+        questions = [fixtures.question(case) for case in cases]
         async with (
-            opened("threads", asking.address, token=asking.token, cache=True) as near,
+            opened("threads", asking.address, token=asking.token, cache=True) as local_cache,
             opened("event loop", asking.address, token=asking.token, timeout=20) as far,
         ):
             if caller is not Caller.ADMINISTRATOR:
                 keys = {request.key for request in questions if request.key}
                 for key in keys:
-                    near._keeper.want(key)
-                await learn(near, *keys)
+                    local_cache._runner.want(key)
+                await learn(local_cache, *keys)
             asked_far = [
                 gatekey.Question(each.key, each.resource, each.action, each.tenant if each.HasField("tenant") else None)
                 for each in questions
@@ -99,7 +100,7 @@ async def test_local_decisions_are_those_of_the_server(world: World) -> None:
             for case, request in zip(cases, questions, strict=True):
                 asked = (request.key, request.resource, request.action)
                 tenant = request.tenant if request.HasField("tenant") else None
-                decision = near._near.recall(*asked, tenant, None, 0)
+                decision = local_cache._local_cache.recall(*asked, tenant, None, 0)
                 if case.refused or caller is Caller.ADMINISTRATOR:
                     # Only the server says what is wrong with a question, and what a token that may check nothing gets.
                     assert decision is None
@@ -108,7 +109,7 @@ async def test_local_decisions_are_those_of_the_server(world: World) -> None:
                 answer = answers[case.id]
                 local += 1
                 # The second time it is remembered.
-                again = near._near.recall(*asked, tenant, None, 0)
+                again = local_cache._local_cache.recall(*asked, tenant, None, 0)
                 if not _without_revision(decision) == _without_revision(again) == _without_revision(answer):
                     wrong[case.id] = (decision, again, answer)
     assert not wrong
@@ -145,7 +146,7 @@ async def test_questions_are_answered_by_either_side_alike(
         "ACTION_INVALID", "REVISION_NOT_REACHED", "TEXT_INVALID",
     ]  # fmt: skip
     assert other.reason is gatekey.Reason.KEY_UNKNOWN
-    with pytest.raises(gatekey.PermissionDenied):
+    with pytest.raises(gatekey.AccessDenied):
         await made(client.require, shop.reader, "campaigns/c1", "write")
 
 
@@ -157,14 +158,14 @@ async def test_an_unknown_key_is_remembered_as_such_and_only_so_many(
         await learn(client, shop.key)
         unknown = [new_secret("hey_") for _ in range(10)]
         await learn(client, *unknown)
-        assert len(client._near._unknown) == 2
+        assert len(client._local_cache._unknown) == 2
         decision = recalled(client, unknown[-1])
         assert decision is not None
         assert decision.reason is gatekey.Reason.KEY_UNKNOWN
         assert recalled(client, shop.key), "those that exist are not displaced"
         # What cannot be a secret takes no room at all.
         assert _without_revision(recalled(client, "hey_nonsense")) == _without_revision(decision)
-        assert len(client._near._unknown) == 2
+        assert len(client._local_cache._unknown) == 2
         assert recalled(client, "") is None
 
 
@@ -174,9 +175,9 @@ async def test_it_holds_no_more_keys_than_it_may(kind: str, root: Client, root_t
         keys = [(await root.create_key(tenant, shop.owner)).secret for _ in range(8)]
         for key in keys:
             await learn(client, key)
-        assert len(client._near._known) <= 5
+        assert len(client._local_cache._known) <= 5
     for wrong in (gatekey.Cache(entries=0), gatekey.Cache(stale_s=-1)):
-        with pytest.raises(ValueError, match="near cache"):
+        with pytest.raises(ValueError, match="client cache"):
             gatekey.Client(token="gk_x", cache=wrong)
 
 
@@ -188,8 +189,8 @@ async def test_expiry_is_judged_by_the_time_since_it_was_told(
     key = (await root.create_key(tenant, shop.owner, expire_time=expire_time)).secret
     await learn(client, key)
     now, begin = clock.now, clock.now()
-    client._near._lease.until = float("inf")
-    client._near._history.applied, client._near._sync_at = client._near._history.applied, float("inf")
+    client._local_cache._lease.until = float("inf")
+    client._local_cache._index.applied, client._local_cache._sync_at = client._local_cache._index.applied, float("inf")
     for later, is_known in ((0.0, True), (3400.0, True), (3599.0, False), (3601.0, False)):
         monkeypatch.setattr(clock, "now", lambda later=later: now() + later)
         assert (recalled(client, key) is not None) == is_known, later
@@ -259,7 +260,7 @@ async def test_after_a_change_everywhere_nobody_allows_what_it_forbids(
 
 
 async def test_a_change_that_does_not_wait_returns_before(root: Client, root_token: str, shop: Shop) -> None:
-    """The disease of the test before: what would be found if nobody waited."""
+    """What the test before guards against: what would be found if nobody waited."""
     async with (
         blind_clients(root, root_token, shop.key) as clients,
         opened("event loop", root.address, token=root_token) as admin,
@@ -284,14 +285,14 @@ class Wire:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        self.near = Near(100, 0)
+        self.local_cache = LocalCache(100, 0)
         monkeypatch.setattr(clock, "now", lambda: self.now)
-        self.near._sync_at = self.near._report_at = float("-inf")
+        self.local_cache._sync_at = self.local_cache._report_at = float("-inf")
 
     def sync(self, *, takes_s: float = 0, **fields: Any) -> None:
         """One `Sync`, which takes a time."""
-        self.near._sync_at = self.now
-        work = self.near.work()
+        self.local_cache._sync_at = self.now
+        work = self.local_cache.work()
         call = next(work)
         assert isinstance(call.request, pb.SyncRequest)
         self.now += takes_s
@@ -304,13 +305,13 @@ class Wire:
 
     def learn(self, key: str, revision: int, *, meanwhile: Callable[[], None] = lambda: None) -> None:
         """One `Resolve` of a key that may do everything."""
-        self.near.want(key)
-        self.near._sync_at = float("inf")
-        work = self.near.work()
+        self.local_cache.want(key)
+        self.local_cache._sync_at = float("inf")
+        work = self.local_cache.work()
         call = next(work)
         assert isinstance(call.request, pb.ResolveRequest)
         # By which a server that is in another history is found out.
-        assert call.request.cursor == self.near._cursor
+        assert call.request.cursor == self.local_cache._cursor
         meanwhile()
         spec = read_example(PRODUCT)
         answer = pb.ResolveResponse(specs=[pb.ResolvedSpec(id=b"spec", spec=spec)])
@@ -327,7 +328,7 @@ class Wire:
 
     def allows(self, key: str) -> bool | None:
         """What the cache decides; None: nothing."""
-        decision = self.near.recall(key, *QUESTION, None, None, 0)
+        decision = self.local_cache.recall(key, *QUESTION, None, None, 0)
         return None if decision is None else decision.allowed
 
 
@@ -342,7 +343,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 
 
 def test_the_lease_counts_from_before_the_question(wire: Wire) -> None:
-    """However long the answer takes. That this matters is shown by `make chaos` with the disease `client-clock`."""
+    """However long the answer takes. That this matters is shown by `make chaos` without the guard `client-clock`."""
     wire.sync(takes_s=0.9)
     wire.learn(SECRET, 5)
     wire.now = 1000 + LEASE_S - 0.001
@@ -353,14 +354,14 @@ def test_the_lease_counts_from_before_the_question(wire: Wire) -> None:
 
 def test_a_lease_is_never_longer_than_the_servers(wire: Wire) -> None:
     wire.sync()
-    wire.near._lease.until = 0
-    work = wire.near._sync()
+    wire.local_cache._lease.until = 0
+    work = wire.local_cache._sync()
     next(work)
     answer = pb.SyncResponse(revision=6, cursor=b"c")
     answer.lease.FromSeconds(100)
     with pytest.raises(StopIteration):
         work.send(answer)
-    assert wire.near._lease.until == wire.now + LEASE_S
+    assert wire.local_cache._lease.until == wire.now + LEASE_S
 
 
 @pytest.mark.parametrize(
@@ -394,10 +395,10 @@ def test_a_decision_is_as_of_the_revision_that_was_asked_for(wire: Wire) -> None
     assert wire.allows(SECRET)
     wire.sync(reset=False, revision=7)
     asked = (SECRET, *QUESTION, None, None)
-    decision = wire.near.recall(*asked, 7)
+    decision = wire.local_cache.recall(*asked, 7)
     assert decision is not None
     assert (decision.allowed, decision.revision) == (True, 7)
-    assert wire.near.recall(*asked, 8) is None
+    assert wire.local_cache.recall(*asked, 8) is None
 
 
 def test_a_reset_drops_everything_and_what_is_on_its_way(wire: Wire) -> None:
@@ -408,7 +409,7 @@ def test_a_reset_drops_everything_and_what_is_on_its_way(wire: Wire) -> None:
     # Of a history that is over, even with a greater number.
     wire.learn(SECRET, 9, meanwhile=lambda: wire.sync(revision=4))
     assert wire.allows(SECRET) is None
-    assert len(wire.near._known) == 0
+    assert len(wire.local_cache._known) == 0
 
 
 def test_what_was_read_before_a_time_without_a_lease_and_never_heard_of_is_dropped(wire: Wire) -> None:
@@ -434,19 +435,19 @@ def test_a_server_that_is_behind_is_asked_anew_only_without_a_lease(wire: Wire) 
     wire.sync()
     for later, cursor in ((0.5, b"c"), (LEASE_S, b"")):
         wire.now = 1000 + later
-        work = wire.near._sync()
+        work = wire.local_cache._sync()
         assert next(work).request.cursor == b"c"
         with pytest.raises(StopIteration):
             work.throw(gatekey.Unavailable("behind", "REVISION_NOT_REACHED"))
-        assert wire.near._cursor == cursor
+        assert wire.local_cache._cursor == cursor
 
 
 def test_a_token_that_is_refused_ends_the_lease(wire: Wire) -> None:
-    for error in (gatekey.Unauthenticated("no"), gatekey.CallerDenied("no"), gatekey.InternalError("no")):
+    for error in (gatekey.Unauthenticated("no"), gatekey.PermissionDenied("no"), gatekey.InternalError("no")):
         wire.sync()
         wire.learn(SECRET, 5)
         assert wire.allows(SECRET)
-        work = wire.near._sync()
+        work = wire.local_cache._sync()
         next(work)
         with pytest.raises(StopIteration):
             work.throw(error)
@@ -575,8 +576,8 @@ async def test_what_a_token_may_no_longer_check_is_forgotten(root: Client, shop:
 
 
 async def test_a_client_with_other_rules_is_told_nothing(client: Any, shop: Shop, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_near, "RULES", RULES + 1)
-    await eventually(client._near._lease.is_held, lambda: made(client.check, shop.key, *QUESTION))
+    monkeypatch.setattr(local_cache, "RULES", RULES + 1)
+    await eventually(client._local_cache._lease.is_held, lambda: made(client.check, shop.key, *QUESTION))
     for _ in range(5):
         assert await made(client.check, shop.key, *QUESTION)
     assert recalled(client, shop.key) is None
@@ -614,10 +615,10 @@ async def test_uses_are_reported(
     kind: str, root: Client, root_token: str, shop: Shop, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the latest when the client is closed."""
-    monkeypatch.setattr(_near, "REPORT_S", 3600.0)
+    monkeypatch.setattr(local_cache, "REPORT_S", 3600.0)
     async with opened(kind, root.address, token=root_token, cache=True) as client:
         await learn(client, shop.key, shop.reader)
-        client._near._used = {}
+        client._local_cache._used = {}
         before = datetime.now(UTC)
         assert recalled(client, shop.key)
         assert not recalled(client, shop.reader, "campaigns/c1", "write"), "a denial is no use"
@@ -631,16 +632,16 @@ def test_a_use_is_reported_as_long_ago_as_it_was(wire: Wire) -> None:
     wire.now += 1.5
     assert wire.allows(SECRET)
     wire.now += 7
-    work = wire.near.report()
+    work = wire.local_cache.report()
     (use,) = next(work).request.uses
     assert (use.ago.ToMilliseconds(), use.api_key) == (7000, f"products/{PRODUCT}/tenants/acme/apiKeys/key_1")
     # One that could not be told is told the next time, unless there was another one since.
     with pytest.raises(StopIteration):
         work.throw(gatekey.Unavailable("away"))
     wire.now += 1
-    (use,) = next(wire.near.report()).request.uses
+    (use,) = next(wire.local_cache.report()).request.uses
     assert use.ago.ToMilliseconds() == 8000
-    assert not list(wire.near.report())
+    assert not list(wire.local_cache.report())
 
 
 async def test_uses_of_keys_that_it_may_not_check_are_not_taken_down(root: Client, shop: Shop, sql: Any) -> None:
@@ -667,14 +668,14 @@ async def test_without_a_server_there_is_no_decision_unless_stale_ones_are_wante
             await learn(client, shop.key)
             assert not (await made(client.check, shop.key, *QUESTION)).stale
             await way.close()
-            await eventually(lambda: client._near._unreachable)
-            client._near._lease.until = clock.now()
+            await eventually(lambda: client._local_cache._unreachable)
+            client._local_cache._lease.until = clock.now()
             if stale_s:
                 last_known = await made(client.check, shop.key, *QUESTION)
                 assert (last_known.allowed, last_known.stale) == (True, True)
                 not_a_key = await made(client.check, "no key", *QUESTION)
                 assert (not_a_key.allowed, not_a_key.stale) == (False, True)
-                client._near._lease.until = clock.now() - stale_s
+                client._local_cache._lease.until = clock.now() - stale_s
             with pytest.raises((gatekey.Unavailable, gatekey.DeadlineExceeded)):
                 await made(client.check, shop.key, *QUESTION)
 
@@ -687,31 +688,31 @@ async def test_it_goes_on_when_the_server_is_back(kind: str, root: Client, root_
         opened(kind, way.address, token=root_token, cache=True, timeout=0.3) as client,
     ):
         await learn(client, shop.key)
-        resets = client._near._history.resets
+        resets = client._local_cache._index.resets
         way.jam()
-        client._near._lease.until = clock.now()
+        client._local_cache._lease.until = clock.now()
         with pytest.raises(gatekey.DeadlineExceeded):
             await made(client.check, shop.key, *QUESTION)
         way.clear()
         await eventually(lambda: recalled(client, shop.key), lambda: asyncio.sleep(0.05))
-        assert client._near._history.resets == resets
+        assert client._local_cache._index.resets == resets
 
 
 @pytest.mark.slow
 async def test_it_rests_when_nobody_asks(client: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await learn(client, shop.key)
-    monkeypatch.setattr(_near, "IDLE_S", 0.1)
-    keeper = client._keeper
-    await eventually(lambda: _rests(keeper))
-    monkeypatch.setattr(_near, "IDLE_S", 60)
-    client._near._lease.release()
+    monkeypatch.setattr(local_cache, "IDLE_S", 0.1)
+    runner = client._runner
+    await eventually(lambda: _rests(runner))
+    monkeypatch.setattr(local_cache, "IDLE_S", 60)
+    client._local_cache._lease.release()
     await learn(client, shop.key)
 
 
-def _rests(keeper: Any) -> bool:
-    if hasattr(keeper, "_task"):
-        return bool(keeper._task.done())
-    return keeper._thread is None
+def _rests(runner: Any) -> bool:
+    if hasattr(runner, "_task"):
+        return bool(runner._task.done())
+    return runner._thread is None
 
 
 async def test_a_closed_client_leaves_nothing_running(kind: str, root: Client, root_token: str, shop: Shop) -> None:
@@ -719,8 +720,8 @@ async def test_a_closed_client_leaves_nothing_running(kind: str, root: Client, r
         await learn(client, shop.key)
     assert not [thread for thread in threading.enumerate() if thread.name == "gatekey-cache"]
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "gatekey-cache"]
-    client._keeper.want(shop.key)
-    assert _rests(client._keeper)
+    client._runner.want(shop.key)
+    assert _rests(client._runner)
 
 
 @pytest.mark.slow
@@ -738,7 +739,7 @@ async def test_many_threads_check_while_keys_change(root: Client, root_token: st
                     began_over = shop.key in revoked
                     try:
                         decision = client.check(shop.key, f"campaigns/{count % 50}", "read")
-                    except gatekey.CallFailed as error:
+                    except gatekey.ApiError as error:
                         problems.append(error)
                         continue
                     if decision.allowed and (began_over or shop.key in over):
@@ -768,19 +769,19 @@ FORK = """
 import os, sys, gatekey
 client = gatekey.Client({address!r}, token={token!r}, cache=True)
 key = {key!r}
-while client._near.recall(key, "campaigns", "read", None, None, 0) is None:
+while client._local_cache.recall(key, "campaigns", "read", None, None, 0) is None:
     client.check(key, "campaigns", "read")
 child = os.fork()
 if child == 0:
-    near = client._near
-    assert near.recall(key, "campaigns", "read", None, None, 0) is None
-    assert len(near._known) == 0 and not near._lease.is_held() and client._keeper._thread is None
-    while near.recall(key, "campaigns", "read", None, None, 0) is None:
+    cache = client._local_cache
+    assert cache.recall(key, "campaigns", "read", None, None, 0) is None
+    assert len(cache._known) == 0 and not cache._lease.is_held() and client._runner._thread is None
+    while cache.recall(key, "campaigns", "read", None, None, 0) is None:
         assert client.check(key, "campaigns", "read")
     client.close()
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert client._near.recall(key, "campaigns", "read", None, None, 0)
+assert client._local_cache.recall(key, "campaigns", "read", None, None, 0)
 client.close()
 print("done")
 """

@@ -1,4 +1,4 @@
-"""Who keeps a near cache: a thread, or a task of an event loop, that makes the calls it wants made."""
+"""Who keeps a client cache: a thread, or a task of an event loop, that makes the calls it wants made."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gatekey import errors
 from gatekey._calls import AsyncTransport, Transport
 
 if TYPE_CHECKING:
-    from gatekey._near import Near, Work
+    from gatekey._cache.local_cache import LocalCache, Work
 
 _CALL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """How a near cache is to be."""
+    """How a client cache is to be."""
 
     entries: int = 100_000
     """How many keys are held at most."""
@@ -30,40 +30,40 @@ class Cache:
     answered by what was known last. Such an answer may be stale: a key that was revoked may be allowed. 0: never."""
 
 
-def make_near(cache: bool | Cache) -> Near | None:
-    """The near cache that is wanted, if one is. Raises `ValueError`."""
+def make_cache(cache: bool | Cache) -> LocalCache | None:
+    """The client cache that is wanted, if one is. Raises `ValueError`."""
     if cache is False:
         return None
     wanted = Cache() if cache is True else cache
     if wanted.entries < 1 or wanted.stale_s < 0:
-        raise ValueError("a near cache holds at least one key, and is stale for no less than 0 s")
-    # What decides is a part of the server, and is not needed without a near cache.
-    from gatekey._near import Near  # noqa: PLC0415
+        raise ValueError("a client cache holds at least one key, and is stale for no less than 0 s")
+    # What decides is a part of the server, and is not needed without a client cache.
+    from gatekey._cache.local_cache import LocalCache  # noqa: PLC0415
 
-    return Near(wanted.entries, wanted.stale_s)
+    return LocalCache(wanted.entries, wanted.stale_s)
 
 
-class Keeper:
-    """Keeps a near cache in a thread, which ends when nobody has asked for a while."""
+class CacheRunner:
+    """Keeps a client cache in a thread, which ends when nobody has asked for a while."""
 
-    def __init__(self, near: Near, transport: Transport) -> None:
-        self.near = near
+    def __init__(self, local_cache: LocalCache, transport: Transport) -> None:
+        self.local_cache = local_cache
         self._transport = transport
         self._thread: threading.Thread | None = None
         self._closed = False
         self.begin()
-        _KEEPERS.add(self)
+        _RUNNERS.add(self)
 
     def want(self, key: str) -> None:
         """Have a key looked up, and the lease renewed."""
-        self.near.want(key)
+        self.local_cache.want(key)
         with self._changed:
             if self._closed:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="gatekey-cache", daemon=True)
                 self._thread.start()
-            elif self.near.has_work():
+            elif self.local_cache.has_work():
                 self._changed.notify()
 
     def close(self) -> None:
@@ -86,17 +86,17 @@ class Keeper:
         changed = self._changed
         try:
             while self._goes_on():
-                self._do(self.near.work())
-            self._do(self.near.report())
+                self._do(self.local_cache.work())
+            self._do(self.local_cache.report())
         finally:
             with changed:
                 self._thread = None
 
     def _goes_on(self) -> bool:
         with self._changed:
-            if not self._closed and not self.near.has_work():
-                self._changed.wait(self.near.pause_s())
-            return not self._closed and not self.near.is_idle()
+            if not self._closed and not self.local_cache.has_work():
+                self._changed.wait(self.local_cache.pause_s())
+            return not self._closed and not self.local_cache.is_idle()
 
     def _do(self, work: Work) -> None:
         with contextlib.suppress(StopIteration):
@@ -105,22 +105,22 @@ class Keeper:
                 try:
                     with self.calling:
                         answer = self._transport.make(call, call.timeout or _CALL_S)
-                except errors.CallFailed as error:
+                except errors.ApiError as error:
                     call = work.throw(error)
                 else:
                     call = work.send(answer)
 
 
-_KEEPERS: weakref.WeakSet[Keeper] = weakref.WeakSet()
-_AT_FORK: list[Keeper] = []
+_RUNNERS: weakref.WeakSet[CacheRunner] = weakref.WeakSet()
+_AT_FORK: list[CacheRunner] = []
 _FORKING = threading.Lock()
 
 
 def _before_fork() -> None:
     _FORKING.acquire()
-    _AT_FORK[:] = _KEEPERS
-    for keeper in _AT_FORK:
-        keeper.calling.acquire()
+    _AT_FORK[:] = _RUNNERS
+    for runner in _AT_FORK:
+        runner.calling.acquire()
 
 
 def _after_in_parent() -> None:
@@ -138,11 +138,11 @@ def _after_in_child() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 
-class AsyncKeeper:
-    """Keeps a near cache in a task, which ends when nobody has asked for a while."""
+class AsyncCacheRunner:
+    """Keeps a client cache in a task, which ends when nobody has asked for a while."""
 
-    def __init__(self, near: Near, transport: AsyncTransport) -> None:
-        self.near = near
+    def __init__(self, local_cache: LocalCache, transport: AsyncTransport) -> None:
+        self.local_cache = local_cache
         self._transport = transport
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -152,7 +152,7 @@ class AsyncKeeper:
         """Have a key looked up, and the lease renewed."""
         if self._closed:
             return
-        self.near.want(key)
+        self.local_cache.want(key)
         self._changed.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="gatekey-cache")
@@ -163,17 +163,17 @@ class AsyncKeeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._do(self.near.report())
+            await self._do(self.local_cache.report())
 
     async def _run(self) -> None:
-        while not self.near.is_idle():
+        while not self.local_cache.is_idle():
             self._changed.clear()
-            if not self.near.has_work():
+            if not self.local_cache.has_work():
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self.near.pause_s()):
+                    async with asyncio.timeout(self.local_cache.pause_s()):
                         await self._changed.wait()
-            await self._do(self.near.work())
-        await self._do(self.near.report())
+            await self._do(self.local_cache.work())
+        await self._do(self.local_cache.report())
 
     async def _do(self, work: Work) -> None:
         with contextlib.suppress(StopIteration):
@@ -181,7 +181,7 @@ class AsyncKeeper:
             while True:
                 try:
                     answer = await self._transport.make(call, call.timeout or _CALL_S)
-                except errors.CallFailed as error:
+                except errors.ApiError as error:
                     call = work.throw(error)
                 else:
                     call = work.send(answer)

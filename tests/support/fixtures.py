@@ -57,7 +57,7 @@ class Holding:
 
 
 @dataclass(frozen=True)
-class World:
+class Fixtures:
     """All holders of the table, and all callers."""
 
     holdings: Mapping[Holder, Holding]
@@ -93,7 +93,7 @@ class World:
 
 
 @asynccontextmanager
-async def make_world(root: Client, database_url: str) -> AsyncIterator[World]:
+async def make_fixtures(root: Client, database_url: str) -> AsyncIterator[Fixtures]:
     """Products, tenants, principals and keys are made by RPC; then things happen to them, some by SQL."""
     run = uuid.uuid4().hex[:8]
     holders = sorted({case.holder for case in TABLE.cases}, key=lambda holder: (holder.key, sorted(holder.state)))
@@ -108,7 +108,7 @@ async def make_world(root: Client, database_url: str) -> AsyncIterator[World]:
     await _each(_remove(root, holder, holding) for holder, holding in holdings.items())
     await _happen(database_url, holdings)
     async with AsyncExitStack() as stack:
-        yield World(holdings, await _callers(stack, root, holdings))
+        yield Fixtures(holdings, await _callers(stack, root, holdings))
 
 
 def _role(key: Key) -> str:
