@@ -94,7 +94,7 @@ type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `products/{product}/tenants/{tenant}/apiKeys/{api_key}`; the id is made by the service.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Required. The name for people; at most 128 characters.
+	// Required. The display name; at most 128 characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// What kind of key it is. Set on creation.
 	Kind KeyKind `protobuf:"varint,3,opt,name=kind,proto3,enum=gatekey.v1.KeyKind" json:"kind,omitempty"`
@@ -113,7 +113,7 @@ type ApiKey struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// The secrets that it has; two while an old one lives on after a rotation.
 	Secrets []*ApiKey_Secret `protobuf:"bytes,10,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	// What people should know of it; at most 1024 characters.
+	// A description for humans; at most 1024 characters.
 	Description string `protobuf:"bytes,11,opt,name=description,proto3" json:"description,omitempty"`
 	// What programs should know of it: at most 64, keys of at most 63 characters `a-z 0-9 _ . / -`,
 	// values of at most 256 characters.
@@ -127,7 +127,7 @@ type ApiKey struct {
 	// When a check of it was last allowed; absent if never. May lag behind by some seconds.
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	// Why the product's spec, as it is now, gives the key less than it was given, in a sentence for
-	// people; empty: it does not. Only in answers.
+	// people; empty: it does not. Only in responses.
 	Stranded string `protobuf:"bytes,17,opt,name=stranded,proto3" json:"stranded,omitempty"`
 	// Who made it. Absent for keys that were made before this was kept, and for root tokens.
 	Creator *ApiKey_Creator `protobuf:"bytes,18,opt,name=creator,proto3" json:"creator,omitempty"`
@@ -324,9 +324,9 @@ type CreateApiKeyRequest struct {
 	// How long the key is to live, instead of `api_key.expire_time`.
 	Ttl *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -404,7 +404,7 @@ func (x *CreateApiKeyRequest) GetValidateOnly() bool {
 	return false
 }
 
-// An answer of `ApiKeyService.CreateApiKey`.
+// The response of `ApiKeyService.CreateApiKey`.
 type CreateApiKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new key.
@@ -538,7 +538,7 @@ type ListApiKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `products/{product}/tenants/{tenant}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	// How many to return at most; 0: 50. More than 1000 counts as 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -606,7 +606,7 @@ func (x *ListApiKeysRequest) GetOwner() string {
 	return ""
 }
 
-// An answer of `ApiKeyService.ListApiKeys`.
+// The response of `ApiKeyService.ListApiKeys`.
 type ListApiKeysResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One page.
@@ -669,9 +669,9 @@ type DeleteApiKeyRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -735,7 +735,7 @@ func (x *DeleteApiKeyRequest) GetValidateOnly() bool {
 	return false
 }
 
-// An answer of `ApiKeyService.DeleteApiKey`.
+// The response of `ApiKeyService.DeleteApiKey`.
 type DeleteApiKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was deleted.
@@ -790,9 +790,9 @@ type UpdateApiKeyRequest struct {
 	// Required. The fields to change; `*` for all that can be changed.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -864,9 +864,9 @@ type DisableApiKeyRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -938,9 +938,9 @@ type EnableApiKeyRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1012,11 +1012,11 @@ type RevokeApiKeyRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	// Why, for people; at most 256 characters.
+	// Why, for humans; at most 256 characters.
 	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1095,9 +1095,9 @@ type RotateApiKeyRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// How long the old secret goes on working; at most 30 days. Absent or zero: it stops at once.
 	Grace         *durationpb.Duration `protobuf:"bytes,5,opt,name=grace,proto3" json:"grace,omitempty"`
@@ -1170,7 +1170,7 @@ func (x *RotateApiKeyRequest) GetGrace() *durationpb.Duration {
 	return nil
 }
 
-// An answer of `ApiKeyService.RotateApiKey`.
+// The response of `ApiKeyService.RotateApiKey`.
 type RotateApiKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key with its new secret.
@@ -1423,7 +1423,7 @@ type CreateApiKeyRequest_NewMachineUser struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The last segment of its name; the same characters as a tenant's id. Empty: one is made.
 	MachineUserId string `protobuf:"bytes,1,opt,name=machine_user_id,json=machineUserId,proto3" json:"machine_user_id,omitempty"`
-	// The name for people; at most 128 characters. Empty: the key's.
+	// The display name; at most 128 characters. Empty: the key's.
 	DisplayName   string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

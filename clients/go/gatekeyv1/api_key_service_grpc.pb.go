@@ -38,7 +38,7 @@ const (
 // Manages API keys.
 type ApiKeyServiceClient interface {
 	// Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
-	// publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+	// publishable key belongs to the tenant and names no owner. This response is the only one that holds the secret.
 	//
 	// Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
 	// `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -72,7 +72,7 @@ type ApiKeyServiceClient interface {
 	// Needs `revoke` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	RevokeApiKey(ctx context.Context, in *RevokeApiKeyRequest, opts ...grpc.CallOption) (*ApiKey, error)
 	// Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
-	// have without the rotation; a still older one stops at once. The answer is the only one that holds
+	// have without the rotation; a still older one stops at once. This response is the only one that holds
 	// the new secret.
 	//
 	// Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
@@ -80,7 +80,8 @@ type ApiKeyServiceClient interface {
 	// Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
 	// what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
 	// known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
-	// are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
+	// are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that
+	// the caller may not identify is treated like an unknown one.
 	//
 	// Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	IdentifySecret(ctx context.Context, in *IdentifySecretRequest, opts ...grpc.CallOption) (*ApiKey, error)
@@ -206,7 +207,7 @@ func (c *apiKeyServiceClient) DeleteApiKey(ctx context.Context, in *DeleteApiKey
 // Manages API keys.
 type ApiKeyServiceServer interface {
 	// Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
-	// publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+	// publishable key belongs to the tenant and names no owner. This response is the only one that holds the secret.
 	//
 	// Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
 	// `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -240,7 +241,7 @@ type ApiKeyServiceServer interface {
 	// Needs `revoke` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	RevokeApiKey(context.Context, *RevokeApiKeyRequest) (*ApiKey, error)
 	// Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
-	// have without the rotation; a still older one stops at once. The answer is the only one that holds
+	// have without the rotation; a still older one stops at once. This response is the only one that holds
 	// the new secret.
 	//
 	// Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
@@ -248,7 +249,8 @@ type ApiKeyServiceServer interface {
 	// Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
 	// what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
 	// known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
-	// are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
+	// are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that
+	// the caller may not identify is treated like an unknown one.
 	//
 	// Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
 	IdentifySecret(context.Context, *IdentifySecretRequest) (*ApiKey, error)

@@ -53,7 +53,7 @@ type AuditEvent struct {
 	Hash []byte `protobuf:"bytes,11,opt,name=hash,proto3" json:"hash,omitempty"`
 	// The revision of the change. Absent in events that were written before there were revisions.
 	Revision *int64 `protobuf:"varint,12,opt,name=revision,proto3,oneof" json:"revision,omitempty"`
-	// How long the call waited until no process could answer from older facts. Written within seconds
+	// How long the call waited until no process could decide by older snapshots. Written within seconds
 	// of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
 	ReceiptWait *durationpb.Duration `protobuf:"bytes,13,opt,name=receipt_wait,json=receiptWait,proto3" json:"receipt_wait,omitempty"`
 	// The display name that the service token had. Empty for what the service did by itself, and in events
@@ -196,7 +196,7 @@ type ListAuditEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `products/{product}` or `products/{product}/tenants/{tenant}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	// How many to return at most; 0: 50. More than 1000 counts as 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -300,7 +300,7 @@ func (x *ListAuditEventsRequest) GetVerb() string {
 	return ""
 }
 
-// An answer of `AuditService.ListAuditEvents`.
+// The response of `AuditService.ListAuditEvents`.
 type ListAuditEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One page.
@@ -415,7 +415,7 @@ type ListAuditChainsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `products/{product}`; empty: all products.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	// How many to return at most; 0: 50. More than 1000 counts as 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -474,7 +474,7 @@ func (x *ListAuditChainsRequest) GetPageToken() string {
 	return ""
 }
 
-// An answer of `AuditService.ListAuditChains`.
+// The response of `AuditService.ListAuditChains`.
 type ListAuditChainsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One page.

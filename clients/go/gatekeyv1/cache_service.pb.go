@@ -102,12 +102,12 @@ func (x *ResolveRequest) GetCursor() []byte {
 // What the secrets stand for.
 type ResolveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the keys. An answer ends before it has more than 1 MiB, unless the first key alone has
+	// In the order of the keys. A response ends before it has more than 1 MiB, unless the first key alone has
 	// more: the `key` of what did not fit is empty. Ask for it again.
 	Results []*ResolveResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	// The specs that the results refer to, without those that the caller has.
 	Specs []*ResolvedSpec `protobuf:"bytes,2,rep,name=specs,proto3" json:"specs,omitempty"`
-	// When this was answered, by the server's clock. `expire_time` is to be judged by it: a key that
+	// When the response was made, by the server's clock. `expire_time` is to be judged by it: a key that
 	// expires an hour later does so an hour after the question was sent, by the caller's clock.
 	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -564,7 +564,7 @@ func (x *ResolvedSpec) GetSpec() *ProductSpec {
 // How far the caller has come.
 type SyncRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The last answer's `cursor`; empty at first.
+	// The last response's `cursor`; empty at first.
 	Cursor        []byte `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -617,7 +617,7 @@ type SyncResponse struct {
 	// The caller is to forget all it knows: what has changed since the cursor cannot be told, or what
 	// the caller may check is no longer the same.
 	Reset_ bool `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
-	// There was a failover since: what the caller knows of later revisions than the last answer's may be
+	// There was a failover since: what the caller knows of later revisions than the last response's may be
 	// lost, and is to be forgotten with the rest.
 	FailedOver bool `protobuf:"varint,6,opt,name=failed_over,json=failedOver,proto3" json:"failed_over,omitempty"`
 	// What has changed, in the order of the revisions.

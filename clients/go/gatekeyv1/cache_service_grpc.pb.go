@@ -34,12 +34,12 @@ const (
 // Needs `create` on `products/{product}/checks`.
 type CacheServiceClient interface {
 	// Tells what secrets stand for: all that decisions about them depend on. A secret of a product that
-	// the caller may not check is answered like an unknown one.
+	// the caller may not check is treated like an unknown one.
 	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
 	// Tells what has changed, and for how long the caller may decide by what it knows then. The caller
 	// reads its own clock before it sends this, and counts from that reading.
 	//
-	// Answered `UNAVAILABLE` by a server that may not answer from memory itself (`LEASE_NOT_HELD`), or
+	// `UNAVAILABLE` from a server that may not decide from memory itself (`LEASE_NOT_HELD`), or
 	// has not applied yet what the caller has (`REVISION_NOT_REACHED`). Needs the permission for some
 	// product; a caller who has it for none is refused.
 	Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (*SyncResponse, error)
@@ -96,12 +96,12 @@ func (c *cacheServiceClient) ReportUses(ctx context.Context, in *ReportUsesReque
 // Needs `create` on `products/{product}/checks`.
 type CacheServiceServer interface {
 	// Tells what secrets stand for: all that decisions about them depend on. A secret of a product that
-	// the caller may not check is answered like an unknown one.
+	// the caller may not check is treated like an unknown one.
 	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
 	// Tells what has changed, and for how long the caller may decide by what it knows then. The caller
 	// reads its own clock before it sends this, and counts from that reading.
 	//
-	// Answered `UNAVAILABLE` by a server that may not answer from memory itself (`LEASE_NOT_HELD`), or
+	// `UNAVAILABLE` from a server that may not decide from memory itself (`LEASE_NOT_HELD`), or
 	// has not applied yet what the caller has (`REVISION_NOT_REACHED`). Needs the permission for some
 	// product; a caller who has it for none is refused.
 	Sync(context.Context, *SyncRequest) (*SyncResponse, error)

@@ -119,7 +119,7 @@ func (CheckResponse_Reason) EnumDescriptor() ([]byte, []int) {
 type CheckRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The secret as it was presented, without header or scheme. A string that cannot be a
-	// secret is answered `REASON_KEY_UNKNOWN`.
+	// secret gets `REASON_KEY_UNKNOWN`.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// Required. The path of the resource: collection and id in turns, as in `links`, `links/abc`,
 	// `domains/acme.com/links/abc`. No wildcards. At most 1024 bytes and 16 segments.
@@ -130,14 +130,14 @@ type CheckRequest struct {
 	// tenant is then denied with `REASON_TENANT_MISMATCH`. Absent: the key says the tenant. Present
 	// and empty is an error, so that an id that got lost is not taken for absent.
 	Tenant *string `protobuf:"bytes,4,opt,name=tenant,proto3,oneof" json:"tenant,omitempty"`
-	// The id of the product that asks. A key of another product is then answered like an unknown key.
+	// The id of the product that asks. A key of another product is then treated like an unknown key.
 	// To be set by every caller whose token lets it check several products: their resources may have
 	// the same names. Present and empty is an error.
 	Product *string `protobuf:"bytes,5,opt,name=product,proto3,oneof" json:"product,omitempty"`
-	// The decision is to be right as of this revision or a later one: the one that a mutation answered
+	// The decision is to be right as of this revision or a later one: the one that a mutation returned
 	// in its metadata, or a check. Without it, the decision is no older than any mutation that had
 	// returned before the check began, which is enough unless the mutation has not returned yet. A
-	// revision that the database has not reached is answered `UNAVAILABLE` (`REVISION_NOT_REACHED`).
+	// revision that the database has not reached gets `UNAVAILABLE` (`REVISION_NOT_REACHED`).
 	MinRevision   int64 `protobuf:"varint,6,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -261,7 +261,7 @@ func (x *BatchCheckRequest) GetChecks() []*CheckRequest {
 	return nil
 }
 
-// The answers, one for each question.
+// The results, one for each question.
 type BatchCheckResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In the order of the questions.
@@ -307,7 +307,7 @@ func (x *BatchCheckResponse) GetResults() []*BatchCheckResult {
 	return nil
 }
 
-// The answer to one question of a batch.
+// The result of one question of a batch.
 type BatchCheckResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exactly one is set.
@@ -401,7 +401,7 @@ type CheckError struct {
 	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
 	// The stable reason, as in `google.rpc.ErrorInfo`.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// The problem in a sentence for people.
+	// The problem in a sentence for humans.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// The field of the `CheckRequest` that is at fault; empty where none is.
 	Field         string `protobuf:"bytes,4,opt,name=field,proto3" json:"field,omitempty"`
@@ -604,7 +604,7 @@ type CheckResponse struct {
 	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
 	// Why; `REASON_ALLOWED` exactly when `allowed` is true.
 	Reason CheckResponse_Reason `protobuf:"varint,2,opt,name=reason,proto3,enum=gatekey.v1.CheckResponse_Reason" json:"reason,omitempty"`
-	// The reason in a sentence for people. It holds no secret and names no other tenant.
+	// The reason in a sentence for humans. It holds no secret and names no other tenant.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// What would have had to be granted; set for `REASON_KEY_PERMISSION_MISSING` and
 	// `REASON_OWNER_PERMISSION_MISSING`.

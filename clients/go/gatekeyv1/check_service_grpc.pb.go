@@ -30,13 +30,13 @@ const (
 //
 // Answers whether the holder of a key may do an action on a resource.
 type CheckServiceClient interface {
-	// Decides one request. A denial is an answer (status OK, `allowed` false); an error means that no
+	// Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
 	// decision was made, and callers treat it as a denial.
 	//
 	// Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
-	// that the caller may not check is answered like an unknown key.
+	// that the caller may not check is treated like an unknown key.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
-	// Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+	// Decides many requests at once, of one key or of many. Each gets what `Check` would return
 	// it; one that cannot be decided gets an error of its own and leaves the others alone. The call
 	// as a whole fails only where nothing can be decided: without a valid token, or with a list of
 	// checks that is empty or too long.
@@ -93,13 +93,13 @@ func (c *checkServiceClient) GetCheckConfig(ctx context.Context, in *GetCheckCon
 //
 // Answers whether the holder of a key may do an action on a resource.
 type CheckServiceServer interface {
-	// Decides one request. A denial is an answer (status OK, `allowed` false); an error means that no
+	// Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
 	// decision was made, and callers treat it as a denial.
 	//
 	// Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
-	// that the caller may not check is answered like an unknown key.
+	// that the caller may not check is treated like an unknown key.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
-	// Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+	// Decides many requests at once, of one key or of many. Each gets what `Check` would return
 	// it; one that cannot be decided gets an error of its own and leaves the others alone. The call
 	// as a whole fails only where nothing can be decided: without a valid token, or with a list of
 	// checks that is empty or too long.

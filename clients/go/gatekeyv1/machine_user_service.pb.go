@@ -28,7 +28,7 @@ type MachineUser struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `products/{product}/tenants/{tenant}/machineUsers/{machine_user}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The name for people; at most 128 characters.
+	// The display name; at most 128 characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// The role that the product's spec gives to machine users, as it is now. Set by the service.
 	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
@@ -115,9 +115,9 @@ type CreateMachineUserRequest struct {
 	// What to create. `name` and `role` are ignored.
 	MachineUser *MachineUser `protobuf:"bytes,3,opt,name=machine_user,json=machineUser,proto3" json:"machine_user,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -239,7 +239,7 @@ type ListMachineUsersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `products/{product}/tenants/{tenant}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	// How many to return at most; 0: 50. More than 1000 counts as 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -298,7 +298,7 @@ func (x *ListMachineUsersRequest) GetPageToken() string {
 	return ""
 }
 
-// An answer of `MachineUserService.ListMachineUsers`.
+// The response of `MachineUserService.ListMachineUsers`.
 type ListMachineUsersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One page.
@@ -361,9 +361,9 @@ type DeleteMachineUserRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -427,7 +427,7 @@ func (x *DeleteMachineUserRequest) GetValidateOnly() bool {
 	return false
 }
 
-// An answer of `MachineUserService.DeleteMachineUser`.
+// The response of `MachineUserService.DeleteMachineUser`.
 type DeleteMachineUserResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was deleted.
@@ -482,9 +482,9 @@ type UpdateMachineUserRequest struct {
 	// Required. The fields to change; `*` for all that can be changed.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -30,7 +30,7 @@ type Member struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Required. One of the roles of the product's spec.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	// The name for people; at most 128 characters.
+	// The display name; at most 128 characters.
 	DisplayName string `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// When the member was added.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -202,9 +202,9 @@ type AddMemberRequest struct {
 	// Required. Whom to add. `name` is ignored.
 	Member *Member `protobuf:"bytes,3,opt,name=member,proto3" json:"member,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -326,7 +326,7 @@ type ListPeopleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `products/{product}/tenants/{tenant}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	// How many to return at most; 0: 50. More than 1000 counts as 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -385,7 +385,7 @@ func (x *ListPeopleRequest) GetPageToken() string {
 	return ""
 }
 
-// An answer of `MemberService.ListPeople`.
+// The response of `MemberService.ListPeople`.
 type ListPeopleResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One page.
@@ -459,9 +459,9 @@ type RemoveMemberRequest struct {
 	// Do it even if it leaves the tenant without an owner.
 	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -532,7 +532,7 @@ func (x *RemoveMemberRequest) GetValidateOnly() bool {
 	return false
 }
 
-// An answer of `MemberService.RemoveMember`.
+// The response of `MemberService.RemoveMember`.
 type RemoveMemberResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was deleted.
@@ -589,9 +589,9 @@ type UpdateMemberRequest struct {
 	// Do it even if it leaves the tenant without an owner.
 	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

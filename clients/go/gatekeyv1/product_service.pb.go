@@ -124,9 +124,9 @@ type ApplyProductRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -246,7 +246,7 @@ func (x *GetProductRequest) GetName() string {
 // A request to `ProductService.ListProducts`.
 type ListProductsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	// How many to return at most; 0: 50. More than 1000 counts as 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -298,7 +298,7 @@ func (x *ListProductsRequest) GetPageToken() string {
 	return ""
 }
 
-// An answer of `ProductService.ListProducts`.
+// The response of `ProductService.ListProducts`.
 type ListProductsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One page.
@@ -359,15 +359,15 @@ type DeleteProductRequest struct {
 	// Required. `products/{product}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Delete all tenants of the product with it, at once and for good. No key of the product works any
-	// more. Rows are removed in batches, of a large product after the answer: until then the id of the
+	// more. Rows are removed in batches, of a large product after the response: until then the id of the
 	// product is taken (`PRODUCT_BEING_PURGED`).
 	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -438,7 +438,7 @@ func (x *DeleteProductRequest) GetValidateOnly() bool {
 	return false
 }
 
-// An answer of `ProductService.DeleteProduct`.
+// The response of `ProductService.DeleteProduct`.
 type DeleteProductResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was deleted with the product.

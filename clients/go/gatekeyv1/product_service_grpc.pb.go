@@ -34,7 +34,7 @@ const (
 type ProductServiceClient interface {
 	// Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
 	// valid: the error lists every problem with its path in the spec. Applying the spec that is
-	// already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
+	// already in force changes nothing, and the response has the metadata `gatekey-unchanged: true`.
 	//
 	// A replacement that would leave members without a role, machine users without a policy, tenants
 	// without an owner, or keys without their owner, mode, kind or grants is refused with the counts and
@@ -109,7 +109,7 @@ func (c *productServiceClient) DeleteProduct(ctx context.Context, in *DeleteProd
 type ProductServiceServer interface {
 	// Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
 	// valid: the error lists every problem with its path in the spec. Applying the spec that is
-	// already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
+	// already in force changes nothing, and the response has the metadata `gatekey-unchanged: true`.
 	//
 	// A replacement that would leave members without a role, machine users without a policy, tenants
 	// without an owner, or keys without their owner, mode, kind or grants is refused with the counts and

@@ -195,7 +195,7 @@ type ProductSpec struct {
 	// Required. The product's id: a lower-case letter, then lower-case letters, digits and single
 	// dashes; at most 63 characters. Never changes.
 	Product string `protobuf:"bytes,1,opt,name=product,proto3" json:"product,omitempty"`
-	// The name for people; at most 128 characters. Empty: the id.
+	// The display name; at most 128 characters. Empty: the id.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// What the product calls a tenant, in lower case, for messages: `workspace`, `organization`.
 	// Empty: `tenant`.
@@ -409,7 +409,7 @@ type Collection struct {
 	// collection itself and its items are the resources; what lies below an item is a collection of
 	// its own.
 	Pattern string `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
-	// The name for people; at most 128 characters.
+	// The display name; at most 128 characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Required. What can be done with the collection or an item. At most 64.
 	Actions       []string `protobuf:"bytes,3,rep,name=actions,proto3" json:"actions,omitempty"`
@@ -473,7 +473,7 @@ type Role struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The role's id: a lower-case letter, then lower-case letters, digits, `-` or `_`.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
-	// The name for people; at most 128 characters.
+	// The display name; at most 128 characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// What the role gives. None: the role gives nothing.
 	Grants []*Grant `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`

@@ -85,7 +85,7 @@ type Tenant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `products/{product}/tenants/{tenant}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The name for people; at most 128 characters.
+	// The display name; at most 128 characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Whether its keys work.
 	State Tenant_State `protobuf:"varint,3,opt,name=state,proto3,enum=gatekey.v1.Tenant_State" json:"state,omitempty"`
@@ -200,9 +200,9 @@ type CreateTenantRequest struct {
 	// What to create. `name` is ignored; `state` and times are set by the service.
 	Tenant *Tenant `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -324,7 +324,7 @@ type ListTenantsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `products/{product}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// How many to answer at most; 0: 50. More than 1000 counts as 1000.
+	// How many to return at most; 0: 50. More than 1000 counts as 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the previous page of the same query; empty for the first.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -392,7 +392,7 @@ func (x *ListTenantsRequest) GetShowDeleted() bool {
 	return false
 }
 
-// An answer of `TenantService.ListTenants`.
+// The response of `TenantService.ListTenants`.
 type ListTenantsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One page.
@@ -455,9 +455,9 @@ type DeleteTenantRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -521,7 +521,7 @@ func (x *DeleteTenantRequest) GetValidateOnly() bool {
 	return false
 }
 
-// An answer of `TenantService.DeleteTenant`.
+// The response of `TenantService.DeleteTenant`.
 type DeleteTenantResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The deleted tenant.
@@ -585,9 +585,9 @@ type UpdateTenantRequest struct {
 	// Required. The fields to change; `*` for all that can be changed.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -659,9 +659,9 @@ type SuspendTenantRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -733,9 +733,9 @@ type ResumeTenantRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -807,9 +807,9 @@ type UndeleteTenantRequest struct {
 	// Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-	// and the same body gets the same answer again; with another body it is refused.
+	// and the same body gets the same response again; with another body it is refused.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Validate everything and answer what the call would have done, and change nothing.
+	// Validate everything, return what the call would have done, and change nothing.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -25,7 +25,7 @@ const (
 type KeyKind int32
 
 const (
-	// Not chosen: `KEY_KIND_SECRET` in a request; never in an answer.
+	// Not chosen: `KEY_KIND_SECRET` in a request; never in a response.
 	KeyKind_KEY_KIND_UNSPECIFIED KeyKind = 0
 	// Belongs to a member, a machine user or the tenant; stays on servers.
 	KeyKind_KEY_KIND_SECRET KeyKind = 1

@@ -169,7 +169,7 @@ class ApiKey(_message.Message):
     name: _builtins.str
     """`products/{product}/tenants/{tenant}/apiKeys/{api_key}`; the id is made by the service."""
     display_name: _builtins.str
-    """Required. The name for people; at most 128 characters."""
+    """Required. The display name; at most 128 characters."""
     kind: _types_pb2.KeyKind.ValueType
     """What kind of key it is. Set on creation."""
     owner: _builtins.str
@@ -181,14 +181,14 @@ class ApiKey(_message.Message):
     state: Global___ApiKey.State.ValueType
     """Whether it works, apart from its tenant's state and its owner's role."""
     description: _builtins.str
-    """What people should know of it; at most 1024 characters."""
+    """A description for humans; at most 1024 characters."""
     revoke_reason: _builtins.str
     """The reason that was given when it was revoked."""
     etag: _builtins.str
     """Changes with every change of the key itself; not with its use."""
     stranded: _builtins.str
     """Why the product's spec, as it is now, gives the key less than it was given, in a sentence for
-    people; empty: it does not. Only in answers.
+    people; empty: it does not. Only in responses.
     """
     actor_required: _builtins.bool
     """Only of service tokens: changes below a tenant that it makes must name an actor in `gatekey-actor`, as where
@@ -283,7 +283,7 @@ class CreateApiKeyRequest(_message.Message):
         machine_user_id: _builtins.str
         """The last segment of its name; the same characters as a tenant's id. Empty: one is made."""
         display_name: _builtins.str
-        """The name for people; at most 128 characters. Empty: the key's."""
+        """The display name; at most 128 characters. Empty: the key's."""
         def __init__(
             self,
             *,
@@ -306,10 +306,10 @@ class CreateApiKeyRequest(_message.Message):
     """Required. `products/{product}/tenants/{tenant}`."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """Required. What to create: `display_name`, and as wanted `kind`, `owner`, `mode`, `grants`,
@@ -344,7 +344,7 @@ Global___CreateApiKeyRequest: _TypeAlias = CreateApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyResponse(_message.Message):
-    """An answer of `ApiKeyService.CreateApiKey`."""
+    """The response of `ApiKeyService.CreateApiKey`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -423,7 +423,7 @@ class ListApiKeysRequest(_message.Message):
     parent: _builtins.str
     """Required. `products/{product}/tenants/{tenant}`."""
     page_size: _builtins.int
-    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    """How many to return at most; 0: 50. More than 1000 counts as 1000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     owner: _builtins.str
@@ -446,7 +446,7 @@ Global___ListApiKeysRequest: _TypeAlias = ListApiKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListApiKeysResponse(_message.Message):
-    """An answer of `ApiKeyService.ListApiKeys`."""
+    """The response of `ApiKeyService.ListApiKeys`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -488,10 +488,10 @@ class DeleteApiKeyRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -510,7 +510,7 @@ Global___DeleteApiKeyRequest: _TypeAlias = DeleteApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class DeleteApiKeyResponse(_message.Message):
-    """An answer of `ApiKeyService.DeleteApiKey`."""
+    """The response of `ApiKeyService.DeleteApiKey`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -544,10 +544,10 @@ class UpdateApiKeyRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """Required. `name` says which; the fields in `update_mask` say what becomes of it. With `etag`, the
@@ -590,10 +590,10 @@ class DisableApiKeyRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -626,10 +626,10 @@ class EnableApiKeyRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -663,12 +663,12 @@ class RevokeApiKeyRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     reason: _builtins.str
-    """Why, for people; at most 256 characters."""
+    """Why, for humans; at most 256 characters."""
     def __init__(
         self,
         *,
@@ -703,10 +703,10 @@ class RotateApiKeyRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:
         """How long the old secret goes on working; at most 30 days. Absent or zero: it stops at once."""
@@ -730,7 +730,7 @@ Global___RotateApiKeyRequest: _TypeAlias = RotateApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class RotateApiKeyResponse(_message.Message):
-    """An answer of `ApiKeyService.RotateApiKey`."""
+    """The response of `ApiKeyService.RotateApiKey`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

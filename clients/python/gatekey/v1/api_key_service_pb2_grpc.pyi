@@ -35,7 +35,7 @@ class ApiKeyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ApiKeyServiceAsyncStub: ...
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.CreateApiKeyRequest, _api_key_service_pb2.CreateApiKeyResponse]
     """Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
-    publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+    publishable key belongs to the tenant and names no owner. This response is the only one that holds the secret.
 
     Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
     `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -76,7 +76,7 @@ class ApiKeyServiceStub:
     """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.RotateApiKeyRequest, _api_key_service_pb2.RotateApiKeyResponse]
     """Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
-    have without the rotation; a still older one stops at once. The answer is the only one that holds
+    have without the rotation; a still older one stops at once. This response is the only one that holds
     the new secret.
 
     Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
@@ -85,7 +85,8 @@ class ApiKeyServiceStub:
     """Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
     what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
     known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
-    are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
+    are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that
+    the caller may not identify is treated like an unknown one.
 
     Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
@@ -103,7 +104,7 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.CreateApiKeyRequest, _api_key_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
-    publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+    publishable key belongs to the tenant and names no owner. This response is the only one that holds the secret.
 
     Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
     `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -144,7 +145,7 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.RotateApiKeyRequest, _api_key_service_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
     """Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
-    have without the rotation; a still older one stops at once. The answer is the only one that holds
+    have without the rotation; a still older one stops at once. This response is the only one that holds
     the new secret.
 
     Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
@@ -153,7 +154,8 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     """Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
     what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
     known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
-    are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
+    are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that
+    the caller may not identify is treated like an unknown one.
 
     Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
     """
@@ -174,7 +176,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.CreateApiKeyResponse]]:
         """Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
-        publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+        publishable key belongs to the tenant and names no owner. This response is the only one that holds the secret.
 
         Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
         `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -257,7 +259,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_service_pb2.RotateApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.RotateApiKeyResponse]]:
         """Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
-        have without the rotation; a still older one stops at once. The answer is the only one that holds
+        have without the rotation; a still older one stops at once. This response is the only one that holds
         the new secret.
 
         Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
@@ -272,7 +274,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
         what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
         known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
-        are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
+        are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that
+        the caller may not identify is treated like an unknown one.
 
         Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
         """

@@ -81,7 +81,7 @@ class AuditEvent(_message.Message):
 
     @_builtins.property
     def receipt_wait(self) -> _duration_pb2.Duration:
-        """How long the call waited until no process could answer from older facts. Written within seconds
+        """How long the call waited until no process could decide by older snapshots. Written within seconds
         of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
         """
 
@@ -130,7 +130,7 @@ class ListAuditEventsRequest(_message.Message):
     parent: _builtins.str
     """Required. `products/{product}` or `products/{product}/tenants/{tenant}`."""
     page_size: _builtins.int
-    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    """How many to return at most; 0: 50. More than 1000 counts as 1000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     target: _builtins.str
@@ -169,7 +169,7 @@ Global___ListAuditEventsRequest: _TypeAlias = ListAuditEventsRequest  # noqa: Y0
 
 @_typing.final
 class ListAuditEventsResponse(_message.Message):
-    """An answer of `AuditService.ListAuditEvents`."""
+    """The response of `AuditService.ListAuditEvents`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -233,7 +233,7 @@ class ListAuditChainsRequest(_message.Message):
     parent: _builtins.str
     """`products/{product}`; empty: all products."""
     page_size: _builtins.int
-    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    """How many to return at most; 0: 50. More than 1000 counts as 1000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     def __init__(
@@ -253,7 +253,7 @@ Global___ListAuditChainsRequest: _TypeAlias = ListAuditChainsRequest  # noqa: Y0
 
 @_typing.final
 class ListAuditChainsResponse(_message.Message):
-    """An answer of `AuditService.ListAuditChains`."""
+    """The response of `AuditService.ListAuditChains`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

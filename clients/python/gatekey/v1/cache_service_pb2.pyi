@@ -76,7 +76,7 @@ class ResolveResponse(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolveResult]:
-        """In the order of the keys. An answer ends before it has more than 1 MiB, unless the first key alone has
+        """In the order of the keys. A response ends before it has more than 1 MiB, unless the first key alone has
         more: the `key` of what did not fit is empty. Ask for it again.
         """
 
@@ -86,7 +86,7 @@ class ResolveResponse(_message.Message):
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When this was answered, by the server's clock. `expire_time` is to be judged by it: a key that
+        """When the response was made, by the server's clock. `expire_time` is to be judged by it: a key that
         expires an hour later does so an hour after the question was sent, by the caller's clock.
         """
 
@@ -295,7 +295,7 @@ class SyncRequest(_message.Message):
 
     CURSOR_FIELD_NUMBER: _builtins.int
     cursor: _builtins.bytes
-    """The last answer's `cursor`; empty at first."""
+    """The last response's `cursor`; empty at first."""
     def __init__(
         self,
         *,
@@ -330,7 +330,7 @@ class SyncResponse(_message.Message):
     the caller may check is no longer the same.
     """
     failed_over: _builtins.bool
-    """There was a failover since: what the caller knows of later revisions than the last answer's may be
+    """There was a failover since: what the caller knows of later revisions than the last response's may be
     lost, and is to be forgotten with the rest.
     """
     @_builtins.property

@@ -64,7 +64,7 @@ class CacheServiceServicer:
 
     def Resolve(self, request, context):
         """Tells what secrets stand for: all that decisions about them depend on. A secret of a product that
-        the caller may not check is answered like an unknown one.
+        the caller may not check is treated like an unknown one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,7 +74,7 @@ class CacheServiceServicer:
         """Tells what has changed, and for how long the caller may decide by what it knows then. The caller
         reads its own clock before it sends this, and counts from that reading.
 
-        Answered `UNAVAILABLE` by a server that may not answer from memory itself (`LEASE_NOT_HELD`), or
+        `UNAVAILABLE` from a server that may not decide from memory itself (`LEASE_NOT_HELD`), or
         has not applied yet what the caller has (`REVISION_NOT_REACHED`). Needs the permission for some
         product; a caller who has it for none is refused.
         """

@@ -39,13 +39,13 @@ class CacheServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CacheServiceAsyncStub: ...
     Resolve: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.ResolveRequest, _cache_service_pb2.ResolveResponse]
     """Tells what secrets stand for: all that decisions about them depend on. A secret of a product that
-    the caller may not check is answered like an unknown one.
+    the caller may not check is treated like an unknown one.
     """
     Sync: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.SyncRequest, _cache_service_pb2.SyncResponse]
     """Tells what has changed, and for how long the caller may decide by what it knows then. The caller
     reads its own clock before it sends this, and counts from that reading.
 
-    Answered `UNAVAILABLE` by a server that may not answer from memory itself (`LEASE_NOT_HELD`), or
+    `UNAVAILABLE` from a server that may not decide from memory itself (`LEASE_NOT_HELD`), or
     has not applied yet what the caller has (`REVISION_NOT_REACHED`). Needs the permission for some
     product; a caller who has it for none is refused.
     """
@@ -65,13 +65,13 @@ class CacheServiceAsyncStub(CacheServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Resolve: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.ResolveRequest, _cache_service_pb2.ResolveResponse]  # type: ignore[assignment]
     """Tells what secrets stand for: all that decisions about them depend on. A secret of a product that
-    the caller may not check is answered like an unknown one.
+    the caller may not check is treated like an unknown one.
     """
     Sync: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.SyncRequest, _cache_service_pb2.SyncResponse]  # type: ignore[assignment]
     """Tells what has changed, and for how long the caller may decide by what it knows then. The caller
     reads its own clock before it sends this, and counts from that reading.
 
-    Answered `UNAVAILABLE` by a server that may not answer from memory itself (`LEASE_NOT_HELD`), or
+    `UNAVAILABLE` from a server that may not decide from memory itself (`LEASE_NOT_HELD`), or
     has not applied yet what the caller has (`REVISION_NOT_REACHED`). Needs the permission for some
     product; a caller who has it for none is refused.
     """
@@ -94,7 +94,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cache_service_pb2.ResolveResponse, _abc.Awaitable[_cache_service_pb2.ResolveResponse]]:
         """Tells what secrets stand for: all that decisions about them depend on. A secret of a product that
-        the caller may not check is answered like an unknown one.
+        the caller may not check is treated like an unknown one.
         """
 
     @_abc_1.abstractmethod
@@ -106,7 +106,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells what has changed, and for how long the caller may decide by what it knows then. The caller
         reads its own clock before it sends this, and counts from that reading.
 
-        Answered `UNAVAILABLE` by a server that may not answer from memory itself (`LEASE_NOT_HELD`), or
+        `UNAVAILABLE` from a server that may not decide from memory itself (`LEASE_NOT_HELD`), or
         has not applied yet what the caller has (`REVISION_NOT_REACHED`). Needs the permission for some
         product; a caller who has it for none is refused.
         """

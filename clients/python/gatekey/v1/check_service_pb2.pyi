@@ -36,7 +36,7 @@ class CheckRequest(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Required. The secret as it was presented, without header or scheme. A string that cannot be a
-    secret is answered `REASON_KEY_UNKNOWN`.
+    secret gets `REASON_KEY_UNKNOWN`.
     """
     resource: _builtins.str
     """Required. The path of the resource: collection and id in turns, as in `links`, `links/abc`,
@@ -50,15 +50,15 @@ class CheckRequest(_message.Message):
     and empty is an error, so that an id that got lost is not taken for absent.
     """
     product: _builtins.str
-    """The id of the product that asks. A key of another product is then answered like an unknown key.
+    """The id of the product that asks. A key of another product is then treated like an unknown key.
     To be set by every caller whose token lets it check several products: their resources may have
     the same names. Present and empty is an error.
     """
     min_revision: _builtins.int
-    """The decision is to be right as of this revision or a later one: the one that a mutation answered
+    """The decision is to be right as of this revision or a later one: the one that a mutation returned
     in its metadata, or a check. Without it, the decision is no older than any mutation that had
     returned before the check began, which is enough unless the mutation has not returned yet. A
-    revision that the database has not reached is answered `UNAVAILABLE` (`REVISION_NOT_REACHED`).
+    revision that the database has not reached gets `UNAVAILABLE` (`REVISION_NOT_REACHED`).
     """
     def __init__(
         self,
@@ -111,7 +111,7 @@ Global___BatchCheckRequest: _TypeAlias = BatchCheckRequest  # noqa: Y015
 
 @_typing.final
 class BatchCheckResponse(_message.Message):
-    """The answers, one for each question."""
+    """The results, one for each question."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -135,7 +135,7 @@ Global___BatchCheckResponse: _TypeAlias = BatchCheckResponse  # noqa: Y015
 
 @_typing.final
 class BatchCheckResult(_message.Message):
-    """The answer to one question of a batch."""
+    """The result of one question of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -180,7 +180,7 @@ class CheckError(_message.Message):
     reason: _builtins.str
     """The stable reason, as in `google.rpc.ErrorInfo`."""
     message: _builtins.str
-    """The problem in a sentence for people."""
+    """The problem in a sentence for humans."""
     field: _builtins.str
     """The field of the `CheckRequest` that is at fault; empty where none is."""
     def __init__(
@@ -353,7 +353,7 @@ class CheckResponse(_message.Message):
     reason: Global___CheckResponse.Reason.ValueType
     """Why; `REASON_ALLOWED` exactly when `allowed` is true."""
     message: _builtins.str
-    """The reason in a sentence for people. It holds no secret and names no other tenant."""
+    """The reason in a sentence for humans. It holds no secret and names no other tenant."""
     product: _builtins.str
     """The id of the key's product. This and all fields below are empty for `REASON_KEY_UNKNOWN`."""
     tenant: _builtins.str

@@ -57,18 +57,18 @@ class CheckServiceServicer:
     """
 
     def Check(self, request, context):
-        """Decides one request. A denial is an answer (status OK, `allowed` false); an error means that no
+        """Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
         decision was made, and callers treat it as a denial.
 
         Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
-        that the caller may not check is answered like an unknown key.
+        that the caller may not check is treated like an unknown key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheck(self, request, context):
-        """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+        """Decides many requests at once, of one key or of many. Each gets what `Check` would return
         it; one that cannot be decided gets an error of its own and leaves the others alone. The call
         as a whole fails only where nothing can be decided: without a valid token, or with a list of
         checks that is empty or too long.

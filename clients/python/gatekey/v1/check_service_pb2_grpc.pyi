@@ -34,14 +34,14 @@ class CheckServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CheckServiceAsyncStub: ...
     Check: _grpc.UnaryUnaryMultiCallable[_check_service_pb2.CheckRequest, _check_service_pb2.CheckResponse]
-    """Decides one request. A denial is an answer (status OK, `allowed` false); an error means that no
+    """Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
     decision was made, and callers treat it as a denial.
 
     Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
-    that the caller may not check is answered like an unknown key.
+    that the caller may not check is treated like an unknown key.
     """
     BatchCheck: _grpc.UnaryUnaryMultiCallable[_check_service_pb2.BatchCheckRequest, _check_service_pb2.BatchCheckResponse]
-    """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+    """Decides many requests at once, of one key or of many. Each gets what `Check` would return
     it; one that cannot be decided gets an error of its own and leaves the others alone. The call
     as a whole fails only where nothing can be decided: without a valid token, or with a list of
     checks that is empty or too long.
@@ -60,14 +60,14 @@ class CheckServiceAsyncStub(CheckServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_check_service_pb2.CheckRequest, _check_service_pb2.CheckResponse]  # type: ignore[assignment]
-    """Decides one request. A denial is an answer (status OK, `allowed` false); an error means that no
+    """Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
     decision was made, and callers treat it as a denial.
 
     Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
-    that the caller may not check is answered like an unknown key.
+    that the caller may not check is treated like an unknown key.
     """
     BatchCheck: _aio.UnaryUnaryMultiCallable[_check_service_pb2.BatchCheckRequest, _check_service_pb2.BatchCheckResponse]  # type: ignore[assignment]
-    """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+    """Decides many requests at once, of one key or of many. Each gets what `Check` would return
     it; one that cannot be decided gets an error of its own and leaves the others alone. The call
     as a whole fails only where nothing can be decided: without a valid token, or with a list of
     checks that is empty or too long.
@@ -89,11 +89,11 @@ class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _check_service_pb2.CheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_check_service_pb2.CheckResponse, _abc.Awaitable[_check_service_pb2.CheckResponse]]:
-        """Decides one request. A denial is an answer (status OK, `allowed` false); an error means that no
+        """Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
         decision was made, and callers treat it as a denial.
 
         Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
-        that the caller may not check is answered like an unknown key.
+        that the caller may not check is treated like an unknown key.
         """
 
     @_abc_1.abstractmethod
@@ -102,7 +102,7 @@ class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _check_service_pb2.BatchCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_check_service_pb2.BatchCheckResponse, _abc.Awaitable[_check_service_pb2.BatchCheckResponse]]:
-        """Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+        """Decides many requests at once, of one key or of many. Each gets what `Check` would return
         it; one that cannot be decided gets an error of its own and leaves the others alone. The call
         as a whole fails only where nothing can be decided: without a valid token, or with a list of
         checks that is empty or too long.

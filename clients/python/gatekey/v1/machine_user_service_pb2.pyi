@@ -35,7 +35,7 @@ class MachineUser(_message.Message):
     name: _builtins.str
     """`products/{product}/tenants/{tenant}/machineUsers/{machine_user}`."""
     display_name: _builtins.str
-    """The name for people; at most 128 characters."""
+    """The display name; at most 128 characters."""
     role: _builtins.str
     """The role that the product's spec gives to machine users, as it is now. Set by the service."""
     etag: _builtins.str
@@ -78,10 +78,10 @@ class CreateMachineUserRequest(_message.Message):
     """The last segment of the new name; the same characters as a tenant's id. Empty: one is made."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def machine_user(self) -> Global___MachineUser:
         """What to create. `name` and `role` are ignored."""
@@ -137,7 +137,7 @@ class ListMachineUsersRequest(_message.Message):
     parent: _builtins.str
     """Required. `products/{product}/tenants/{tenant}`."""
     page_size: _builtins.int
-    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    """How many to return at most; 0: 50. More than 1000 counts as 1000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     def __init__(
@@ -157,7 +157,7 @@ Global___ListMachineUsersRequest: _TypeAlias = ListMachineUsersRequest  # noqa: 
 
 @_typing.final
 class ListMachineUsersResponse(_message.Message):
-    """An answer of `MachineUserService.ListMachineUsers`."""
+    """The response of `MachineUserService.ListMachineUsers`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -199,10 +199,10 @@ class DeleteMachineUserRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -221,7 +221,7 @@ Global___DeleteMachineUserRequest: _TypeAlias = DeleteMachineUserRequest  # noqa
 
 @_typing.final
 class DeleteMachineUserResponse(_message.Message):
-    """An answer of `MachineUserService.DeleteMachineUser`."""
+    """The response of `MachineUserService.DeleteMachineUser`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -255,10 +255,10 @@ class UpdateMachineUserRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def machine_user(self) -> Global___MachineUser:
         """Required. `name` says which; the fields in `update_mask` say what becomes of it. With `etag`, the

@@ -38,7 +38,7 @@ class Member(_message.Message):
     role: _builtins.str
     """Required. One of the roles of the product's spec."""
     display_name: _builtins.str
-    """The name for people; at most 128 characters."""
+    """The display name; at most 128 characters."""
     etag: _builtins.str
     """Changes with every change of the member itself."""
     @_builtins.property
@@ -111,10 +111,10 @@ class AddMemberRequest(_message.Message):
     """Required. The caller's own id of the user; the same characters as a tenant's id."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def member(self) -> Global___Member:
         """Required. Whom to add. `name` is ignored."""
@@ -170,7 +170,7 @@ class ListPeopleRequest(_message.Message):
     parent: _builtins.str
     """Required. `products/{product}/tenants/{tenant}`."""
     page_size: _builtins.int
-    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    """How many to return at most; 0: 50. More than 1000 counts as 1000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     def __init__(
@@ -190,7 +190,7 @@ Global___ListPeopleRequest: _TypeAlias = ListPeopleRequest  # noqa: Y015
 
 @_typing.final
 class ListPeopleResponse(_message.Message):
-    """An answer of `MemberService.ListPeople`."""
+    """The response of `MemberService.ListPeople`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,10 +239,10 @@ class RemoveMemberRequest(_message.Message):
     """Do it even if it leaves the tenant without an owner."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -262,7 +262,7 @@ Global___RemoveMemberRequest: _TypeAlias = RemoveMemberRequest  # noqa: Y015
 
 @_typing.final
 class RemoveMemberResponse(_message.Message):
-    """An answer of `MemberService.RemoveMember`."""
+    """The response of `MemberService.RemoveMember`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -299,10 +299,10 @@ class UpdateMemberRequest(_message.Message):
     """Do it even if it leaves the tenant without an owner."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def member(self) -> Global___Member:
         """Required. `name` says whom; the fields in `update_mask` say what becomes of them. With `etag`, the

@@ -88,10 +88,10 @@ class ApplyProductRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def spec(self) -> _product_spec_pb2.ProductSpec:
         """Required. The whole spec; its `product` field names the product."""
@@ -144,7 +144,7 @@ class ListProductsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    """How many to return at most; 0: 50. More than 1000 counts as 1000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     def __init__(
@@ -163,7 +163,7 @@ Global___ListProductsRequest: _TypeAlias = ListProductsRequest  # noqa: Y015
 
 @_typing.final
 class ListProductsResponse(_message.Message):
-    """An answer of `ProductService.ListProducts`."""
+    """The response of `ProductService.ListProducts`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -204,17 +204,17 @@ class DeleteProductRequest(_message.Message):
     """Required. `products/{product}`."""
     force: _builtins.bool
     """Delete all tenants of the product with it, at once and for good. No key of the product works any
-    more. Rows are removed in batches, of a large product after the answer: until then the id of the
+    more. Rows are removed in batches, of a large product after the response: until then the id of the
     product is taken (`PRODUCT_BEING_PURGED`).
     """
     etag: _builtins.str
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -234,7 +234,7 @@ Global___DeleteProductRequest: _TypeAlias = DeleteProductRequest  # noqa: Y015
 
 @_typing.final
 class DeleteProductResponse(_message.Message):
-    """An answer of `ProductService.DeleteProduct`."""
+    """The response of `ProductService.DeleteProduct`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -38,7 +38,7 @@ class ProductServiceStub:
     ApplyProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ApplyProductRequest, _product_service_pb2.Product]
     """Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
     valid: the error lists every problem with its path in the spec. Applying the spec that is
-    already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
+    already in force changes nothing, and the response has the metadata `gatekey-unchanged: true`.
 
     A replacement that would leave members without a role, machine users without a policy, tenants
     without an owner, or keys without their owner, mode, kind or grants is refused with the counts and
@@ -66,7 +66,7 @@ class ProductServiceAsyncStub(ProductServiceStub):
     ApplyProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ApplyProductRequest, _product_service_pb2.Product]  # type: ignore[assignment]
     """Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
     valid: the error lists every problem with its path in the spec. Applying the spec that is
-    already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
+    already in force changes nothing, and the response has the metadata `gatekey-unchanged: true`.
 
     A replacement that would leave members without a role, machine users without a policy, tenants
     without an owner, or keys without their owner, mode, kind or grants is refused with the counts and
@@ -97,7 +97,7 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_product_service_pb2.Product, _abc.Awaitable[_product_service_pb2.Product]]:
         """Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
         valid: the error lists every problem with its path in the spec. Applying the spec that is
-        already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
+        already in force changes nothing, and the response has the metadata `gatekey-unchanged: true`.
 
         A replacement that would leave members without a role, machine users without a policy, tenants
         without an owner, or keys without their owner, mode, kind or grants is refused with the counts and

@@ -48,7 +48,7 @@ class ProductSpec(_message.Message):
     dashes; at most 63 characters. Never changes.
     """
     display_name: _builtins.str
-    """The name for people; at most 128 characters. Empty: the id."""
+    """The display name; at most 128 characters. Empty: the id."""
     tenant_noun: _builtins.str
     """What the product calls a tenant, in lower case, for messages: `workspace`, `organization`.
     Empty: `tenant`.
@@ -159,7 +159,7 @@ class Collection(_message.Message):
     its own.
     """
     display_name: _builtins.str
-    """The name for people; at most 128 characters."""
+    """The display name; at most 128 characters."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required. What can be done with the collection or an item. At most 64."""
@@ -193,7 +193,7 @@ class Role(_message.Message):
     role: _builtins.str
     """Required. The role's id: a lower-case letter, then lower-case letters, digits, `-` or `_`."""
     display_name: _builtins.str
-    """The name for people; at most 128 characters."""
+    """The display name; at most 128 characters."""
     owner: _builtins.bool
     """Whether the role owns the tenant. Exactly one role of a spec does."""
     @_builtins.property

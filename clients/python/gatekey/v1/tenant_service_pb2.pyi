@@ -66,7 +66,7 @@ class Tenant(_message.Message):
     name: _builtins.str
     """`products/{product}/tenants/{tenant}`."""
     display_name: _builtins.str
-    """The name for people; at most 128 characters."""
+    """The display name; at most 128 characters."""
     state: Global___Tenant.State.ValueType
     """Whether its keys work."""
     etag: _builtins.str
@@ -126,10 +126,10 @@ class CreateTenantRequest(_message.Message):
     """
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def tenant(self) -> Global___Tenant:
         """What to create. `name` is ignored; `state` and times are set by the service."""
@@ -186,7 +186,7 @@ class ListTenantsRequest(_message.Message):
     parent: _builtins.str
     """Required. `products/{product}`."""
     page_size: _builtins.int
-    """How many to answer at most; 0: 50. More than 1000 counts as 1000."""
+    """How many to return at most; 0: 50. More than 1000 counts as 1000."""
     page_token: _builtins.str
     """`next_page_token` of the previous page of the same query; empty for the first."""
     show_deleted: _builtins.bool
@@ -209,7 +209,7 @@ Global___ListTenantsRequest: _TypeAlias = ListTenantsRequest  # noqa: Y015
 
 @_typing.final
 class ListTenantsResponse(_message.Message):
-    """An answer of `TenantService.ListTenants`."""
+    """The response of `TenantService.ListTenants`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -251,10 +251,10 @@ class DeleteTenantRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -273,7 +273,7 @@ Global___DeleteTenantRequest: _TypeAlias = DeleteTenantRequest  # noqa: Y015
 
 @_typing.final
 class DeleteTenantResponse(_message.Message):
-    """An answer of `TenantService.DeleteTenant`."""
+    """The response of `TenantService.DeleteTenant`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -313,10 +313,10 @@ class UpdateTenantRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     @_builtins.property
     def tenant(self) -> Global___Tenant:
         """Required. `name` says which; the fields in `update_mask` say what becomes of it. With `etag`, the
@@ -359,10 +359,10 @@ class SuspendTenantRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -395,10 +395,10 @@ class ResumeTenantRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,
@@ -431,10 +431,10 @@ class UndeleteTenantRequest(_message.Message):
     """Refuse with `ABORTED` unless this is the current `etag`. Empty: whatever it is."""
     request_id: _builtins.str
     """Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-    and the same body gets the same answer again; with another body it is refused.
+    and the same body gets the same response again; with another body it is refused.
     """
     validate_only: _builtins.bool
-    """Validate everything and answer what the call would have done, and change nothing."""
+    """Validate everything, return what the call would have done, and change nothing."""
     def __init__(
         self,
         *,

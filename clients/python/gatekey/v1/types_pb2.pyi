@@ -26,7 +26,7 @@ class _KeyKind:
 class _KeyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     KEY_KIND_UNSPECIFIED: _KeyKind.ValueType  # 0
-    """Not chosen: `KEY_KIND_SECRET` in a request; never in an answer."""
+    """Not chosen: `KEY_KIND_SECRET` in a request; never in a response."""
     KEY_KIND_SECRET: _KeyKind.ValueType  # 1
     """Belongs to a member, a machine user or the tenant; stays on servers."""
     KEY_KIND_PUBLISHABLE: _KeyKind.ValueType  # 2
@@ -36,7 +36,7 @@ class KeyKind(_KeyKind, metaclass=_KeyKindEnumTypeWrapper):
     """What kind of credential a key is."""
 
 KEY_KIND_UNSPECIFIED: KeyKind.ValueType  # 0
-"""Not chosen: `KEY_KIND_SECRET` in a request; never in an answer."""
+"""Not chosen: `KEY_KIND_SECRET` in a request; never in a response."""
 KEY_KIND_SECRET: KeyKind.ValueType  # 1
 """Belongs to a member, a machine user or the tenant; stays on servers."""
 KEY_KIND_PUBLISHABLE: KeyKind.ValueType  # 2

@@ -34,7 +34,7 @@ export type ApiKey = Message<"gatekey.v1.ApiKey"> & {
   name: string;
 
   /**
-   * Required. The name for people; at most 128 characters.
+   * Required. The display name; at most 128 characters.
    *
    * @generated from field: string display_name = 2;
    */
@@ -98,7 +98,7 @@ export type ApiKey = Message<"gatekey.v1.ApiKey"> & {
   secrets: ApiKey_Secret[];
 
   /**
-   * What people should know of it; at most 1024 characters.
+   * A description for humans; at most 1024 characters.
    *
    * @generated from field: string description = 11;
    */
@@ -142,7 +142,7 @@ export type ApiKey = Message<"gatekey.v1.ApiKey"> & {
 
   /**
    * Why the product's spec, as it is now, gives the key less than it was given, in a sentence for
-   * people; empty: it does not. Only in answers.
+   * people; empty: it does not. Only in responses.
    *
    * @generated from field: string stranded = 17;
    */
@@ -341,14 +341,14 @@ export type CreateApiKeyRequest = Message<"gatekey.v1.CreateApiKeyRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 5;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 6;
    */
@@ -376,7 +376,7 @@ export type CreateApiKeyRequest_NewMachineUser = Message<"gatekey.v1.CreateApiKe
   machineUserId: string;
 
   /**
-   * The name for people; at most 128 characters. Empty: the key's.
+   * The display name; at most 128 characters. Empty: the key's.
    *
    * @generated from field: string display_name = 2;
    */
@@ -391,7 +391,7 @@ export const CreateApiKeyRequest_NewMachineUserSchema: GenMessage<CreateApiKeyRe
   messageDesc(file_gatekey_v1_api_key_service, 1, 0);
 
 /**
- * An answer of `ApiKeyService.CreateApiKey`.
+ * The response of `ApiKeyService.CreateApiKey`.
  *
  * @generated from message gatekey.v1.CreateApiKeyResponse
  */
@@ -475,7 +475,7 @@ export type ListApiKeysRequest = Message<"gatekey.v1.ListApiKeysRequest"> & {
   parent: string;
 
   /**
-   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   * How many to return at most; 0: 50. More than 1000 counts as 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
@@ -504,7 +504,7 @@ export const ListApiKeysRequestSchema: GenMessage<ListApiKeysRequest> = /*@__PUR
   messageDesc(file_gatekey_v1_api_key_service, 4);
 
 /**
- * An answer of `ApiKeyService.ListApiKeys`.
+ * The response of `ApiKeyService.ListApiKeys`.
  *
  * @generated from message gatekey.v1.ListApiKeysResponse
  */
@@ -553,14 +553,14 @@ export type DeleteApiKeyRequest = Message<"gatekey.v1.DeleteApiKeyRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -575,7 +575,7 @@ export const DeleteApiKeyRequestSchema: GenMessage<DeleteApiKeyRequest> = /*@__P
   messageDesc(file_gatekey_v1_api_key_service, 6);
 
 /**
- * An answer of `ApiKeyService.DeleteApiKey`.
+ * The response of `ApiKeyService.DeleteApiKey`.
  *
  * @generated from message gatekey.v1.DeleteApiKeyResponse
  */
@@ -618,14 +618,14 @@ export type UpdateApiKeyRequest = Message<"gatekey.v1.UpdateApiKeyRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -661,14 +661,14 @@ export type DisableApiKeyRequest = Message<"gatekey.v1.DisableApiKeyRequest"> & 
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -704,14 +704,14 @@ export type EnableApiKeyRequest = Message<"gatekey.v1.EnableApiKeyRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -747,21 +747,21 @@ export type RevokeApiKeyRequest = Message<"gatekey.v1.RevokeApiKeyRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
   validateOnly: boolean;
 
   /**
-   * Why, for people; at most 256 characters.
+   * Why, for humans; at most 256 characters.
    *
    * @generated from field: string reason = 5;
    */
@@ -797,14 +797,14 @@ export type RotateApiKeyRequest = Message<"gatekey.v1.RotateApiKeyRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -826,7 +826,7 @@ export const RotateApiKeyRequestSchema: GenMessage<RotateApiKeyRequest> = /*@__P
   messageDesc(file_gatekey_v1_api_key_service, 12);
 
 /**
- * An answer of `ApiKeyService.RotateApiKey`.
+ * The response of `ApiKeyService.RotateApiKey`.
  *
  * @generated from message gatekey.v1.RotateApiKeyResponse
  */
@@ -897,7 +897,7 @@ export const IdentifySecretRequestSchema: GenMessage<IdentifySecretRequest> = /*
 export const ApiKeyService: GenService<{
   /**
    * Creates a key for a member, for a machine user, with a new machine user, or for the tenant itself; a
-   * publishable key belongs to the tenant and names no owner. The answer is the only one that holds the secret.
+   * publishable key belongs to the tenant and names no owner. This response is the only one that holds the secret.
    *
    * Needs `create` on `products/{product}/tenants/{tenant}/apiKeys`, and on
    * `products/{product}/tenants/{tenant}/machineUsers` where it creates a machine user. A service
@@ -987,7 +987,7 @@ export const ApiKeyService: GenService<{
   },
   /**
    * Gives a key a new secret. The old one works for `grace` longer, and never longer than it would
-   * have without the rotation; a still older one stops at once. The answer is the only one that holds
+   * have without the rotation; a still older one stops at once. This response is the only one that holds
    * the new secret.
    *
    * Needs `rotate` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
@@ -1003,7 +1003,8 @@ export const ApiKeyService: GenService<{
    * Tells which key a secret belongs to or belonged to, in whatever state the key is, and in `identified`
    * what became of the secret. Secrets that were rotated away, and those of keys that are gone, are
    * known for the retention of keys. Of a key that is gone, only `name`, `STATE_DELETED` and `identified`
-   * are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that the caller may not identify is answered like an unknown one.
+   * are set, and what the audit log tells of it: `display_name`, `kind` and `owner`. A secret of a key that
+   * the caller may not identify is treated like an unknown one.
    *
    * Needs `identify` on `products/{product}/tenants/{tenant}/apiKeys/{api_key}`.
    *

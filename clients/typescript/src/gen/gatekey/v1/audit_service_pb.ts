@@ -107,7 +107,7 @@ export type AuditEvent = Message<"gatekey.v1.AuditEvent"> & {
   revision?: bigint | undefined;
 
   /**
-   * How long the call waited until no process could answer from older facts. Written within seconds
+   * How long the call waited until no process could decide by older snapshots. Written within seconds
    * of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
    *
    * @generated from field: google.protobuf.Duration receipt_wait = 13;
@@ -144,7 +144,7 @@ export type ListAuditEventsRequest = Message<"gatekey.v1.ListAuditEventsRequest"
   parent: string;
 
   /**
-   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   * How many to return at most; 0: 50. More than 1000 counts as 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
@@ -201,7 +201,7 @@ export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest> = 
   messageDesc(file_gatekey_v1_audit_service, 1);
 
 /**
- * An answer of `AuditService.ListAuditEvents`.
+ * The response of `AuditService.ListAuditEvents`.
  *
  * @generated from message gatekey.v1.ListAuditEventsResponse
  */
@@ -270,7 +270,7 @@ export type ListAuditChainsRequest = Message<"gatekey.v1.ListAuditChainsRequest"
   parent: string;
 
   /**
-   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   * How many to return at most; 0: 50. More than 1000 counts as 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
@@ -292,7 +292,7 @@ export const ListAuditChainsRequestSchema: GenMessage<ListAuditChainsRequest> = 
   messageDesc(file_gatekey_v1_audit_service, 4);
 
 /**
- * An answer of `AuditService.ListAuditChains`.
+ * The response of `AuditService.ListAuditChains`.
  *
  * @generated from message gatekey.v1.ListAuditChainsResponse
  */

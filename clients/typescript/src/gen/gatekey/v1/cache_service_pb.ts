@@ -70,7 +70,7 @@ export const ResolveRequestSchema: GenMessage<ResolveRequest> = /*@__PURE__*/
  */
 export type ResolveResponse = Message<"gatekey.v1.ResolveResponse"> & {
   /**
-   * In the order of the keys. An answer ends before it has more than 1 MiB, unless the first key alone has
+   * In the order of the keys. A response ends before it has more than 1 MiB, unless the first key alone has
    * more: the `key` of what did not fit is empty. Ask for it again.
    *
    * @generated from field: repeated gatekey.v1.ResolveResult results = 1;
@@ -85,7 +85,7 @@ export type ResolveResponse = Message<"gatekey.v1.ResolveResponse"> & {
   specs: ResolvedSpec[];
 
   /**
-   * When this was answered, by the server's clock. `expire_time` is to be judged by it: a key that
+   * When the response was made, by the server's clock. `expire_time` is to be judged by it: a key that
    * expires an hour later does so an hour after the question was sent, by the caller's clock.
    *
    * @generated from field: google.protobuf.Timestamp time = 3;
@@ -340,7 +340,7 @@ export const ResolvedSpecSchema: GenMessage<ResolvedSpec> = /*@__PURE__*/
  */
 export type SyncRequest = Message<"gatekey.v1.SyncRequest"> & {
   /**
-   * The last answer's `cursor`; empty at first.
+   * The last response's `cursor`; empty at first.
    *
    * @generated from field: bytes cursor = 1;
    */
@@ -383,7 +383,7 @@ export type SyncResponse = Message<"gatekey.v1.SyncResponse"> & {
   reset: boolean;
 
   /**
-   * There was a failover since: what the caller knows of later revisions than the last answer's may be
+   * There was a failover since: what the caller knows of later revisions than the last response's may be
    * lost, and is to be forgotten with the rest.
    *
    * @generated from field: bool failed_over = 6;
@@ -544,7 +544,7 @@ export const ReportUsesResponseSchema: GenMessage<ReportUsesResponse> = /*@__PUR
 export const CacheService: GenService<{
   /**
    * Tells what secrets stand for: all that decisions about them depend on. A secret of a product that
-   * the caller may not check is answered like an unknown one.
+   * the caller may not check is treated like an unknown one.
    *
    * @generated from rpc gatekey.v1.CacheService.Resolve
    */
@@ -557,7 +557,7 @@ export const CacheService: GenService<{
    * Tells what has changed, and for how long the caller may decide by what it knows then. The caller
    * reads its own clock before it sends this, and counts from that reading.
    *
-   * Answered `UNAVAILABLE` by a server that may not answer from memory itself (`LEASE_NOT_HELD`), or
+   * `UNAVAILABLE` from a server that may not decide from memory itself (`LEASE_NOT_HELD`), or
    * has not applied yet what the caller has (`REVISION_NOT_REACHED`). Needs the permission for some
    * product; a caller who has it for none is refused.
    *

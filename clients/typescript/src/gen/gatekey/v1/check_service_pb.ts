@@ -26,7 +26,7 @@ export const file_gatekey_v1_check_service: GenFile = /*@__PURE__*/
 export type CheckRequest = Message<"gatekey.v1.CheckRequest"> & {
   /**
    * Required. The secret as it was presented, without header or scheme. A string that cannot be a
-   * secret is answered `REASON_KEY_UNKNOWN`.
+   * secret gets `REASON_KEY_UNKNOWN`.
    *
    * @generated from field: string key = 1;
    */
@@ -57,7 +57,7 @@ export type CheckRequest = Message<"gatekey.v1.CheckRequest"> & {
   tenant?: string | undefined;
 
   /**
-   * The id of the product that asks. A key of another product is then answered like an unknown key.
+   * The id of the product that asks. A key of another product is then treated like an unknown key.
    * To be set by every caller whose token lets it check several products: their resources may have
    * the same names. Present and empty is an error.
    *
@@ -66,10 +66,10 @@ export type CheckRequest = Message<"gatekey.v1.CheckRequest"> & {
   product?: string | undefined;
 
   /**
-   * The decision is to be right as of this revision or a later one: the one that a mutation answered
+   * The decision is to be right as of this revision or a later one: the one that a mutation returned
    * in its metadata, or a check. Without it, the decision is no older than any mutation that had
    * returned before the check began, which is enough unless the mutation has not returned yet. A
-   * revision that the database has not reached is answered `UNAVAILABLE` (`REVISION_NOT_REACHED`).
+   * revision that the database has not reached gets `UNAVAILABLE` (`REVISION_NOT_REACHED`).
    *
    * @generated from field: int64 min_revision = 6;
    */
@@ -105,7 +105,7 @@ export const BatchCheckRequestSchema: GenMessage<BatchCheckRequest> = /*@__PURE_
   messageDesc(file_gatekey_v1_check_service, 1);
 
 /**
- * The answers, one for each question.
+ * The results, one for each question.
  *
  * @generated from message gatekey.v1.BatchCheckResponse
  */
@@ -126,7 +126,7 @@ export const BatchCheckResponseSchema: GenMessage<BatchCheckResponse> = /*@__PUR
   messageDesc(file_gatekey_v1_check_service, 2);
 
 /**
- * The answer to one question of a batch.
+ * The result of one question of a batch.
  *
  * @generated from message gatekey.v1.BatchCheckResult
  */
@@ -183,7 +183,7 @@ export type CheckError = Message<"gatekey.v1.CheckError"> & {
   reason: string;
 
   /**
-   * The problem in a sentence for people.
+   * The problem in a sentence for humans.
    *
    * @generated from field: string message = 3;
    */
@@ -297,7 +297,7 @@ export type CheckResponse = Message<"gatekey.v1.CheckResponse"> & {
   reason: CheckResponse_Reason;
 
   /**
-   * The reason in a sentence for people. It holds no secret and names no other tenant.
+   * The reason in a sentence for humans. It holds no secret and names no other tenant.
    *
    * @generated from field: string message = 3;
    */
@@ -487,11 +487,11 @@ export const CheckResponse_ReasonSchema: GenEnum<CheckResponse_Reason> = /*@__PU
  */
 export const CheckService: GenService<{
   /**
-   * Decides one request. A denial is an answer (status OK, `allowed` false); an error means that no
+   * Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
    * decision was made, and callers treat it as a denial.
    *
    * Needs `create` on `products/{product}/checks` for the product of the key. A key of a product
-   * that the caller may not check is answered like an unknown key.
+   * that the caller may not check is treated like an unknown key.
    *
    * @generated from rpc gatekey.v1.CheckService.Check
    */
@@ -501,7 +501,7 @@ export const CheckService: GenService<{
     output: typeof CheckResponseSchema;
   },
   /**
-   * Decides many requests at once, of one key or of many. Each is answered as `Check` would answer
+   * Decides many requests at once, of one key or of many. Each gets what `Check` would return
    * it; one that cannot be decided gets an error of its own and leaves the others alone. The call
    * as a whole fails only where nothing can be decided: without a valid token, or with a list of
    * checks that is empty or too long.

@@ -30,7 +30,7 @@ export type MachineUser = Message<"gatekey.v1.MachineUser"> & {
   name: string;
 
   /**
-   * The name for people; at most 128 characters.
+   * The display name; at most 128 characters.
    *
    * @generated from field: string display_name = 2;
    */
@@ -94,14 +94,14 @@ export type CreateMachineUserRequest = Message<"gatekey.v1.CreateMachineUserRequ
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 5;
    */
@@ -150,7 +150,7 @@ export type ListMachineUsersRequest = Message<"gatekey.v1.ListMachineUsersReques
   parent: string;
 
   /**
-   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   * How many to return at most; 0: 50. More than 1000 counts as 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
@@ -172,7 +172,7 @@ export const ListMachineUsersRequestSchema: GenMessage<ListMachineUsersRequest> 
   messageDesc(file_gatekey_v1_machine_user_service, 3);
 
 /**
- * An answer of `MachineUserService.ListMachineUsers`.
+ * The response of `MachineUserService.ListMachineUsers`.
  *
  * @generated from message gatekey.v1.ListMachineUsersResponse
  */
@@ -221,14 +221,14 @@ export type DeleteMachineUserRequest = Message<"gatekey.v1.DeleteMachineUserRequ
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -243,7 +243,7 @@ export const DeleteMachineUserRequestSchema: GenMessage<DeleteMachineUserRequest
   messageDesc(file_gatekey_v1_machine_user_service, 5);
 
 /**
- * An answer of `MachineUserService.DeleteMachineUser`.
+ * The response of `MachineUserService.DeleteMachineUser`.
  *
  * @generated from message gatekey.v1.DeleteMachineUserResponse
  */
@@ -286,14 +286,14 @@ export type UpdateMachineUserRequest = Message<"gatekey.v1.UpdateMachineUserRequ
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */

@@ -39,7 +39,7 @@ export type Member = Message<"gatekey.v1.Member"> & {
   role: string;
 
   /**
-   * The name for people; at most 128 characters.
+   * The display name; at most 128 characters.
    *
    * @generated from field: string display_name = 3;
    */
@@ -133,14 +133,14 @@ export type AddMemberRequest = Message<"gatekey.v1.AddMemberRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 5;
    */
@@ -189,7 +189,7 @@ export type ListPeopleRequest = Message<"gatekey.v1.ListPeopleRequest"> & {
   parent: string;
 
   /**
-   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   * How many to return at most; 0: 50. More than 1000 counts as 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
@@ -211,7 +211,7 @@ export const ListPeopleRequestSchema: GenMessage<ListPeopleRequest> = /*@__PURE_
   messageDesc(file_gatekey_v1_member_service, 4);
 
 /**
- * An answer of `MemberService.ListPeople`.
+ * The response of `MemberService.ListPeople`.
  *
  * @generated from message gatekey.v1.ListPeopleResponse
  */
@@ -274,14 +274,14 @@ export type RemoveMemberRequest = Message<"gatekey.v1.RemoveMemberRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 5;
    */
@@ -296,7 +296,7 @@ export const RemoveMemberRequestSchema: GenMessage<RemoveMemberRequest> = /*@__P
   messageDesc(file_gatekey_v1_member_service, 6);
 
 /**
- * An answer of `MemberService.RemoveMember`.
+ * The response of `MemberService.RemoveMember`.
  *
  * @generated from message gatekey.v1.RemoveMemberResponse
  */
@@ -346,14 +346,14 @@ export type UpdateMemberRequest = Message<"gatekey.v1.UpdateMemberRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 5;
    */

@@ -104,14 +104,14 @@ export type ApplyProductRequest = Message<"gatekey.v1.ApplyProductRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 5;
    */
@@ -153,7 +153,7 @@ export const GetProductRequestSchema: GenMessage<GetProductRequest> = /*@__PURE_
  */
 export type ListProductsRequest = Message<"gatekey.v1.ListProductsRequest"> & {
   /**
-   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   * How many to return at most; 0: 50. More than 1000 counts as 1000.
    *
    * @generated from field: int32 page_size = 1;
    */
@@ -175,7 +175,7 @@ export const ListProductsRequestSchema: GenMessage<ListProductsRequest> = /*@__P
   messageDesc(file_gatekey_v1_product_service, 3);
 
 /**
- * An answer of `ProductService.ListProducts`.
+ * The response of `ProductService.ListProducts`.
  *
  * @generated from message gatekey.v1.ListProductsResponse
  */
@@ -217,7 +217,7 @@ export type DeleteProductRequest = Message<"gatekey.v1.DeleteProductRequest"> & 
 
   /**
    * Delete all tenants of the product with it, at once and for good. No key of the product works any
-   * more. Rows are removed in batches, of a large product after the answer: until then the id of the
+   * more. Rows are removed in batches, of a large product after the response: until then the id of the
    * product is taken (`PRODUCT_BEING_PURGED`).
    *
    * @generated from field: bool force = 2;
@@ -233,14 +233,14 @@ export type DeleteProductRequest = Message<"gatekey.v1.DeleteProductRequest"> & 
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 5;
    */
@@ -255,7 +255,7 @@ export const DeleteProductRequestSchema: GenMessage<DeleteProductRequest> = /*@_
   messageDesc(file_gatekey_v1_product_service, 5);
 
 /**
- * An answer of `ProductService.DeleteProduct`.
+ * The response of `ProductService.DeleteProduct`.
  *
  * @generated from message gatekey.v1.DeleteProductResponse
  */
@@ -285,7 +285,7 @@ export const ProductService: GenService<{
   /**
    * Creates the product of a spec, or replaces its spec. Nothing is applied unless all of it is
    * valid: the error lists every problem with its path in the spec. Applying the spec that is
-   * already in force changes nothing, and is answered with the metadata `gatekey-unchanged: true`.
+   * already in force changes nothing, and the response has the metadata `gatekey-unchanged: true`.
    *
    * A replacement that would leave members without a role, machine users without a policy, tenants
    * without an owner, or keys without their owner, mode, kind or grants is refused with the counts and

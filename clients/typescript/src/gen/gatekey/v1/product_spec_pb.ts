@@ -34,7 +34,7 @@ export type ProductSpec = Message<"gatekey.v1.ProductSpec"> & {
   product: string;
 
   /**
-   * The name for people; at most 128 characters. Empty: the id.
+   * The display name; at most 128 characters. Empty: the id.
    *
    * @generated from field: string display_name = 2;
    */
@@ -172,7 +172,7 @@ export type Collection = Message<"gatekey.v1.Collection"> & {
   pattern: string;
 
   /**
-   * The name for people; at most 128 characters.
+   * The display name; at most 128 characters.
    *
    * @generated from field: string display_name = 2;
    */
@@ -207,7 +207,7 @@ export type Role = Message<"gatekey.v1.Role"> & {
   role: string;
 
   /**
-   * The name for people; at most 128 characters.
+   * The display name; at most 128 characters.
    *
    * @generated from field: string display_name = 2;
    */

@@ -30,7 +30,7 @@ export type Tenant = Message<"gatekey.v1.Tenant"> & {
   name: string;
 
   /**
-   * The name for people; at most 128 characters.
+   * The display name; at most 128 characters.
    *
    * @generated from field: string display_name = 2;
    */
@@ -157,14 +157,14 @@ export type CreateTenantRequest = Message<"gatekey.v1.CreateTenantRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 5;
    */
@@ -213,7 +213,7 @@ export type ListTenantsRequest = Message<"gatekey.v1.ListTenantsRequest"> & {
   parent: string;
 
   /**
-   * How many to answer at most; 0: 50. More than 1000 counts as 1000.
+   * How many to return at most; 0: 50. More than 1000 counts as 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
@@ -242,7 +242,7 @@ export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PUR
   messageDesc(file_gatekey_v1_tenant_service, 3);
 
 /**
- * An answer of `TenantService.ListTenants`.
+ * The response of `TenantService.ListTenants`.
  *
  * @generated from message gatekey.v1.ListTenantsResponse
  */
@@ -291,14 +291,14 @@ export type DeleteTenantRequest = Message<"gatekey.v1.DeleteTenantRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -313,7 +313,7 @@ export const DeleteTenantRequestSchema: GenMessage<DeleteTenantRequest> = /*@__P
   messageDesc(file_gatekey_v1_tenant_service, 5);
 
 /**
- * An answer of `TenantService.DeleteTenant`.
+ * The response of `TenantService.DeleteTenant`.
  *
  * @generated from message gatekey.v1.DeleteTenantResponse
  */
@@ -363,14 +363,14 @@ export type UpdateTenantRequest = Message<"gatekey.v1.UpdateTenantRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -406,14 +406,14 @@ export type SuspendTenantRequest = Message<"gatekey.v1.SuspendTenantRequest"> & 
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -449,14 +449,14 @@ export type ResumeTenantRequest = Message<"gatekey.v1.ResumeTenantRequest"> & {
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -492,14 +492,14 @@ export type UndeleteTenantRequest = Message<"gatekey.v1.UndeleteTenantRequest"> 
 
   /**
    * Makes the call safe to repeat: a UUID, chosen by the caller. For 24 hours a call with the same id
-   * and the same body gets the same answer again; with another body it is refused.
+   * and the same body gets the same response again; with another body it is refused.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
-   * Validate everything and answer what the call would have done, and change nothing.
+   * Validate everything, return what the call would have done, and change nothing.
    *
    * @generated from field: bool validate_only = 4;
    */

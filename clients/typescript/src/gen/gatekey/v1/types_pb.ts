@@ -121,7 +121,7 @@ export const DeletionCountsSchema: GenMessage<DeletionCounts> = /*@__PURE__*/
  */
 export enum KeyKind {
   /**
-   * Not chosen: `KEY_KIND_SECRET` in a request; never in an answer.
+   * Not chosen: `KEY_KIND_SECRET` in a request; never in a response.
    *
    * @generated from enum value: KEY_KIND_UNSPECIFIED = 0;
    */
