@@ -30,6 +30,7 @@ def build() -> None:
         file = BUILD / "pages" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    shutil.copy(Path(__file__).with_name("site.css"), BUILD / "pages")
     config["nav"] = pages.expand(config["nav"], {path for path in collected if path.endswith(".md")})
     yaml.dump(config, BUILD / "mkdocs.yml")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", str(BUILD / "mkdocs.yml")]
