@@ -19,7 +19,7 @@ ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
 
 .DEFAULT_GOAL := help
 .PHONY: help run test slow drills bench chaos attack fuzz lint format types lint-imports protos protos-python protos-go protos-typescript \
-	protos-lint protos-check protos-baseline check lock clean
+	protos-lint protos-check protos-baseline docs docs-serve check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,17 +106,24 @@ protos-check: protos ## Check that the committed stubs are those of protos/
 protos-baseline: $(VENV)/.dev ## Take the protocol as it is for the one that must not be broken; part of a release
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.binpb
 
+docs: $(VENV)/.docs ## Build the documents' site into site/; a broken link makes it fail
+	$(BIN)/python -m docs.generator
+
+docs-serve: docs ## Build the documents' site and serve it on 127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
+
 lock: ## Choose the newest versions of all dependencies and write them down
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VENV)-lock/bin/python -m pip install --quiet --group dev clients/python 'server[embedded]'
+	$(VENV)-lock/bin/python -m pip install --quiet --group dev --group docs clients/python 'server[embedded]'
 	{ echo "# Written by 'make lock': the versions that development and CI use."; \
 		$(VENV)-lock/bin/python -m pip freeze --exclude gatekey --exclude gatekey-server; } > constraints.txt
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the environment and all caches; the data in .gatekey/ stay
 	rm -rf $(GO)/.bin $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist $(TYPESCRIPT)/build
+	rm -rf build/docs site
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.pip:
@@ -131,6 +138,10 @@ $(VENV)/.run: $(PROJECTS) constraints.txt | $(VENV)/.pip
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group bench
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
 	@touch $@
 
 $(VENV)/.dev: $(PROJECTS) constraints.txt | $(VENV)/.pip
