@@ -17,9 +17,20 @@ from gatekey._connection import Endpoint
 from gatekey._fork_hooks import in_forked_child
 from gatekey._tokens import AsyncTokens, Metadata, Tokens
 
+Q = TypeVar("Q", bound=Message)
 R_co = TypeVar("R_co", bound=Message, covariant=True)
 R = TypeVar("R", bound=Message)
 Item_co = TypeVar("Item_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Q, R]):
+    """A unary method of the API. All of them are in `gatekey._methods`."""
+
+    path: str
+    """`/gatekey.v1.CheckService/Check`."""
+    request: type[Q]
+    response: type[R]
 
 
 @dataclass(frozen=True, slots=True)
