@@ -46,7 +46,7 @@ def _batches(written: Iterable[pb.CheckRequest | Decision | CheckFailed]) -> Ite
     return decisions.batches((each for each in written if isinstance(each, pb.CheckRequest)), pb.CheckRequest.ByteSize)
 
 
-class Client(administration.Administration):
+class Client(administration.Administration[administration.Caller]):
     """Asks Gatekey whether holders of keys may do what they want to do, and administers it. For threads.
 
     One client serves a whole program: it is safe to use from many threads, opens its connection with the first call,
@@ -184,7 +184,7 @@ class Client(administration.Administration):
             call = listing.after(page)
 
 
-class AsyncClient(administration.AsyncAdministration):
+class AsyncClient(administration.Administration[administration.AsyncCaller]):
     """The same as `Client`, for an event loop: the one in which the first call is made.
 
     - `token` may also be a coroutine function.
