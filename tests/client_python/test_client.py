@@ -11,10 +11,10 @@ from typing import Any
 import gatekey
 import grpc
 import pytest
-from gatekey import _requests, decisions, errors
+from gatekey import _methods, _requests, decisions, errors
 from gatekey._calls import Call, Listing
 from gatekey.core.secrets import new_secret
-from gatekey.v1 import check_service_pb2, types_pb2
+from gatekey.v1 import check_service_pb2, tenant_service_pb2, types_pb2
 from gatekey_server.rpc.server import SERVICES
 from google.protobuf.message_factory import GetMessageClass
 
@@ -386,6 +386,18 @@ def test_every_rpc_can_be_called() -> None:
         # What changes something can be repeated.
         if "request_id" in method.input_type.fields_by_name:
             assert uuid.UUID(call.request.request_id)
+
+
+def test_every_mutation_has_a_request_id() -> None:
+    """Also one whose request somebody else has written, such as the command line."""
+    made = _requests.call_of(_methods.DELETE_TENANT, tenant_service_pb2.DeleteTenantRequest(name="x"), actor="a")
+    assert uuid.UUID(made.request.request_id)  # type: ignore[attr-defined]
+    assert (made.path, made.actor) == ("/gatekey.v1.TenantService/DeleteTenant", "a")
+    given = tenant_service_pb2.DeleteTenantRequest(name="x", request_id="one of the caller's")
+    assert _requests.call_of(_methods.DELETE_TENANT, given).request == given
+    assert given.request_id == "one of the caller's"
+    read = tenant_service_pb2.GetTenantRequest(name="x")
+    assert _requests.call_of(_methods.GET_TENANT, read).request == tenant_service_pb2.GetTenantRequest(name="x")
 
 
 def test_both_clients_have_methods_of_their_own_kind() -> None:
