@@ -15,7 +15,7 @@ TYPESCRIPT := clients/typescript
 # Written by `npm ci`; nothing where there is no npm.
 TYPESCRIPT_READY := $(if $(shell command -v npm),$(TYPESCRIPT)/node_modules/.package-lock.json)
 PYTEST_SIDE_BY_SIDE := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-ALL_STUBS := $(STUBS)/gatekey/v1 $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
+ALL_STUBS := $(STUBS)/gatekey/v1 $(STUBS)/gatekey/_methods.py $(GO)/gatekeyv1 $(TYPESCRIPT)/src/gen
 
 .DEFAULT_GOAL := help
 .PHONY: help run test slow drills bench chaos attack fuzz lint format types lint-imports protos protos-python protos-go protos-typescript \
@@ -67,12 +67,13 @@ lint-imports: $(VENV)/.dev ## Check which layer imports which
 
 protos: protos-python protos-go protos-typescript ## Generate the stubs of all languages from protos/
 
-protos-python: $(VENV)/.dev ## Generate the Python stubs
+protos-python: $(VENV)/.dev ## Generate the Python stubs, and the client's table of methods
 	rm -f $(STUBS)/gatekey/v1/*_pb2*.py*
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
 		--python_out=$(STUBS) --mypy_out=quiet:$(STUBS) $(PROTOS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
 		--grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) $(SERVICES)
+	$(BIN)/python $(STUBS)/generate.py
 
 protos-go: $(VENV)/.dev ## Generate the Go stubs, where Go is installed
 ifeq ($(shell command -v go),)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from gatekey import _methods as methods
 from gatekey.cli import local, specs
 from gatekey.cli.calls import Connection
 from gatekey.cli.connection import Endpoint, find_endpoint
@@ -256,7 +257,7 @@ def test_members_and_machine_users_are_listed_together_and_only_members_are_coun
 ) -> None:
     spec = tmp_path / "probe.yaml"
     spec.write_text(INDEPENDENT.replace("probe", "people").replace("prb_", "ppl_"))
-    gatekey.call(gatekey.products.ApplyProduct, product_service_pb2.ApplyProductRequest(spec=specs.read_spec(spec)))
+    gatekey.call(methods.APPLY_PRODUCT, product_service_pb2.ApplyProductRequest(spec=specs.read_spec(spec)))
     tenant = create_tenant(gatekey, "people", "acme")
     member = server.json("members", "add", tenant, "u_42", "--role", "guest", "--display-name", "[red]:smile:")
     user = server.json("machine-users", "create", "people", "acme", "bot", "--display-name", "Bot")
@@ -544,7 +545,7 @@ def test_a_silent_server_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         silent.settimeout(30)
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with Connection(Endpoint(address, "gk_x", "a test")) as gatekey, pytest.raises(Failure) as caught:
-            gatekey.call(gatekey.tenants.GetTenant, tenant_service_pb2.GetTenantRequest(), timeout_s=0.2)
+            gatekey.call(methods.GET_TENANT, tenant_service_pb2.GetTenantRequest(), timeout_s=0.2)
         assert caught.value.reason == "DEADLINE_EXCEEDED"
 
         interrupted = subprocess.Popen(
@@ -677,7 +678,7 @@ def test_the_demo_can_be_pasted_and_stays_as_it_is(tmp_path: Path) -> None:
                     if tenant:
                         request.tenant = tenant[0]
                     assert shown == verdict
-                    assert gatekey.call(gatekey.checks.Check, request).allowed == (verdict == "allowed")
+                    assert gatekey.call(methods.CHECK, request).allowed == (verdict == "allowed")
         changed = tmp_path / "bitsy.yaml"
         changed.write_text((EXAMPLES / "bitsy.yaml").read_text().replace("Digi notes", "Notes"))
         Cli(tmp_path)("products", "apply", changed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from gatekey import _methods as methods
 from gatekey.cli import app
 from gatekey.cli.calls import Connection
 from gatekey.v1 import (
@@ -105,23 +106,23 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def everything(gatekey: Connection) -> list[Message]:
     """Whatever there is: products, tenants, people, keys and events."""
-    products = gatekey.call(gatekey.products.ListProducts, product_service_pb2.ListProductsRequest())
+    products = gatekey.call(methods.LIST_PRODUCTS, product_service_pb2.ListProductsRequest())
     state: list[Message] = [products]
     for product in products.products:
         request = tenant_service_pb2.ListTenantsRequest(parent=product.name, show_deleted=True)
-        tenants = gatekey.call(gatekey.tenants.ListTenants, request)
+        tenants = gatekey.call(methods.LIST_TENANTS, request)
         parents = [product.name, *(tenant.name for tenant in tenants.tenants)]
         state.append(tenants)
         for name in parents[1:]:
             people = member_service_pb2.ListPeopleRequest(parent=name)
-            state.append(gatekey.call(gatekey.members.ListPeople, people))
-            keys = gatekey.call(gatekey.keys.ListApiKeys, api_key_service_pb2.ListApiKeysRequest(parent=name))
+            state.append(gatekey.call(methods.LIST_PEOPLE, people))
+            keys = gatekey.call(methods.LIST_API_KEYS, api_key_service_pb2.ListApiKeysRequest(parent=name))
             for key in keys.api_keys:
                 key.ClearField("last_use_time")
             state.append(keys)
         for name in parents:
             events = audit_service_pb2.ListAuditEventsRequest(parent=name)
-            log = gatekey.call(gatekey.audit.ListAuditEvents, events)
+            log = gatekey.call(methods.LIST_AUDIT_EVENTS, events)
             for event in log.audit_events:
                 # Written a moment later.
                 event.ClearField("receipt_wait")

@@ -111,6 +111,8 @@ async def asynchronously(client: gatekey.AsyncClient, key: str) -> None:
     assert_type(await client.products.get("heyoo"), Product)
     assert_type(await client.identify("hey_…"), ApiKey)
     assert_type(await client.check_config(), CheckConfig)
+    await keys.create("CI", mode="SOME")  # type: ignore[arg-type]
+    await keys.revoke()  # type: ignore[call-arg]
 
 
 async def token() -> str:

@@ -24,6 +24,7 @@ from gatekey.v1 import api_key_service_pb2, api_key_service_pb2_grpc, check_serv
 from tests.client_python.network import Way, free_port, name_server
 from tests.client_python.support import PRODUCT, Shop, made, opened
 from tests.support.certificates import LOCALHOST, Authority, Pair
+from tests.support.cli import Cli, Result
 from tests.support.databases import Databases
 from tests.support.server import PEPPERS, Client, ServerProcess, read_example
 
@@ -598,6 +599,33 @@ async def test_a_list_goes_on_after_a_page_that_ends_early(kind: str) -> None:
         listed = await made(client.tenant("heyoo", "acme").keys.list)
         assert [key.name for key in listed] == ["key_1", "key_2", "key_3"]
         assert [each.page_size for each in fake.requests] == [200] * 3
+
+
+async def test_the_command_line_calls_as_the_client_does(tmp_path: Path) -> None:
+    async with faking() as fake:
+        program = Cli(tmp_path, {"GATEKEY_ADDRESS": fake.address, "GATEKEY_TOKEN": "gk_x"})
+
+        async def run(*words: str, code: int = 0) -> Result:
+            fake.requests.clear()
+            return await asyncio.to_thread(program, *words, code=code)
+
+        fake.fails = [grpc.StatusCode.UNAVAILABLE]
+        lost = await run("keys", "rotate", "heyoo", "acme", "key_1", code=4)
+        name = "products/heyoo/tenants/acme/apiKeys/key_1"
+        reason = "the connection broke when its secret was on the way (SECRET_LOST)"
+        assert lost.err.splitlines()[0] == f"error: {name} was rotated, but {reason}"
+        first, second = fake.requests
+        assert first == second
+        assert uuid.UUID(first.request_id)
+        fake.fails = [grpc.StatusCode.UNAVAILABLE]
+        listed = (await run("keys", "list", "heyoo", "acme", "--json")).json
+        assert [key["name"] for key in listed["apiKeys"]] == ["key_1", "key_2", "key_3"]
+        assert [(each.page_size, each.page_token) for each in fake.requests] == [
+            (200, ""),
+            (200, ""),
+            (200, "1"),
+            (200, "2"),
+        ]
 
 
 async def test_answers_that_do_not_fit_the_questions_decide_nothing(kind: str) -> None:

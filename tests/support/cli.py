@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from gatekey import _methods as methods
 from gatekey.cli import app
 from gatekey.cli.calls import Connection
 from gatekey.cli.connection import Endpoint, find_endpoint
@@ -138,13 +139,13 @@ def endpoint_of(cwd: Path) -> Endpoint:
 
 def create_tenant(gatekey: Connection, product: str, tenant: str) -> str:
     request = tenant_service_pb2.CreateTenantRequest(parent=f"products/{product}", tenant_id=tenant)
-    return gatekey.call(gatekey.tenants.CreateTenant, request).name
+    return gatekey.call(methods.CREATE_TENANT, request).name
 
 
 def add_member(gatekey: Connection, tenant: str, member: str, role: str) -> None:
     added = member_service_pb2.Member(role=role)
     request = member_service_pb2.AddMemberRequest(parent=tenant, member_id=member, member=added)
-    gatekey.call(gatekey.members.AddMember, request)
+    gatekey.call(methods.ADD_MEMBER, request)
 
 
 def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -17,9 +17,20 @@ from gatekey._connection import Endpoint
 from gatekey._fork_hooks import in_forked_child
 from gatekey._tokens import AsyncTokens, Metadata, Tokens
 
+Q = TypeVar("Q", bound=Message)
 R_co = TypeVar("R_co", bound=Message, covariant=True)
 R = TypeVar("R", bound=Message)
 Item_co = TypeVar("Item_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Q, R]):
+    """A unary method of the API. All of them are in `gatekey._methods`."""
+
+    path: str
+    """`/gatekey.v1.CheckService/Check`."""
+    request: type[Q]
+    response: type[R]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +91,17 @@ class Transport:
 
     def make(self, call: Call[R], timeout: float) -> R:
         """Make a call. Raises `ApiError`."""
-        method = self._method(call)
-        ends = time.monotonic() + timeout
-        metadata = self._tokens.metadata()
-        try:
-            answer = self._once(method, call, timeout, metadata)
-        except errors.Unauthenticated:
-            renewed = self._tokens.renewed(metadata)
-            if renewed == metadata:
-                raise
-            answer = self._once(method, call, ends - time.monotonic(), renewed)
+        answer: R = self._authenticated(self._method(call), call, timeout)
         if call.validate is not None:
             call.validate(answer)
         return answer
+
+    def make_with_trailers(self, call: Call[R], timeout: float) -> tuple[R, dict[str, str]]:
+        """Make a call, and return its response with the text in its trailing metadata. Raises `ApiError`."""
+        answer, ended = self._authenticated(self._method(call).with_call, call, timeout)
+        if call.validate is not None:
+            call.validate(answer)
+        return answer, {key: value for key, value in ended.trailing_metadata() or () if isinstance(value, str)}
 
     def close(self) -> None:
         """Give up what is under way, and close the connection. It is not opened again."""
@@ -102,10 +111,21 @@ class Transport:
                 self._channel.close()
             self._channel = None
 
-    @staticmethod
-    def _once(method: Any, call: Call[R], timeout: float, metadata: Metadata) -> R:
+    def _authenticated(self, invoke: Callable[..., Any], call: Call[R], timeout: float) -> Any:
+        ends = time.monotonic() + timeout
+        metadata = self._tokens.metadata()
         try:
-            return cast("R", method(call.request, timeout=timeout, metadata=metadata + call.extra))
+            return self._once(invoke, call, timeout, metadata)
+        except errors.Unauthenticated:
+            renewed = self._tokens.renewed(metadata)
+            if renewed == metadata:
+                raise
+            return self._once(invoke, call, ends - time.monotonic(), renewed)
+
+    @staticmethod
+    def _once(invoke: Callable[..., Any], call: Call[R], timeout: float, metadata: Metadata) -> Any:
+        try:
+            return invoke(call.request, timeout=timeout, metadata=metadata + call.extra)
         except grpc.RpcError as error:
             raise errors.from_rpc(error) from None
 

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -100,6 +100,18 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsMaterial:
+    """What TLS needs, as PEM."""
+
+    ca: bytes | None = None
+    """The authorities that vouch for the server; None for those that browsers trust."""
+    certificate: bytes | None = None
+    """The client's own certificate; None for none."""
+    key: bytes | None = field(default=None, repr=False)
+    """The key of the certificate."""
+
+
+@dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long calls may take, in seconds, unless said otherwise."""
 
@@ -124,17 +136,13 @@ def find_endpoint(
     names = _ARGUMENTS
     if tls is None:
         tls, names = _tls_of(environment), _VARIABLES
-    options = list(OPTIONS)
     if tls is None:
-        if not insecure and not all(_is_this_machine(each) for each in addresses):
+        if not insecure and not all(is_this_machine(each) for each in addresses):
             raise ValueError(
                 f"{', '.join(addresses)}: other machines are not called in plain text: give tls=TLS(...), or"
                 " insecure=True where something in between encrypts, such as a mesh's sidecar"
             )
-        if len(addresses) > 1:
-            # Else all of them together are told to the server as its name, which is none.
-            options += [("grpc.default_authority", addresses[0])]
-        return Endpoint(target_of(addresses), None, options, token_optional=False)
+        return endpoint_at(addresses, None)
     if len(addresses) > 1 and tls.server_name is None:
         raise ValueError("TLS: several addresses need a server_name, the one that is in all of their certificates")
     if (tls.certificate is None) != (tls.key is None):
@@ -143,16 +151,27 @@ def find_endpoint(
     certificate = key = None
     if tls.certificate is not None and tls.key is not None:
         certificate, key = _pem.read_pair(Path(tls.certificate), Path(tls.key), names[1:])
-    if tls.server_name is not None:
-        options += [("grpc.ssl_target_name_override", tls.server_name), ("grpc.default_authority", tls.server_name)]
-    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-    return Endpoint(target_of(addresses), credentials, options, token_optional=certificate is not None)
+    return endpoint_at(addresses, TlsMaterial(ca, certificate, key), tls.server_name)
+
+
+def endpoint_at(addresses: Sequence[str], material: TlsMaterial | None, server_name: str | None = None) -> Endpoint:
+    """Return the endpoint at these addresses; without material the connection is not encrypted. Raises `ValueError`."""
+    options = list(OPTIONS)
+    if material is None:
+        if len(addresses) > 1:
+            # Else all of them together are told to the server as its name, which is none.
+            options += [("grpc.default_authority", addresses[0])]
+        return Endpoint(target_of(addresses), None, options, token_optional=False)
+    if server_name is not None:
+        options += [("grpc.ssl_target_name_override", server_name), ("grpc.default_authority", server_name)]
+    credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.certificate)
+    return Endpoint(target_of(addresses), credentials, options, token_optional=material.certificate is not None)
 
 
 def _tls_of(environment: Mapping[str, str]) -> TLS | None:
     ca, certificate, key = (environment.get(name) for name in _VARIABLES)
     if not ca and (certificate or key):
-        raise ValueError("GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY requirement GATEKEY_CA")
+        raise ValueError("GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY need GATEKEY_CA")
     return TLS(ca, certificate or None, key or None) if ca else None
 
 
@@ -181,7 +200,8 @@ def _version(address: str) -> int | None:
         return None
 
 
-def _is_this_machine(address: str) -> bool:
+def is_this_machine(address: str) -> bool:
+    """Return whether the address leads to this machine, whatever machine that is."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
     host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")

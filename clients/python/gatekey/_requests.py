@@ -14,8 +14,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from gatekey import _methods as methods
 from gatekey import errors
-from gatekey._calls import Call, Listing
+from gatekey._calls import Call, Listing, Method
 from gatekey._connection import PAGE_SIZE
 from gatekey.v1 import api_key_service_pb2 as keys_pb
 from gatekey.v1 import audit_service_pb2 as audit_pb
@@ -25,6 +26,7 @@ from gatekey.v1 import product_service_pb2 as products_pb
 from gatekey.v1 import product_spec_pb2, types_pb2
 from gatekey.v1 import tenant_service_pb2 as tenants_pb
 
+Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 Item = TypeVar("Item")
 Mode = Literal["ALL", "READ_ONLY", "RESTRICTED"]
@@ -85,25 +87,49 @@ class Scope:
         return prefix + id_
 
 
-def _read(scope: Scope, path: str, request: Message, answer: type[R], options: Options) -> Call[R]:
-    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor)
+def call_of(
+    method: Method[Q, R],
+    request: Q,
+    *,
+    timeout: float | None = None,
+    actor: str = "",
+    everywhere: bool = False,
+    validate: Callable[[R], None] | None = None,
+) -> Call[R]:
+    """Return the call of a method with this request.
+
+    A mutation without a request id gets one, in the request itself: it can then be repeated when its response got lost.
+    """
+    mutation: Any = request
+    if "request_id" in request.DESCRIPTOR.fields_by_name and not mutation.request_id:
+        mutation.request_id = str(uuid.uuid4())
+    return Call(method.path, request, method.response, timeout, actor, everywhere, validate)
+
+
+def _read(scope: Scope, method: Method[Q, R], request: Q, options: Options) -> Call[R]:
+    return call_of(method, request, timeout=options.get("timeout"), actor=scope.actor)
 
 
 def _change(
     scope: Scope,
-    path: str,
-    request: Any,
-    answer: type[R],
+    method: Method[Q, R],
+    request: Q,
     options: ChangeOptions,
     validate: Callable[[R], None] | None = None,
 ) -> Call[R]:
-    # With an id of our own a call can be tried again when its answer got lost.
-    request.request_id = options.get("request_id") or str(uuid.uuid4())
-    request.validate_only = options.get("validate_only", False)
-    if "request_id" in options or request.validate_only:
+    mutation: Any = request
+    mutation.request_id = options.get("request_id", "")
+    mutation.validate_only = options.get("validate_only", False)
+    if "request_id" in options or mutation.validate_only:
         validate = None
-    everywhere = options.get("wait") is EVERYWHERE
-    return Call(f"/gatekey.v1.{path}", request, answer, options.get("timeout"), scope.actor, everywhere, validate)
+    return call_of(
+        method,
+        request,
+        timeout=options.get("timeout"),
+        actor=scope.actor,
+        everywhere=options.get("wait") is EVERYWHERE,
+        validate=validate,
+    )
 
 
 # ---------------------------------------------------------------- products
@@ -119,13 +145,13 @@ def apply_product(
 ) -> Call[products_pb.Product]:
     """Create the product of a spec, or replace its spec; `force`: even where that strands members or keys."""
     request = products_pb.ApplyProductRequest(spec=spec, force=force, etag=etag)
-    return _change(scope, "ProductService/ApplyProduct", request, products_pb.Product, options)
+    return _change(scope, methods.APPLY_PRODUCT, request, options)
 
 
 def get_product(scope: Scope, product: str, **options: Unpack[Options]) -> Call[products_pb.Product]:
     """Read a product."""
     request = products_pb.GetProductRequest(name=scope.within("products", product))
-    return _read(scope, "ProductService/GetProduct", request, products_pb.Product, options)
+    return _read(scope, methods.GET_PRODUCT, request, options)
 
 
 def list_products(
@@ -133,7 +159,7 @@ def list_products(
 ) -> Listing[products_pb.ListProductsResponse, products_pb.Product]:
     """All products, by id."""
     request = products_pb.ListProductsRequest(page_size=PAGE_SIZE)
-    call = _read(scope, "ProductService/ListProducts", request, products_pb.ListProductsResponse, options)
+    call = _read(scope, methods.LIST_PRODUCTS, request, options)
     return Listing(call, lambda page: page.products)
 
 
@@ -142,7 +168,7 @@ def delete_product(
 ) -> Call[products_pb.DeleteProductResponse]:
     """Delete a product; `force`: with all its tenants, for good."""
     request = products_pb.DeleteProductRequest(name=scope.within("products", product), force=force, etag=etag)
-    return _change(scope, "ProductService/DeleteProduct", request, products_pb.DeleteProductResponse, options)
+    return _change(scope, methods.DELETE_PRODUCT, request, options)
 
 
 # ---------------------------------------------------------------- tenants
@@ -155,13 +181,13 @@ def create_tenant(
     request = tenants_pb.CreateTenantRequest(
         parent=scope.name, tenant_id=tenant_id, tenant=tenants_pb.Tenant(display_name=display_name)
     )
-    return _change(scope, "TenantService/CreateTenant", request, tenants_pb.Tenant, options)
+    return _change(scope, methods.CREATE_TENANT, request, options)
 
 
 def get_tenant(scope: Scope, tenant: str, **options: Unpack[Options]) -> Call[tenants_pb.Tenant]:
     """Read a tenant, also a deleted one."""
     request = tenants_pb.GetTenantRequest(name=scope.within("tenants", tenant))
-    return _read(scope, "TenantService/GetTenant", request, tenants_pb.Tenant, options)
+    return _read(scope, methods.GET_TENANT, request, options)
 
 
 def list_tenants(
@@ -169,7 +195,7 @@ def list_tenants(
 ) -> Listing[tenants_pb.ListTenantsResponse, tenants_pb.Tenant]:
     """All tenants of the product, in the order of their creation."""
     request = tenants_pb.ListTenantsRequest(parent=scope.name, page_size=PAGE_SIZE, show_deleted=show_deleted)
-    call = _read(scope, "TenantService/ListTenants", request, tenants_pb.ListTenantsResponse, options)
+    call = _read(scope, methods.LIST_TENANTS, request, options)
     return Listing(call, lambda page: page.tenants)
 
 
@@ -180,7 +206,7 @@ def update_tenant(
     changed = tenants_pb.Tenant(name=scope.within("tenants", tenant), display_name=display_name or "", etag=etag)
     mask = _mask(display_name=display_name is not None)
     request = tenants_pb.UpdateTenantRequest(tenant=changed, update_mask=mask)
-    return _change(scope, "TenantService/UpdateTenant", request, tenants_pb.Tenant, options)
+    return _change(scope, methods.UPDATE_TENANT, request, options)
 
 
 def suspend_tenant(
@@ -188,7 +214,7 @@ def suspend_tenant(
 ) -> Call[tenants_pb.Tenant]:
     """Deny all keys of a tenant until it is resumed."""
     request = tenants_pb.SuspendTenantRequest(name=scope.within("tenants", tenant), etag=etag)
-    return _change(scope, "TenantService/SuspendTenant", request, tenants_pb.Tenant, options)
+    return _change(scope, methods.SUSPEND_TENANT, request, options)
 
 
 def resume_tenant(
@@ -196,7 +222,7 @@ def resume_tenant(
 ) -> Call[tenants_pb.Tenant]:
     """End a suspension."""
     request = tenants_pb.ResumeTenantRequest(name=scope.within("tenants", tenant), etag=etag)
-    return _change(scope, "TenantService/ResumeTenant", request, tenants_pb.Tenant, options)
+    return _change(scope, methods.RESUME_TENANT, request, options)
 
 
 def delete_tenant(
@@ -204,7 +230,7 @@ def delete_tenant(
 ) -> Call[tenants_pb.DeleteTenantResponse]:
     """Delete a tenant: its keys stop working at once. It can be undeleted for a while."""
     request = tenants_pb.DeleteTenantRequest(name=scope.within("tenants", tenant), etag=etag)
-    return _change(scope, "TenantService/DeleteTenant", request, tenants_pb.DeleteTenantResponse, options)
+    return _change(scope, methods.DELETE_TENANT, request, options)
 
 
 def undelete_tenant(
@@ -212,7 +238,7 @@ def undelete_tenant(
 ) -> Call[tenants_pb.Tenant]:
     """Take a deletion back."""
     request = tenants_pb.UndeleteTenantRequest(name=scope.within("tenants", tenant), etag=etag)
-    return _change(scope, "TenantService/UndeleteTenant", request, tenants_pb.Tenant, options)
+    return _change(scope, methods.UNDELETE_TENANT, request, options)
 
 
 # ---------------------------------------------------------------- people
@@ -224,13 +250,13 @@ def add_member(
     """Add a person to the tenant, under your own id."""
     member = members_pb.Member(role=role, display_name=display_name)
     request = members_pb.AddMemberRequest(parent=scope.name, member_id=member_id, member=member)
-    return _change(scope, "MemberService/AddMember", request, members_pb.Member, options)
+    return _change(scope, methods.ADD_MEMBER, request, options)
 
 
 def get_member(scope: Scope, member: str, **options: Unpack[Options]) -> Call[members_pb.Member]:
     """Read a member."""
     request = members_pb.GetMemberRequest(name=scope.within("members", member))
-    return _read(scope, "MemberService/GetMember", request, members_pb.Member, options)
+    return _read(scope, methods.GET_MEMBER, request, options)
 
 
 def update_member(
@@ -249,7 +275,7 @@ def update_member(
     )
     mask = _mask(role=role is not None, display_name=display_name is not None)
     request = members_pb.UpdateMemberRequest(member=changed, update_mask=mask, force=force)
-    return _change(scope, "MemberService/UpdateMember", request, members_pb.Member, options)
+    return _change(scope, methods.UPDATE_MEMBER, request, options)
 
 
 def remove_member(
@@ -257,7 +283,7 @@ def remove_member(
 ) -> Call[members_pb.RemoveMemberResponse]:
     """Remove a person with all their keys; `force`: even where that leaves the tenant without an owner."""
     request = members_pb.RemoveMemberRequest(name=scope.within("members", member), force=force, etag=etag)
-    return _change(scope, "MemberService/RemoveMember", request, members_pb.RemoveMemberResponse, options)
+    return _change(scope, methods.REMOVE_MEMBER, request, options)
 
 
 def list_people(scope: Scope, **options: Unpack[Options]) -> Listing[members_pb.ListPeopleResponse, members_pb.Person]:
@@ -270,7 +296,7 @@ def page_of_people(
 ) -> Call[members_pb.ListPeopleResponse]:
     """One page of the people, with `user_count`, the number of members over all pages."""
     request = members_pb.ListPeopleRequest(parent=scope.name, page_size=page_size, page_token=page_token)
-    return _read(scope, "MemberService/ListPeople", request, members_pb.ListPeopleResponse, options)
+    return _read(scope, methods.LIST_PEOPLE, request, options)
 
 
 # ---------------------------------------------------------------- machine users
@@ -285,13 +311,13 @@ def create_machine_user(
         machine_user_id=machine_user_id,
         machine_user=machine_users_pb.MachineUser(display_name=display_name),
     )
-    return _change(scope, "MachineUserService/CreateMachineUser", request, machine_users_pb.MachineUser, options)
+    return _change(scope, methods.CREATE_MACHINE_USER, request, options)
 
 
 def get_machine_user(scope: Scope, machine_user: str, **options: Unpack[Options]) -> Call[machine_users_pb.MachineUser]:
     """Read a machine user."""
     request = machine_users_pb.GetMachineUserRequest(name=scope.within("machineUsers", machine_user))
-    return _read(scope, "MachineUserService/GetMachineUser", request, machine_users_pb.MachineUser, options)
+    return _read(scope, methods.GET_MACHINE_USER, request, options)
 
 
 def list_machine_users(
@@ -299,10 +325,7 @@ def list_machine_users(
 ) -> Listing[machine_users_pb.ListMachineUsersResponse, machine_users_pb.MachineUser]:
     """All machine users of the tenant, in the order of their creation."""
     request = machine_users_pb.ListMachineUsersRequest(parent=scope.name, page_size=PAGE_SIZE)
-    answer = machine_users_pb.ListMachineUsersResponse
-    return Listing(
-        _read(scope, "MachineUserService/ListMachineUsers", request, answer, options), lambda page: page.machine_users
-    )
+    return Listing(_read(scope, methods.LIST_MACHINE_USERS, request, options), lambda page: page.machine_users)
 
 
 def update_machine_user(
@@ -319,7 +342,7 @@ def update_machine_user(
     )
     mask = _mask(display_name=display_name is not None)
     request = machine_users_pb.UpdateMachineUserRequest(machine_user=changed, update_mask=mask)
-    return _change(scope, "MachineUserService/UpdateMachineUser", request, machine_users_pb.MachineUser, options)
+    return _change(scope, methods.UPDATE_MACHINE_USER, request, options)
 
 
 def delete_machine_user(
@@ -327,8 +350,7 @@ def delete_machine_user(
 ) -> Call[machine_users_pb.DeleteMachineUserResponse]:
     """Delete a machine user with all its keys."""
     request = machine_users_pb.DeleteMachineUserRequest(name=scope.within("machineUsers", machine_user), etag=etag)
-    answer = machine_users_pb.DeleteMachineUserResponse
-    return _change(scope, "MachineUserService/DeleteMachineUser", request, answer, options)
+    return _change(scope, methods.DELETE_MACHINE_USER, request, options)
 
 
 # ---------------------------------------------------------------- keys
@@ -382,14 +404,13 @@ def create_key(
     if new_machine_user is not None:
         request.new_machine_user.machine_user_id = new_machine_user
         request.new_machine_user.SetInParent()
-    answer = keys_pb.CreateApiKeyResponse
-    return _change(scope, "ApiKeyService/CreateApiKey", request, answer, options, _has_secret)
+    return _change(scope, methods.CREATE_API_KEY, request, options, _has_secret)
 
 
 def get_key(scope: Scope, key: str, **options: Unpack[Options]) -> Call[keys_pb.ApiKey]:
     """Read a key, without its secret."""
     request = keys_pb.GetApiKeyRequest(name=scope.within("apiKeys", key))
-    return _read(scope, "ApiKeyService/GetApiKey", request, keys_pb.ApiKey, options)
+    return _read(scope, methods.GET_API_KEY, request, options)
 
 
 def list_keys(
@@ -411,7 +432,7 @@ def list_keys(
     if machine_user is not None:
         owner = scope.within("machineUsers", machine_user)
     request = keys_pb.ListApiKeysRequest(parent=scope.name, page_size=PAGE_SIZE, owner=owner or "")
-    call = _read(scope, "ApiKeyService/ListApiKeys", request, keys_pb.ListApiKeysResponse, options)
+    call = _read(scope, methods.LIST_API_KEYS, request, options)
     return Listing(call, lambda page: page.api_keys)
 
 
@@ -448,19 +469,19 @@ def update_key(
         expire_time=expire_time is not UNSET,
     )
     request = keys_pb.UpdateApiKeyRequest(api_key=changed, update_mask=mask)
-    return _change(scope, "ApiKeyService/UpdateApiKey", request, keys_pb.ApiKey, options)
+    return _change(scope, methods.UPDATE_API_KEY, request, options)
 
 
 def disable_key(scope: Scope, key: str, *, etag: str = "", **options: Unpack[ChangeOptions]) -> Call[keys_pb.ApiKey]:
     """Switch a key off until it is enabled."""
     request = keys_pb.DisableApiKeyRequest(name=scope.within("apiKeys", key), etag=etag)
-    return _change(scope, "ApiKeyService/DisableApiKey", request, keys_pb.ApiKey, options)
+    return _change(scope, methods.DISABLE_API_KEY, request, options)
 
 
 def enable_key(scope: Scope, key: str, *, etag: str = "", **options: Unpack[ChangeOptions]) -> Call[keys_pb.ApiKey]:
     """Switch a disabled key on."""
     request = keys_pb.EnableApiKeyRequest(name=scope.within("apiKeys", key), etag=etag)
-    return _change(scope, "ApiKeyService/EnableApiKey", request, keys_pb.ApiKey, options)
+    return _change(scope, methods.ENABLE_API_KEY, request, options)
 
 
 def revoke_key(
@@ -468,7 +489,7 @@ def revoke_key(
 ) -> Call[keys_pb.ApiKey]:
     """Switch a key off for good. Once this has returned, no check that starts is answered as if it still worked."""
     request = keys_pb.RevokeApiKeyRequest(name=scope.within("apiKeys", key), reason=reason, etag=etag)
-    return _change(scope, "ApiKeyService/RevokeApiKey", request, keys_pb.ApiKey, options)
+    return _change(scope, methods.REVOKE_API_KEY, request, options)
 
 
 def rotate_key(
@@ -479,8 +500,7 @@ def rotate_key(
     The answer is the only one that holds the new secret. Raises `SecretWithheld` where it got lost.
     """
     request = keys_pb.RotateApiKeyRequest(name=scope.within("apiKeys", key), grace=_duration(grace), etag=etag)
-    answer = keys_pb.RotateApiKeyResponse
-    return _change(scope, "ApiKeyService/RotateApiKey", request, answer, options, _has_secret)
+    return _change(scope, methods.ROTATE_API_KEY, request, options, _has_secret)
 
 
 def delete_key(
@@ -488,13 +508,13 @@ def delete_key(
 ) -> Call[keys_pb.DeleteApiKeyResponse]:
     """Delete a key, and its machine user with it where that lives only as long as its keys."""
     request = keys_pb.DeleteApiKeyRequest(name=scope.within("apiKeys", key), etag=etag)
-    return _change(scope, "ApiKeyService/DeleteApiKey", request, keys_pb.DeleteApiKeyResponse, options)
+    return _change(scope, methods.DELETE_API_KEY, request, options)
 
 
 def identify_secret(scope: Scope, secret: str, **options: Unpack[Options]) -> Call[keys_pb.ApiKey]:
     """Tell which key a secret belongs to, in whatever state the key is."""
     request = keys_pb.IdentifySecretRequest(secret=secret)
-    return _read(scope, "ApiKeyService/IdentifySecret", request, keys_pb.ApiKey, options)
+    return _read(scope, methods.IDENTIFY_SECRET, request, options)
 
 
 # ---------------------------------------------------------------- audit
@@ -520,7 +540,7 @@ def list_audit_events(
         actor=actor,
         verb=verb,
     )
-    call = _read(scope, "AuditService/ListAuditEvents", request, audit_pb.ListAuditEventsResponse, options)
+    call = _read(scope, methods.LIST_AUDIT_EVENTS, request, options)
     return Listing(call, lambda page: page.audit_events)
 
 
@@ -529,7 +549,7 @@ def list_audit_chains(
 ) -> Listing[audit_pb.ListAuditChainsResponse, audit_pb.AuditChain]:
     """The chains of events of the product and its tenants, or of all products; also those of what is gone."""
     request = audit_pb.ListAuditChainsRequest(parent=scope.name, page_size=PAGE_SIZE)
-    call = _read(scope, "AuditService/ListAuditChains", request, audit_pb.ListAuditChainsResponse, options)
+    call = _read(scope, methods.LIST_AUDIT_CHAINS, request, options)
     return Listing(call, lambda page: page.audit_chains)
 
 

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from gatekey import _administration as administration
 from gatekey import _connection as connection
+from gatekey import _methods as methods
 from gatekey import decisions, errors
 from gatekey._batching import Batcher
 from gatekey._cache.runner import AsyncCacheRunner, Cache, CacheRunner, make_cache
@@ -25,28 +26,25 @@ from gatekey.v1 import check_service_pb2 as pb
 R = TypeVar("R", bound=Message)
 Item = TypeVar("Item")
 
-_CHECK = "/gatekey.v1.CheckService/Check"
-_BATCH_CHECK = "/gatekey.v1.CheckService/BatchCheck"
-_CHECK_CONFIG = "/gatekey.v1.CheckService/GetCheckConfig"
-
 
 def _check(request: pb.CheckRequest) -> Call[pb.CheckResponse]:
-    return Call(_CHECK, request, pb.CheckResponse)
+    return Call(methods.CHECK.path, request, pb.CheckResponse)
 
 
 def _batch_check(requests: Sequence[pb.CheckRequest]) -> Call[pb.BatchCheckResponse]:
-    return Call(_BATCH_CHECK, pb.BatchCheckRequest(checks=requests), pb.BatchCheckResponse)
+    return Call(methods.BATCH_CHECK.path, pb.BatchCheckRequest(checks=requests), pb.BatchCheckResponse)
 
 
 def _check_config(product: str | None) -> Call[pb.CheckConfig]:
-    return Call(_CHECK_CONFIG, pb.GetCheckConfigRequest(name=f"products/{product or '-'}/checkConfig"), pb.CheckConfig)
+    request = pb.GetCheckConfigRequest(name=f"products/{product or '-'}/checkConfig")
+    return Call(methods.GET_CHECK_CONFIG.path, request, pb.CheckConfig)
 
 
 def _batches(written: Iterable[pb.CheckRequest | Decision | CheckFailed]) -> Iterator[list[pb.CheckRequest]]:
     return decisions.batches((each for each in written if isinstance(each, pb.CheckRequest)), pb.CheckRequest.ByteSize)
 
 
-class Client(administration.Administration):
+class Client(administration.Administration[administration.Caller]):
     """Asks Gatekey whether holders of keys may do what they want to do, and administers it. For threads.
 
     One client serves a whole program: it is safe to use from many threads, opens its connection with the first call,
@@ -184,7 +182,7 @@ class Client(administration.Administration):
             call = listing.after(page)
 
 
-class AsyncClient(administration.AsyncAdministration):
+class AsyncClient(administration.Administration[administration.AsyncCaller]):
     """The same as `Client`, for an event loop: the one in which the first call is made.
 
     - `token` may also be a coroutine function.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from gatekey._connection import TlsMaterial
 from gatekey.cli import local, streams
 from gatekey.cli.connection import Endpoint
 from gatekey.cli.problems import Failure, complain
@@ -63,7 +64,7 @@ def serve(
         if (obstacle := _obstacle_to_demo(settings, host, token, certificate)) is not None:
             complain("warning", f"there is no demo: {obstacle}")
             return
-        endpoint = Endpoint(address, token or "", "this server", ca=certificate)
+        endpoint = Endpoint(address, token or "", "this server", tls=TlsMaterial(certificate) if certificate else None)
         environment = _environment(settings, address, ready.new_root_token)
         demo.prepare(endpoint, environment, demo_specs, settings.data_dir / "demo-keys.toml")
 

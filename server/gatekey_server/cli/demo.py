@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
+from gatekey import _methods as methods
 from gatekey.cli import local
+from gatekey.cli.calls import Connection
 from gatekey.cli.connection import Endpoint
 from gatekey.cli.problems import Failure, complain
+from gatekey.cli.specs import read_spec
 from gatekey.v1 import (
     api_key_service_pb2,
     check_service_pb2,
@@ -26,9 +28,6 @@ from gatekey.v1 import (
     tenant_service_pb2,
     types_pb2,
 )
-
-if TYPE_CHECKING:
-    from gatekey.cli.calls import Connection
 
 TENANT = "demo"
 OWNER = "owner"
@@ -67,8 +66,6 @@ def prepare(endpoint: Endpoint, environment: Sequence[str], specs_dir: Path, key
     What exists is kept: specs that were changed, and the keys in `keys_file`, which are shown again.
     `environment` holds the variables, ready for a shell, that commands need in order to find the server.
     """
-    from gatekey.cli.calls import Connection  # noqa: PLC0415 - slow, and most commands do without
-
     try:
         with Connection(endpoint) as gatekey:
             demos = list(_prepare_all(gatekey, specs_dir, keys_file))
@@ -83,8 +80,6 @@ def prepare(endpoint: Endpoint, environment: Sequence[str], specs_dir: Path, key
 
 
 def _prepare_all(gatekey: Connection, specs_dir: Path, keys_file: Path) -> Iterator[_Demo]:
-    from gatekey.cli.specs import read_spec  # noqa: PLC0415 - slow, and most commands do without
-
     files = sorted(specs_dir.glob("*.yaml"))
     if not files:
         raise Failure(f"there are no specs (*.yaml) in {specs_dir}")
@@ -126,11 +121,11 @@ def _apply(gatekey: Connection, wanted: product_spec_pb2.ProductSpec) -> product
     """Answer the spec in force: what somebody has made of a product is theirs."""
     request = product_service_pb2.GetProductRequest(name=f"products/{wanted.product}")
     try:
-        return gatekey.call(gatekey.products.GetProduct, request).spec
+        return gatekey.call(methods.GET_PRODUCT, request).spec
     except Failure as failure:
         if failure.reason != "PRODUCT_NOT_FOUND":
             raise
-    return gatekey.call(gatekey.products.ApplyProduct, product_service_pb2.ApplyProductRequest(spec=wanted)).spec
+    return gatekey.call(methods.APPLY_PRODUCT, product_service_pb2.ApplyProductRequest(spec=wanted)).spec
 
 
 def _create_key(gatekey: Connection, spec: product_spec_pb2.ProductSpec) -> str:
@@ -138,12 +133,10 @@ def _create_key(gatekey: Connection, spec: product_spec_pb2.ProductSpec) -> str:
     tenant = f"{parent}/tenants/{TENANT}"
     owner_role = next(role.role for role in spec.roles if role.owner)
     with _unless("TENANT_EXISTS"):
-        gatekey.call(
-            gatekey.tenants.CreateTenant, tenant_service_pb2.CreateTenantRequest(parent=parent, tenant_id=TENANT)
-        )
+        gatekey.call(methods.CREATE_TENANT, tenant_service_pb2.CreateTenantRequest(parent=parent, tenant_id=TENANT))
     with _unless("MEMBER_EXISTS"):
         gatekey.call(
-            gatekey.members.AddMember,
+            methods.ADD_MEMBER,
             member_service_pb2.AddMemberRequest(
                 parent=tenant, member_id=OWNER, member=member_service_pb2.Member(role=owner_role)
             ),
@@ -158,7 +151,7 @@ def _create_key(gatekey: Connection, spec: product_spec_pb2.ProductSpec) -> str:
         grants=_grants(compiled, spec) if mode == types_pb2.ACCESS_MODE_RESTRICTED else [],
     )
     request = api_key_service_pb2.CreateApiKeyRequest(parent=tenant, api_key=key)
-    return gatekey.call(gatekey.keys.CreateApiKey, request).secret
+    return gatekey.call(methods.CREATE_API_KEY, request).secret
 
 
 def _grants(compiled: product_spec_pb2.SecretKeyPolicy, spec: product_spec_pb2.ProductSpec) -> list[types_pb2.Grant]:
@@ -200,7 +193,7 @@ def _try_out(gatekey: Connection, secret: str, candidates: list[_Check]) -> tupl
 
 def _reason(gatekey: Connection, secret: str, check: _Check) -> int:
     request = check_service_pb2.CheckRequest(key=secret, resource=check.resource, action=check.action)
-    return gatekey.call(gatekey.checks.Check, request).reason
+    return gatekey.call(methods.CHECK, request).reason
 
 
 def _read_secrets(path: Path) -> dict[str, str]:

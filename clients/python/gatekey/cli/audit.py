@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
+from gatekey import _methods as methods
 from gatekey import audit
 from gatekey.cli import names
-from gatekey.cli.calls import Connection
-from gatekey.cli.connection import connect
+from gatekey.cli.calls import Connection, connect
 from gatekey.cli.output import Columns, Output, OutputOption, show_json_line, show_pages, time_text, token_text
 from gatekey.cli.problems import Failure, Misuse
 from gatekey.cli.times import read_moment
@@ -60,7 +60,7 @@ def list_(
     if until is not None:
         request.end_time.CopyFrom(read_moment("--until", until))
     with connect() as gatekey:
-        show_pages(gatekey.pages(gatekey.audit.ListAuditEvents, request), "audit_events", output, _EVENTS)
+        show_pages(gatekey.pages(methods.LIST_AUDIT_EVENTS, request), "audit_events", output, _EVENTS)
 
 
 @app.command()
@@ -192,7 +192,7 @@ def _to_json(verdict: _Verdict) -> dict[str, object]:
 def _all_parents(gatekey: Connection, ids: list[str]) -> Iterator[str]:
     """Every chain of a product and its tenants, of those that are gone as well; of all products where none is named."""
     request = pb.ListAuditChainsRequest(parent=names.resolve(ids, names.PRODUCT) if ids else "")
-    for page in gatekey.pages(gatekey.audit.ListAuditChains, request):
+    for page in gatekey.pages(methods.LIST_AUDIT_CHAINS, request):
         yield from (chain.parent for chain in page.audit_chains)
 
 
@@ -208,7 +208,7 @@ def _events(gatekey: Connection, parent: str) -> Iterator[pb.AuditEvent]:
 def _listed(gatekey: Connection, request: pb.ListAuditEventsRequest) -> Iterator[pb.AuditEvent]:
     copy = pb.ListAuditEventsRequest()
     copy.CopyFrom(request)
-    for page in gatekey.pages(gatekey.audit.ListAuditEvents, copy):
+    for page in gatekey.pages(methods.LIST_AUDIT_EVENTS, copy):
         yield from page.audit_events
 
 

@@ -1,70 +1,35 @@
-"""Calls to the server: with the token, with a deadline, and with its refusals as failures."""
+"""Calls to the server through the client's transport, with `ApiError` as the `Failure` that people read."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-import grpc
+from google.protobuf.message import Message
 
 from gatekey import errors
-from gatekey._connection import OPTIONS, PAGE_SIZE, target_of
-from gatekey.cli.connection import CALL_S, Endpoint
+from gatekey._calls import Call, Listing, Method, Transport
+from gatekey._connection import ADMIN_S, PAGE_SIZE, endpoint_at, is_this_machine
+from gatekey._requests import call_of
+from gatekey._tokens import Tokens
+from gatekey.cli.connection import Endpoint, find_endpoint
 from gatekey.cli.fields import typed
 from gatekey.cli.problems import Failure, complain
-from gatekey.v1 import (
-    api_key_service_pb2_grpc,
-    audit_service_pb2_grpc,
-    check_service_pb2_grpc,
-    machine_user_service_pb2_grpc,
-    member_service_pb2_grpc,
-    product_service_pb2_grpc,
-    tenant_service_pb2_grpc,
-)
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
 
 _MAY_BE_DONE = "what was asked may still have been done"
 
 
-class _PageRequest(Protocol):
-    page_size: int
-    page_token: str
-
-
-class _Page(Protocol):
-    @property
-    def next_page_token(self) -> str: ...
-
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-PageRequest = TypeVar("PageRequest", bound=_PageRequest)
-Page = TypeVar("Page", bound=_Page)
-
-
 class Connection:
-    """The server's services, called with the token and a deadline. To be closed, or used in a `with`."""
+    """The client's transport to the server of an endpoint. To be closed, or used in a `with`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        options = list(OPTIONS)
-        if len(endpoint.addresses) > 1:
-            # Else all of them together are told to the server as its name, which is none.
-            options.append(("grpc.default_authority", endpoint.addresses[0]))
-        target = target_of(endpoint.addresses)
-        if endpoint.ca is None:
-            self._channel = grpc.insecure_channel(target, options)
-        else:
-            credentials = grpc.ssl_channel_credentials(endpoint.ca, endpoint.key, endpoint.certificate)
-            self._channel = grpc.secure_channel(target, credentials, options)
-        self.checks = check_service_pb2_grpc.CheckServiceStub(self._channel)
-        self.products = product_service_pb2_grpc.ProductServiceStub(self._channel)
-        self.tenants = tenant_service_pb2_grpc.TenantServiceStub(self._channel)
-        self.members = member_service_pb2_grpc.MemberServiceStub(self._channel)
-        self.machine_users = machine_user_service_pb2_grpc.MachineUserServiceStub(self._channel)
-        self.keys = api_key_service_pb2_grpc.ApiKeyServiceStub(self._channel)
-        self.audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
+        target = endpoint_at(endpoint.addresses, endpoint.tls)
+        self._transport = Transport(target, Tokens(endpoint.token, optional=False))
 
     def __enter__(self) -> Self:
         return self
@@ -72,88 +37,104 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._channel.close()
+        self._transport.close()
 
-    def call(
-        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float = CALL_S
-    ) -> Response:
-        """Call one method. Raises as `call_with_trailers`."""
+    def call(self, method: Method[Request, Response], request: Request, timeout_s: float = ADMIN_S) -> Response:
+        """Call one method. Raises `Failure`."""
         return self.call_with_trailers(method, request, timeout_s)[0]
 
     def call_with_trailers(
-        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float = CALL_S
+        self, method: Method[Request, Response], request: Request, timeout_s: float = ADMIN_S
     ) -> tuple[Response, dict[str, str]]:
-        """Call one method; answers what the metadata behind the response says as well. Raises `Failure`.
+        """Call one method, and return its response with the text in its trailing metadata. Raises `Failure`."""
+        return self._make(call_of(method, request, actor=self._endpoint.actor), timeout_s)
 
-        A mutation gets a `request_id`: the connection's options repeat a call whose answer was lost.
-        """
-        message: Any = request
-        if "request_id" in message.DESCRIPTOR.fields_by_name and not (message.request_id or message.validate_only):
-            message.request_id = str(uuid.uuid4())
-        metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {self._endpoint.token}"),)
-        if self._endpoint.actor:
-            metadata += (("gatekey-actor", self._endpoint.actor),)
+    def pages(self, method: Method[Request, Response], request: Request) -> Iterator[Response]:
+        """Call a method that lists until the list ends; one page at least. Raises `Failure`."""
+        fields: Any = request
+        fields.page_size = PAGE_SIZE
+        listing: Listing[Response, Response] = Listing(
+            call_of(method, request, actor=self._endpoint.actor), lambda page: [page]
+        )
+        call: Call[Response] | None = listing.first
+        while call is not None:
+            page, _ = self._make(call, ADMIN_S)
+            yield page
+            call = listing.after(page)
+
+    def _make(self, call: Call[Response], timeout_s: float) -> tuple[Response, dict[str, str]]:
         try:
-            response, call = method.with_call(request, timeout=timeout_s, metadata=metadata)
-        except grpc.RpcError as error:
+            return self._transport.make_with_trailers(call, timeout_s)
+        except errors.ApiError as error:
             raise _failure(error, self._endpoint, timeout_s) from None
         except KeyboardInterrupt:
-            if "request_id" in message.DESCRIPTOR.fields_by_name and not message.validate_only:
+            if _changes_something(call.request):
                 complain("warning", f"interrupted: {_MAY_BE_DONE}")
             raise
-        return response, {key: value for key, value in call.trailing_metadata() or () if isinstance(value, str)}
-
-    def pages(self, method: grpc.UnaryUnaryMultiCallable[PageRequest, Page], request: PageRequest) -> Iterator[Page]:
-        """Call a method that lists until the list ends; one page at least. Raises `Failure`."""
-        request.page_size = PAGE_SIZE
-        while True:
-            page = self.call(method, request)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
 
-def _failure(error: grpc.RpcError, endpoint: Endpoint, timeout_s: float) -> Failure:
-    failed = errors.from_rpc(error)
-    text, violations = failed.message, failed.violations
-    if not failed.reason:
-        return _transport_failure(failed.code, error.details() or "", endpoint, timeout_s)
+def connect() -> Connection:
+    """Connect to the server that `find_endpoint` finds. Warns where others could read along."""
+    endpoint = find_endpoint()
+    if endpoint.tls is None and not all(map(_is_this_machine, endpoint.addresses)):
+        complain(
+            "warning",
+            f"{endpoint.address} is not this machine, and the connection is not encrypted:"
+            " whoever sees it can take the token and the keys",
+        )
+    return Connection(endpoint)
+
+
+def _changes_something(request: Message) -> bool:
+    mutation: Any = request
+    return "request_id" in request.DESCRIPTOR.fields_by_name and not mutation.validate_only
+
+
+def _is_this_machine(address: str) -> bool:
+    # A server listens on them, and only clients on its machine reach it by them.
+    is_unspecified = address.rpartition(":")[0] in ("0.0.0.0", "[::]")  # noqa: S104 - what is not bound to here
+    return is_unspecified or is_this_machine(address)
+
+
+def _failure(error: errors.ApiError, endpoint: Endpoint, timeout_s: float) -> Failure:
+    if not error.reason:
+        return _transport_failure(error, endpoint, timeout_s)
+    text, violations = error.message, error.violations
     lines = [f"{typed(v.field)}: {v.description} ({v.reason})" for v in violations]
-    if failed.code is grpc.StatusCode.UNAUTHENTICATED:
+    if isinstance(error, errors.Unauthenticated):
         lines.append(f"the token came from {endpoint.token_source}, and went to {endpoint.address}")
-    if len(violations) == 1 and violations[0].reason == failed.reason:
+    if len(violations) == 1 and violations[0].reason == error.reason:
         lines = []
         if text.startswith(f"{violations[0].field}: "):
             text = f"{typed(violations[0].field)}: {text.partition(': ')[2]}"
     elif violations and text.startswith(f"{violations[0].field}: "):
         text = f"the request has {len(violations)} problems" if len(violations) > 1 else "the request has a problem"
-    return Failure(text, *lines, reason=failed.reason)
+    return Failure(text, *lines, reason=error.reason)
 
 
-def _transport_failure(code: grpc.StatusCode, text: str, endpoint: Endpoint, timeout_s: float) -> Failure:
-    if code is grpc.StatusCode.UNAVAILABLE:
+def _transport_failure(error: errors.ApiError, endpoint: Endpoint, timeout_s: float) -> Failure:
+    code = error.code.name
+    # An error without a text has the name of its code in its place.
+    text = error.message if error.message != code else ""
+    if isinstance(error, errors.Unavailable):
         return Failure(
             f"no Gatekey answers at {endpoint.address}",
             *(line for line in (text, *_hints(text, endpoint)) if line),
             "`gatekey serve` starts one; GATEKEY_ADDRESS and GATEKEY_TOKEN name another",
-            reason=code.name,
+            reason=code,
         )
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Failure(
-            f"{endpoint.address} did not answer within {timeout_s:g} s; {_MAY_BE_DONE}",
-            reason=code.name,
-        )
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return Failure(f"what listens at {endpoint.address} is no Gatekey, or an older one", text, reason=code.name)
-    return Failure(text or "the call failed", reason=code.name)
+    if isinstance(error, errors.DeadlineExceeded):
+        return Failure(f"{endpoint.address} did not answer within {timeout_s:g} s; {_MAY_BE_DONE}", reason=code)
+    if code == "UNIMPLEMENTED":
+        return Failure(f"what listens at {endpoint.address} is no Gatekey, or an older one", text, reason=code)
+    return Failure(text or "the call failed", reason=code)
 
 
 def _hints(text: str, endpoint: Endpoint) -> Iterator[str]:
     """Name the variable that is probably wrong: the transport tells only what it saw."""
     # A server that speaks TLS, or wants a certificate, hangs up.
     hung_up = any(word in text.lower() for word in ("closed", "reset", "broken pipe", "eof", "parsing"))
-    if endpoint.ca is None:
+    if endpoint.tls is None:
         if hung_up:
             yield "this was plain text; if the server speaks TLS, GATEKEY_CA has to name the file of its authorities"
     elif "WRONG_VERSION_NUMBER" in text:
@@ -162,5 +143,5 @@ def _hints(text: str, endpoint: Endpoint) -> Iterator[str]:
         yield "GATEKEY_CA does not vouch for the server's certificate, or the certificate has another name or is over"
     elif "handshaker" in text:
         yield "what GATEKEY_CA, GATEKEY_CLIENT_CERTIFICATE or GATEKEY_CLIENT_KEY names cannot be used"
-    elif endpoint.certificate is None and hung_up:
+    elif endpoint.tls.certificate is None and hung_up:
         yield "the server may want a certificate: GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY"

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from gatekey import _methods as methods
 from gatekey.cli import streams
-from gatekey.cli.calls import Connection
-from gatekey.cli.connection import connect
+from gatekey.cli.calls import Connection, connect
 from gatekey.cli.output import Columns, Output, OutputOption, enum_text, show, time_text
 from gatekey.cli.problems import Failure
 from gatekey.v1 import check_service_pb2 as pb
@@ -40,7 +40,7 @@ def check(
     """Check a key. Ends with 0 if the action is allowed, with 3 if it is denied, with 1 if nothing was decided."""
     request = pb.CheckRequest(key=read_secret(key), resource=resource, action=action, tenant=tenant, product=product)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.checks.Check, request)
+        answer = gatekey.call(methods.CHECK, request)
         hint = _hint(gatekey, product) if answer.reason == pb.CheckResponse.REASON_KEY_UNKNOWN else ""
     if output is Output.TABLE:
         typer.echo("Allowed" if answer.allowed else f"Denied: {answer.message}")
@@ -55,7 +55,7 @@ def _hint(gatekey: Connection, product: str | None) -> str:
         return f"a key of another product than {product} is unknown as well"
     request = pb.GetCheckConfigRequest(name="products/-/checkConfig")
     try:
-        config = gatekey.call(gatekey.checks.GetCheckConfig, request)
+        config = gatekey.call(methods.GET_CHECK_CONFIG, request)
     except Failure:
         return ""  # It may check several, or none at all, which the check would have said.
     return f"the service token may check keys of {config.name.split('/')[1]} only; all others are unknown to it"

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gatekey import _pem
-from gatekey._connection import target_of
+from gatekey._connection import DEFAULT_ADDRESS, TlsMaterial, target_of
 from gatekey._secret_text import clean
 from gatekey.cli import local
-from gatekey.cli.problems import Failure, complain
+from gatekey.cli.problems import Failure
 from gatekey.cli.streams import stripped
 
-if TYPE_CHECKING:
-    from gatekey.cli.calls import Connection
-
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 _TLS = ("GATEKEY_CA", "GATEKEY_CLIENT_CERTIFICATE", "GATEKEY_CLIENT_KEY")
-CALL_S = 10.0
-"""How long one call may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +28,8 @@ class Endpoint:
     """Where the token was found, for people."""
     actor: str = ""
     """The resource name of the principal on whose behalf mutations are made; empty for none."""
-    ca: bytes | None = None
-    """The authorities that vouch for the server, as PEM; None: the connection is not encrypted."""
-    certificate: bytes | None = None
-    """The client's certificate, as PEM; None for none."""
-    key: bytes | None = field(default=None, repr=False)
-    """The key of the client's certificate."""
+    tls: TlsMaterial | None = field(default=None, repr=False)
+    """What TLS needs; None: the connection is not encrypted."""
 
     @property
     def addresses(self) -> list[str]:
@@ -60,15 +48,15 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
         raise Failure(
             "GATEKEY_CLIENT_CERTIFICATE and GATEKEY_CLIENT_KEY need each other, and GATEKEY_CA", reason="TLS_INCOMPLETE"
         )
-    ca = certificate = key = None
+    tls = None
     try:
         if ca_file:
-            ca = _pem.read_authorities(Path(ca_file), _TLS[0])
-        if certificate_file:
-            certificate, key = _pem.read_pair(Path(certificate_file), Path(key_file), _TLS[1:])
+            tls = TlsMaterial(_pem.read_authorities(Path(ca_file), _TLS[0]))
+        if tls is not None and certificate_file:
+            tls = TlsMaterial(tls.ca, *_pem.read_pair(Path(certificate_file), Path(key_file), _TLS[1:]))
     except ValueError as error:
         raise Failure(str(error), reason="TLS_INVALID") from error
-    if ca is not None and len(endpoint.addresses) > 1:
+    if tls is not None and len(endpoint.addresses) > 1:
         raise Failure(
             f"GATEKEY_CA: with TLS, give one name instead of {endpoint.address}, the one in all of their certificates",
             reason="ADDRESS_INVALID",
@@ -76,7 +64,7 @@ def find_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
     actor = stripped(environment.get("GATEKEY_ACTOR", ""))
     if not actor.isascii() or not actor.isprintable():
         raise Failure(f"GATEKEY_ACTOR: {actor} is not the name of a member or machine user", reason="NAME_INVALID")
-    return replace(endpoint, actor=actor, ca=ca, certificate=certificate, key=key)
+    return replace(endpoint, actor=actor, tls=tls)
 
 
 def _find_address(environment: Mapping[str, str]) -> Endpoint:
@@ -116,30 +104,3 @@ def _checked(endpoint: Endpoint) -> Endpoint:
         return replace(endpoint, token=clean(endpoint.token, endpoint.token_source))
     except ValueError as error:
         raise Failure(str(error), reason="TOKEN_INVALID") from None
-
-
-def _is_this_machine(address: str) -> bool:
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return ip.is_loopback or ip.is_unspecified
-
-
-def connect() -> Connection:
-    """Connect to the server that `find_endpoint` finds. Warns where others could read along."""
-    from gatekey.cli.calls import Connection  # noqa: PLC0415 - slow, and not needed to be of help
-
-    endpoint = find_endpoint()
-    if endpoint.ca is None and not all(map(_is_this_machine, endpoint.addresses)):
-        complain(
-            "warning",
-            f"{endpoint.address} is not this machine, and the connection is not encrypted:"
-            " whoever sees it can take the token and the keys",
-        )
-    return Connection(endpoint)

@@ -8,11 +8,11 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from gatekey import _methods as methods
 from gatekey._requests import access_mode
 from gatekey.cli import names, streams
-from gatekey.cli.calls import Connection
+from gatekey.cli.calls import Connection, connect
 from gatekey.cli.checks import read_secret
-from gatekey.cli.connection import connect
 from gatekey.cli.names import KeyIds, TenantIds
 from gatekey.cli.output import (
     Columns,
@@ -260,7 +260,7 @@ def list_(
     owner = parent if tenant_key else _owner(parent, member, machine_user)
     request = pb.ListApiKeysRequest(parent=parent, owner=owner)
     with connect() as gatekey:
-        pages = gatekey.pages(gatekey.keys.ListApiKeys, request)
+        pages = gatekey.pages(methods.LIST_API_KEYS, request)
         show_pages(pages, "api_keys", output, _LIST)
 
 
@@ -269,7 +269,7 @@ def get(ids: KeyIds, output: OutputOption = Output.TABLE) -> None:
     """Show a key, without its secret."""
     request = pb.GetApiKeyRequest(name=names.resolve(ids, names.API_KEY))
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.GetApiKey, request), output, _DETAILS)
+        show(gatekey.call(methods.GET_API_KEY, request), output, _DETAILS)
 
 
 @app.command()
@@ -307,7 +307,7 @@ def update(
         raise Misuse("nothing is to be changed: give at least one of the options")
     update.update_mask.paths.extend(field for field, given in changes.items() if given)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.UpdateApiKey, update), output, _DETAILS, dry_run=dry_run)
+        show(gatekey.call(methods.UPDATE_API_KEY, update), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -317,7 +317,7 @@ def disable(
     """Switch a key off until it is enabled."""
     request = pb.DisableApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.DisableApiKey, request), output, _DETAILS, dry_run=dry_run)
+        show(gatekey.call(methods.DISABLE_API_KEY, request), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -327,7 +327,7 @@ def enable(
     """Switch a disabled key on."""
     request = pb.EnableApiKeyRequest(name=names.resolve(ids, names.API_KEY), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.EnableApiKey, request), output, _DETAILS, dry_run=dry_run)
+        show(gatekey.call(methods.ENABLE_API_KEY, request), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -343,7 +343,7 @@ def revoke(
         name=names.resolve(ids, names.API_KEY), reason=reason, etag=etag, validate_only=dry_run
     )
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.RevokeApiKey, request), output, _DETAILS, dry_run=dry_run)
+        show(gatekey.call(methods.REVOKE_API_KEY, request), output, _DETAILS, dry_run=dry_run)
 
 
 @app.command()
@@ -360,7 +360,7 @@ def rotate(
         request.grace.FromTimedelta(read_duration("--grace", grace))
     streams.require_output()
     with connect() as gatekey:
-        rotated = gatekey.call(gatekey.keys.RotateApiKey, request)
+        rotated = gatekey.call(methods.ROTATE_API_KEY, request)
     _show_with_secret(rotated, output, "The secret", dry_run=dry_run)
 
 
@@ -372,7 +372,7 @@ def identify(
     """Tell which key a secret belongs to."""
     request = pb.IdentifySecretRequest(secret=read_secret(secret))
     with connect() as gatekey:
-        show(gatekey.call(gatekey.keys.IdentifySecret, request), output, _DETAILS)
+        show(gatekey.call(methods.IDENTIFY_SECRET, request), output, _DETAILS)
 
 
 @app.command()
@@ -383,7 +383,7 @@ def delete(
     name = names.resolve(ids, names.API_KEY)
     request = pb.DeleteApiKeyRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.keys.DeleteApiKey, request)
+        answer = gatekey.call(methods.DELETE_API_KEY, request)
     show_deleted(name, answer, output, dry_run=dry_run)
 
 
@@ -416,7 +416,7 @@ def create_key(
     streams.require_output()
     with connect() as gatekey:
         look(gatekey)
-        created = gatekey.call(gatekey.keys.CreateApiKey, request)
+        created = gatekey.call(methods.CREATE_API_KEY, request)
     _show_with_secret(created, output, what, dry_run=dry_run)
 
 

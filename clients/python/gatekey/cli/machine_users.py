@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from gatekey import _methods as methods
 from gatekey.cli import names
-from gatekey.cli.connection import connect
+from gatekey.cli.calls import connect
 from gatekey.cli.names import MachineUserIds, TenantIds
 from gatekey.cli.output import (
     Columns,
@@ -45,7 +46,7 @@ def create(
         parent=parent, machine_user_id=machine_user_id, machine_user=user, validate_only=dry_run
     )
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.machine_users.CreateMachineUser, request), output, dry_run=dry_run)
+        _show(gatekey.call(methods.CREATE_MACHINE_USER, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -53,7 +54,7 @@ def get(ids: MachineUserIds, output: OutputOption = Output.TABLE) -> None:
     """Show a machine user."""
     request = pb.GetMachineUserRequest(name=names.resolve(ids, names.MACHINE_USER))
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.machine_users.GetMachineUser, request), output)
+        _show(gatekey.call(methods.GET_MACHINE_USER, request), output)
 
 
 @app.command("list")
@@ -61,7 +62,7 @@ def list_(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
     """List the machine users of a tenant."""
     request = pb.ListMachineUsersRequest(parent=names.resolve(ids, names.TENANT))
     with connect() as gatekey:
-        pages = gatekey.pages(gatekey.machine_users.ListMachineUsers, request)
+        pages = gatekey.pages(methods.LIST_MACHINE_USERS, request)
         show_pages(pages, "machine_users", output, [("ID", id_of), *_COLUMNS])
 
 
@@ -78,7 +79,7 @@ def update(
     request = pb.UpdateMachineUserRequest(machine_user=user, validate_only=dry_run)
     request.update_mask.paths.append("display_name")
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.machine_users.UpdateMachineUser, request), output, dry_run=dry_run)
+        _show(gatekey.call(methods.UPDATE_MACHINE_USER, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -89,7 +90,7 @@ def delete(
     name = names.resolve(ids, names.MACHINE_USER)
     request = pb.DeleteMachineUserRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.machine_users.DeleteMachineUser, request)
+        answer = gatekey.call(methods.DELETE_MACHINE_USER, request)
     show_deleted(name, answer, output, dry_run=dry_run)
 
 

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from gatekey import _methods as methods
 from gatekey.cli import names
-from gatekey.cli.connection import connect
+from gatekey.cli.calls import connect
 from gatekey.cli.names import MemberIds, TenantIds
 from gatekey.cli.output import (
     Columns,
@@ -58,7 +59,7 @@ def add(
     member = pb.Member(role=role, display_name=display_name)
     request = pb.AddMemberRequest(parent=parent, member_id=member_id, member=member, validate_only=dry_run)
     with connect() as gatekey:
-        show(gatekey.call(gatekey.members.AddMember, request), output, _MEMBER, dry_run=dry_run)
+        show(gatekey.call(methods.ADD_MEMBER, request), output, _MEMBER, dry_run=dry_run)
 
 
 @app.command()
@@ -66,7 +67,7 @@ def get(ids: MemberIds, output: OutputOption = Output.TABLE) -> None:
     """Show a member."""
     request = pb.GetMemberRequest(name=names.resolve(ids, names.MEMBER))
     with connect() as gatekey:
-        show(gatekey.call(gatekey.members.GetMember, request), output, _MEMBER)
+        show(gatekey.call(methods.GET_MEMBER, request), output, _MEMBER)
 
 
 @app.command("list")
@@ -74,7 +75,7 @@ def list_(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
     """List the people of a tenant, members and machine users, and count its users."""
     request = pb.ListPeopleRequest(parent=names.resolve(ids, names.TENANT))
     with connect() as gatekey:
-        last = show_pages(gatekey.pages(gatekey.members.ListPeople, request), "people", output, _PEOPLE)
+        last = show_pages(gatekey.pages(methods.LIST_PEOPLE, request), "people", output, _PEOPLE)
     if output is Output.TABLE:
         typer.echo(f"\nUsers: {last.user_count} (machine users do not count)")
 
@@ -102,7 +103,7 @@ def update(
     if not request.update_mask.paths:
         raise Misuse("nothing is to be changed: give at least one of --role and --display-name")
     with connect() as gatekey:
-        show(gatekey.call(gatekey.members.UpdateMember, request), output, _MEMBER, dry_run=dry_run)
+        show(gatekey.call(methods.UPDATE_MEMBER, request), output, _MEMBER, dry_run=dry_run)
 
 
 @app.command()
@@ -117,7 +118,7 @@ def remove(
     name = names.resolve(ids, names.MEMBER)
     request = pb.RemoveMemberRequest(name=name, force=force, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.members.RemoveMember, request)
+        answer = gatekey.call(methods.REMOVE_MEMBER, request)
     show_deleted(name, answer, output, dry_run=dry_run)
 
 

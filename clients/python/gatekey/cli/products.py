@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from gatekey import _methods as methods
+from gatekey._connection import ADMIN_S
 from gatekey.cli import names, specs, streams
-from gatekey.cli.connection import CALL_S, connect
+from gatekey.cli.calls import connect
 from gatekey.cli.names import ProductIds
 from gatekey.cli.output import (
     Columns,
@@ -93,9 +95,7 @@ def apply(
         with connect() as gatekey:
             for file, request in requests:
                 try:
-                    product, trailers = gatekey.call_with_trailers(
-                        gatekey.products.ApplyProduct, request, _LOOK_THROUGH_S
-                    )
+                    product, trailers = gatekey.call_with_trailers(methods.APPLY_PRODUCT, request, _LOOK_THROUGH_S)
                 except Failure as failure:
                     more = map(specs.in_yaml, failure.more)
                     raise Failure(f"{streams.label(file)}: {failure.message}", *more, reason=failure.reason) from None
@@ -118,7 +118,7 @@ def get(
     """Show a product, or its spec."""
     request = pb.GetProductRequest(name=names.resolve([product], names.PRODUCT))
     with connect() as gatekey:
-        found = gatekey.call(gatekey.products.GetProduct, request)
+        found = gatekey.call(methods.GET_PRODUCT, request)
     if output is ProductOutput.YAML:
         typer.echo(specs.write_spec(found.spec), nl=False)
     else:
@@ -129,7 +129,7 @@ def get(
 def list_(output: OutputOption = Output.TABLE) -> None:
     """List the products."""
     with connect() as gatekey:
-        pages = gatekey.pages(gatekey.products.ListProducts, pb.ListProductsRequest())
+        pages = gatekey.pages(methods.LIST_PRODUCTS, pb.ListProductsRequest())
         show_pages(pages, "products", output, _LIST)
 
 
@@ -147,7 +147,7 @@ def delete(
     name = names.resolve([product], names.PRODUCT)
     request = pb.DeleteProductRequest(name=name, force=force, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.products.DeleteProduct, request, _DELETE_TENANTS_S if force else CALL_S)
+        answer = gatekey.call(methods.DELETE_PRODUCT, request, _DELETE_TENANTS_S if force else ADMIN_S)
     show_deleted(name, answer, output, dry_run=dry_run)
 
 

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from gatekey import _methods as methods
 from gatekey.cli import names
-from gatekey.cli.connection import connect
+from gatekey.cli.calls import connect
 from gatekey.cli.names import ProductIds, TenantIds
 from gatekey.cli.output import (
     Columns,
@@ -45,7 +46,7 @@ def create(
     tenant = pb.Tenant(display_name=display_name)
     request = pb.CreateTenantRequest(parent=parent, tenant_id=tenant_id, tenant=tenant, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.CreateTenant, request), output, dry_run=dry_run)
+        _show(gatekey.call(methods.CREATE_TENANT, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -53,7 +54,7 @@ def get(ids: TenantIds, output: OutputOption = Output.TABLE) -> None:
     """Show a tenant, also a deleted one."""
     request = pb.GetTenantRequest(name=names.resolve(ids, names.TENANT))
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.GetTenant, request), output)
+        _show(gatekey.call(methods.GET_TENANT, request), output)
 
 
 @app.command("list")
@@ -65,7 +66,7 @@ def list_(
     """List the tenants of a product."""
     request = pb.ListTenantsRequest(parent=names.resolve([product], names.PRODUCT), show_deleted=show_deleted)
     with connect() as gatekey:
-        pages = gatekey.pages(gatekey.tenants.ListTenants, request)
+        pages = gatekey.pages(methods.LIST_TENANTS, request)
         show_pages(pages, "tenants", output, [("ID", id_of), *_COLUMNS])
 
 
@@ -82,7 +83,7 @@ def update(
     request = pb.UpdateTenantRequest(tenant=tenant, validate_only=dry_run)
     request.update_mask.paths.append("display_name")
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.UpdateTenant, request), output, dry_run=dry_run)
+        _show(gatekey.call(methods.UPDATE_TENANT, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -92,7 +93,7 @@ def suspend(
     """Deny all keys of a tenant until it is resumed."""
     request = pb.SuspendTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.SuspendTenant, request), output, dry_run=dry_run)
+        _show(gatekey.call(methods.SUSPEND_TENANT, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -102,7 +103,7 @@ def resume(
     """End the suspension of a tenant."""
     request = pb.ResumeTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.ResumeTenant, request), output, dry_run=dry_run)
+        _show(gatekey.call(methods.RESUME_TENANT, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -112,7 +113,7 @@ def undelete(
     """Take the deletion of a tenant back, as long as it was not purged."""
     request = pb.UndeleteTenantRequest(name=names.resolve(ids, names.TENANT), etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        _show(gatekey.call(gatekey.tenants.UndeleteTenant, request), output, dry_run=dry_run)
+        _show(gatekey.call(methods.UNDELETE_TENANT, request), output, dry_run=dry_run)
 
 
 @app.command()
@@ -123,7 +124,7 @@ def delete(
     name = names.resolve(ids, names.TENANT)
     request = pb.DeleteTenantRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(gatekey.tenants.DeleteTenant, request)
+        answer = gatekey.call(methods.DELETE_TENANT, request)
     show_deleted(name, answer, output, dry_run=dry_run)
 
 

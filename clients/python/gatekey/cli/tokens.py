@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from gatekey import _methods as methods
 from gatekey.cli import keys
-from gatekey.cli.calls import Connection
-from gatekey.cli.connection import connect
+from gatekey.cli.calls import Connection, connect
 from gatekey.cli.output import DryRunOption, EtagOption, Output, OutputOption, id_of, show_pages
 from gatekey.cli.problems import Failure, complain
 from gatekey.core.secrets import new_secret
@@ -63,7 +63,7 @@ def list_(output: OutputOption = Output.TABLE) -> None:
     """List the service tokens, with what they may do and when they were last used."""
     request = api_key_service_pb2.ListApiKeysRequest(parent=_SYSTEM_TENANT)
     with connect() as gatekey:
-        show_pages(gatekey.pages(gatekey.keys.ListApiKeys, request), "api_keys", output, keys.TOKENS)
+        show_pages(gatekey.pages(methods.LIST_API_KEYS, request), "api_keys", output, keys.TOKENS)
 
 
 @app.command()
@@ -102,7 +102,7 @@ def _warn_of_unknown_products(gatekey: Connection, grants: Sequence[types_pb2.Gr
     products = dict.fromkeys(path[1] for path in paths if path[0] == "products" and len(path) > 1 and path[1] != "*")
     for product in products:
         try:
-            gatekey.call(gatekey.products.GetProduct, product_service_pb2.GetProductRequest(name=f"products/{product}"))
+            gatekey.call(methods.GET_PRODUCT, product_service_pb2.GetProductRequest(name=f"products/{product}"))
         except Failure as failure:
             # Whoever may not read products is not told which there are.
             if failure.reason == "PRODUCT_NOT_FOUND":
@@ -111,7 +111,7 @@ def _warn_of_unknown_products(gatekey: Connection, grants: Sequence[types_pb2.Gr
 
 def _hint(gatekey: Connection, product: str) -> str:
     try:
-        pages = list(gatekey.pages(gatekey.products.ListProducts, product_service_pb2.ListProductsRequest()))
+        pages = list(gatekey.pages(methods.LIST_PRODUCTS, product_service_pb2.ListProductsRequest()))
     except Failure:
         return ""
     similar = difflib.get_close_matches(product, [id_of(each) for page in pages for each in page.products], n=1)
