@@ -2,21 +2,24 @@
 
 import asyncio
 import dataclasses
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import gatekey
 import grpc
 import pytest
-from gatekey import decisions
+from gatekey import _fork_hooks, decisions
 from gatekey._cache import local_cache
 from gatekey._cache.local_cache import LocalCache
 from gatekey.core import clock
@@ -802,6 +805,54 @@ async def test_a_process_that_was_forked_begins_empty(root: Client, root_token: 
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     assert output == b"done\n", problems.decode()
+
+
+def test_closed_clients_leave_nothing_behind() -> None:
+    registries = (_fork_hooks._METHODS, _fork_hooks._LOCKS)
+    gc.collect()
+    before, parts = [len(registry) for registry in registries], []
+    for _ in range(100):
+        client = gatekey.Client("127.0.0.1:1", token="gk_x", cache=True)
+        assert client._runner is not None
+        client.close()
+        parts += [weakref.ref(each) for each in (client, client._runner, client._local_cache)]
+    del client
+    gc.collect()
+    assert [part for part in parts if part() is not None] == []
+    assert [len(registry) for registry in registries] == before
+
+
+def test_one_module_alone_registers_with_the_interpreter() -> None:
+    sources = Path(gatekey.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if "os.register_at_fork(" in path.read_text()] == ["_fork_hooks.py"]
+
+
+def test_a_fork_waits_for_calls_and_holds_them_back() -> None:
+    """gRPC does not survive a fork during a call."""
+    client = gatekey.Client("127.0.0.1:1", token="gk_x", cache=True)
+    assert client._runner is not None
+    calling = client._runner._calling
+    holds, goes_on, is_over = threading.Event(), threading.Event(), threading.Event()
+
+    def fork() -> None:
+        _fork_hooks._before()
+        holds.set()
+        goes_on.wait(20)
+        _fork_hooks._after_in_parent()
+        is_over.set()
+
+    with calling:
+        thread = threading.Thread(target=fork)
+        thread.start()
+        assert not holds.wait(0.2)
+    assert holds.wait(20)
+    assert not calling.acquire(blocking=False)
+    goes_on.set()
+    assert is_over.wait(20)
+    assert calling.acquire(blocking=False)
+    calling.release()
+    thread.join()
+    client.close()
 
 
 LIGHT = """

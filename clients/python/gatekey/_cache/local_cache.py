@@ -11,10 +11,8 @@ after it has seen the lease is no older than the lease promises. `_lock` is held
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import uuid
-import weakref
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,6 +22,7 @@ from typing import Any, Final
 
 from gatekey import errors
 from gatekey._calls import Call
+from gatekey._fork_hooks import in_forked_child
 from gatekey.core import clock
 from gatekey.core import decisions as domain
 from gatekey.core.changes import Poll, Position, ScopeChange
@@ -100,7 +99,7 @@ class LocalCache:
         self._entries = entries
         self._stale_s = stale_s
         self.forget()
-        _ALL.add(self)
+        in_forked_child(self, LocalCache.forget)
 
     def forget(self) -> None:
         """Begin anew."""
@@ -339,17 +338,6 @@ class LocalCache:
         self._unknown[digest] = tuple(Entry(Digest(scope), None, result.revision, 0) for scope in result.secret_scopes)
         while len(self._unknown) > self._max_unknown:
             del self._unknown[next(iter(self._unknown))]
-
-
-_ALL: weakref.WeakSet[LocalCache] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for local_cache in _ALL:
-        local_cache.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
 
 
 def _read(resource: str, action: str, tenant: str | None, product: str | None) -> Request | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gatekey import errors
 from gatekey._calls import AsyncTransport, Transport
+from gatekey._fork_hooks import Lock, hold_while_forking, in_forked_child
 
 if TYPE_CHECKING:
     from gatekey._cache.local_cache import LocalCache, Work
@@ -51,8 +50,9 @@ class CacheRunner:
         self._transport = transport
         self._thread: threading.Thread | None = None
         self._closed = False
-        self.begin()
-        _RUNNERS.add(self)
+        self._begin()
+        in_forked_child(self, CacheRunner._begin)
+        hold_while_forking(self, CacheRunner._calling_lock)
 
     def want(self, key: str) -> None:
         """Have a key looked up, and the lease renewed."""
@@ -75,12 +75,15 @@ class CacheRunner:
         if thread is not None:
             thread.join()
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Have no thread, as in a process that was forked."""
         self._changed = threading.Condition()
-        self.calling = threading.RLock()
-        """Is held while a call is made: gRPC does not survive a fork meanwhile."""
+        self._calling = threading.RLock()
         self._thread = None
+
+    def _calling_lock(self) -> Lock:
+        """Return the lock that is held while a call is made: gRPC does not survive a fork meanwhile."""
+        return self._calling
 
     def _run(self) -> None:
         changed = self._changed
@@ -103,39 +106,12 @@ class CacheRunner:
             call = next(work)
             while True:
                 try:
-                    with self.calling:
+                    with self._calling:
                         answer = self._transport.make(call, call.timeout or _CALL_S)
                 except errors.ApiError as error:
                     call = work.throw(error)
                 else:
                     call = work.send(answer)
-
-
-_RUNNERS: weakref.WeakSet[CacheRunner] = weakref.WeakSet()
-_AT_FORK: list[CacheRunner] = []
-_FORKING = threading.Lock()
-
-
-def _before_fork() -> None:
-    _FORKING.acquire()
-    _AT_FORK[:] = _RUNNERS
-    for runner in _AT_FORK:
-        runner.calling.acquire()
-
-
-def _after_in_parent() -> None:
-    while _AT_FORK:
-        _AT_FORK.pop().calling.release()
-    _FORKING.release()
-
-
-def _after_in_child() -> None:
-    while _AT_FORK:
-        _AT_FORK.pop().begin()
-    _FORKING.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 
 class AsyncCacheRunner:
