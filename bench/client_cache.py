@@ -13,7 +13,7 @@ from bench.processes import SERVER_CORE, measure
 from bench.report import Report
 
 _KEYS = 1000
-_PATIENCE_S = 30.0
+_LEARN_S = 30.0
 _ROUNDS = 200_000
 _SAMPLES = 50_000
 _SYNC = "/gatekey.v1.CacheService/Sync"
@@ -51,7 +51,7 @@ async def client_cache(report: Report, directory: Path) -> None:
 
 
 def _learn(client: gatekey.Client, keys: list[str]) -> None:
-    ends = time.monotonic() + _PATIENCE_S
+    ends = time.monotonic() + _LEARN_S
     local_cache: Any = client._local_cache  # noqa: SLF001
     while any(local_cache.recall(key, "campaigns/spring", "write", None, None, 0) is None for key in keys):
         client.check_many([gatekey.Question(key, "campaigns/spring", "write") for key in keys])
@@ -93,5 +93,5 @@ async def _cursor(server: g.Gatekey) -> bytes:
             request_serializer=cache_service_pb2.SyncRequest.SerializeToString,
             response_deserializer=cache_service_pb2.SyncResponse.FromString,
         )
-        answer = await call(cache_service_pb2.SyncRequest(), metadata=tuple(server.metadata.items()))
-        return bytes(answer.cursor)
+        response = await call(cache_service_pb2.SyncRequest(), metadata=tuple(server.metadata.items()))
+        return bytes(response.cursor)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gatekey._cache.local_cache import LocalCache
+from gatekey._cache.sync import LeaseRenewer
 from gatekey.core import clock
 from gatekey.core.invalidation_index import InvalidationIndex
 from gatekey.core.lease import Lease
@@ -46,13 +46,13 @@ def _late_fill() -> None:
 
 
 def _client_clock() -> None:
-    """Have the client cache read its clock after the answer to `Sync`, instead of before the question."""
-    synced = LocalCache._synced
+    """Have the client cache read its clock after the response to `Sync`, instead of before the request."""
+    succeed = LeaseRenewer._succeed
 
-    def synced_late(local_cache: LocalCache, answer: pb.SyncResponse, _: float) -> None:
-        synced(local_cache, answer, clock.now())
+    def succeed_late(renewer: LeaseRenewer, response: pb.SyncResponse, _: float) -> None:
+        succeed(renewer, response, clock.now())
 
-    LocalCache._synced = synced_late  # type: ignore[method-assign]
+    LeaseRenewer._succeed = succeed_late  # type: ignore[method-assign, assignment]
 
 
 IN_SERVERS: Mapping[str, Callable[[], None]] = {"lease": _no_lease, "late-fill": _late_fill}

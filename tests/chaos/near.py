@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import gatekey
 import grpc
@@ -28,7 +28,7 @@ _TIMEOUT_S = 5.0
 # More than there are checks that wait for a server: those that need none come through.
 _THREADS = 500
 
-DECIDED_BY_CACHE = "decided near"
+DECIDED_BY_CACHE = "decided by the cache"
 """The message of an answer that no server was asked for."""
 
 
@@ -48,7 +48,7 @@ class CachingProcess(ServerProcess):
         for way in ways:
             await way.open()
         try:
-            starting = type("LocalCache", (cls,), {"command": command})
+            starting = cast("type[CachingProcess]", type("StartedCachingProcess", (cls,), {"command": command}))
             process = await starting.start(
                 {"GATEKEY_ADDRESS": ",".join(way.address for way in ways), "GATEKEY_TOKEN": token}
             )

@@ -2,23 +2,27 @@
 
 import asyncio
 import dataclasses
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import gatekey
 import grpc
 import pytest
-from gatekey import decisions
-from gatekey._cache import local_cache
-from gatekey._cache.local_cache import LocalCache
+from gatekey import _fork_hooks, decisions
+from gatekey._cache import sync as cache_sync
+from gatekey._cache.lookup import LocalCache
+from gatekey._cache.sync import CacheSync
 from gatekey.core import clock
 from gatekey.core.decisions import RULES
 from gatekey.core.lease import LEASE_S, MAX_REMOTE_LEASE_S
@@ -139,7 +143,7 @@ async def test_questions_are_answered_by_either_side_alike(
     write = decisions.try_to_write
     monkeypatch.setattr(decisions, "try_to_write", lambda question: sent.append(question) or write(question))
     allowed, denied, invalid, later, text, other = await made(client.check_many, questions, timeout=10)
-    assert sent == questions[2:5], "all others are decided near, denied or not"
+    assert sent == questions[2:5], "all others are decided by the cache, denied or not"
     assert allowed.allowed
     assert denied.missing_permissions == (gatekey.Permission("campaigns/c1", "write"),)
     assert [each.error.reason for each in (invalid, later, text)] == [
@@ -190,7 +194,7 @@ async def test_expiry_is_judged_by_the_time_since_it_was_told(
     await learn(client, key)
     now, begin = clock.now, clock.now()
     client._local_cache._lease.until = float("inf")
-    client._local_cache._index.applied, client._local_cache._sync_at = client._local_cache._index.applied, float("inf")
+    client._runner._sync._renewer.due_at = float("inf")
     for later, is_known in ((0.0, True), (3400.0, True), (3599.0, False), (3601.0, False)):
         monkeypatch.setattr(clock, "now", lambda later=later: now() + later)
         assert (recalled(client, key) is not None) == is_known, later
@@ -286,13 +290,14 @@ class Wire:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.local_cache = LocalCache(100, 0)
+        self.protocol = CacheSync(self.local_cache)
+        self.renewer = self.protocol._renewer
         monkeypatch.setattr(clock, "now", lambda: self.now)
-        self.local_cache._sync_at = self.local_cache._report_at = float("-inf")
 
     def sync(self, *, takes_s: float = 0, **fields: Any) -> None:
         """One `Sync`, which takes a time."""
-        self.local_cache._sync_at = self.now
-        work = self.local_cache.work()
+        self.renewer.due_at = self.now
+        work = self.protocol.work()
         call = next(work)
         assert isinstance(call.request, pb.SyncRequest)
         self.now += takes_s
@@ -305,13 +310,13 @@ class Wire:
 
     def learn(self, key: str, revision: int, *, meanwhile: Callable[[], None] = lambda: None) -> None:
         """One `Resolve` of a key that may do everything."""
-        self.local_cache.want(key)
-        self.local_cache._sync_at = float("inf")
-        work = self.local_cache.work()
+        self.protocol.want(key)
+        self.renewer.due_at = float("inf")
+        work = self.protocol.work()
         call = next(work)
         assert isinstance(call.request, pb.ResolveRequest)
         # By which a server that is in another history is found out.
-        assert call.request.cursor == self.local_cache._cursor
+        assert call.request.cursor == self.renewer.cursor
         meanwhile()
         spec = read_example(PRODUCT)
         answer = pb.ResolveResponse(specs=[pb.ResolvedSpec(id=b"spec", spec=spec)])
@@ -355,7 +360,7 @@ def test_the_lease_counts_from_before_the_question(wire: Wire) -> None:
 def test_a_lease_is_never_longer_than_the_servers(wire: Wire) -> None:
     wire.sync()
     wire.local_cache._lease.until = 0
-    work = wire.local_cache._sync()
+    work = wire.renewer.renew()
     next(work)
     answer = pb.SyncResponse(revision=6, cursor=b"c")
     answer.lease.FromSeconds(100)
@@ -435,11 +440,11 @@ def test_a_server_that_is_behind_is_asked_anew_only_without_a_lease(wire: Wire) 
     wire.sync()
     for later, cursor in ((0.5, b"c"), (LEASE_S, b"")):
         wire.now = 1000 + later
-        work = wire.local_cache._sync()
-        assert next(work).request.cursor == b"c"
+        work = wire.renewer.renew()
+        assert cast("pb.SyncRequest", next(work).request).cursor == b"c"
         with pytest.raises(StopIteration):
             work.throw(gatekey.Unavailable("behind", "REVISION_NOT_REACHED"))
-        assert wire.local_cache._cursor == cursor
+        assert wire.renewer.cursor == cursor
 
 
 def test_a_token_that_is_refused_ends_the_lease(wire: Wire) -> None:
@@ -447,7 +452,7 @@ def test_a_token_that_is_refused_ends_the_lease(wire: Wire) -> None:
         wire.sync()
         wire.learn(SECRET, 5)
         assert wire.allows(SECRET)
-        work = wire.local_cache._sync()
+        work = wire.renewer.renew()
         next(work)
         with pytest.raises(StopIteration):
             work.throw(error)
@@ -576,8 +581,8 @@ async def test_what_a_token_may_no_longer_check_is_forgotten(root: Client, shop:
 
 
 async def test_a_client_with_other_rules_is_told_nothing(client: Any, shop: Shop, monkeypatch: Any) -> None:
-    monkeypatch.setattr(local_cache, "RULES", RULES + 1)
-    await eventually(client._local_cache._lease.is_held, lambda: made(client.check, shop.key, *QUESTION))
+    monkeypatch.setattr(cache_sync, "RULES", RULES + 1)
+    await eventually(lambda: client._local_cache.has_lease, lambda: made(client.check, shop.key, *QUESTION))
     for _ in range(5):
         assert await made(client.check, shop.key, *QUESTION)
     assert recalled(client, shop.key) is None
@@ -615,7 +620,7 @@ async def test_uses_are_reported(
     kind: str, root: Client, root_token: str, shop: Shop, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the latest when the client is closed."""
-    monkeypatch.setattr(local_cache, "REPORT_S", 3600.0)
+    monkeypatch.setattr(cache_sync, "REPORT_S", 3600.0)
     async with opened(kind, root.address, token=root_token, cache=True) as client:
         await learn(client, shop.key, shop.reader)
         client._local_cache._used = {}
@@ -632,16 +637,16 @@ def test_a_use_is_reported_as_long_ago_as_it_was(wire: Wire) -> None:
     wire.now += 1.5
     assert wire.allows(SECRET)
     wire.now += 7
-    work = wire.local_cache.report()
-    (use,) = next(work).request.uses
+    work = wire.protocol.report()
+    (use,) = cast("pb.ReportUsesRequest", next(work).request).uses
     assert (use.ago.ToMilliseconds(), use.api_key) == (7000, f"products/{PRODUCT}/tenants/acme/apiKeys/key_1")
     # One that could not be told is told the next time, unless there was another one since.
     with pytest.raises(StopIteration):
         work.throw(gatekey.Unavailable("away"))
     wire.now += 1
-    (use,) = next(wire.local_cache.report()).request.uses
+    (use,) = cast("pb.ReportUsesRequest", next(wire.protocol.report()).request).uses
     assert use.ago.ToMilliseconds() == 8000
-    assert not list(wire.local_cache.report())
+    assert not list(wire.protocol.report())
 
 
 async def test_uses_of_keys_that_it_may_not_check_are_not_taken_down(root: Client, shop: Shop, sql: Any) -> None:
@@ -668,7 +673,7 @@ async def test_without_a_server_there_is_no_decision_unless_stale_ones_are_wante
             await learn(client, shop.key)
             assert not (await made(client.check, shop.key, *QUESTION)).stale
             await way.close()
-            await eventually(lambda: client._local_cache._unreachable)
+            await eventually(lambda: client._local_cache.unreachable)
             client._local_cache._lease.until = clock.now()
             if stale_s:
                 last_known = await made(client.check, shop.key, *QUESTION)
@@ -701,10 +706,10 @@ async def test_it_goes_on_when_the_server_is_back(kind: str, root: Client, root_
 @pytest.mark.slow
 async def test_it_rests_when_nobody_asks(client: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await learn(client, shop.key)
-    monkeypatch.setattr(local_cache, "IDLE_S", 0.1)
+    monkeypatch.setattr(cache_sync, "IDLE_S", 0.1)
     runner = client._runner
     await eventually(lambda: _rests(runner))
-    monkeypatch.setattr(local_cache, "IDLE_S", 60)
+    monkeypatch.setattr(cache_sync, "IDLE_S", 60)
     client._local_cache._lease.release()
     await learn(client, shop.key)
 
@@ -804,6 +809,55 @@ async def test_a_process_that_was_forked_begins_empty(root: Client, root_token: 
     assert output == b"done\n", problems.decode()
 
 
+def test_closed_clients_leave_nothing_behind() -> None:
+    def parts_of_a_closed_client() -> list[object]:
+        client = gatekey.Client("127.0.0.1:1", token="gk_x", cache=True)
+        client.close()
+        assert client._runner is not None
+        return [client, client._runner, client._runner._sync, client._local_cache]
+
+    registries = (_fork_hooks._METHODS, _fork_hooks._LOCKS)
+    gc.collect()
+    before = [len(registry) for registry in registries]
+    parts = [weakref.ref(part) for _ in range(100) for part in parts_of_a_closed_client()]
+    gc.collect()
+    assert [part for part in parts if part() is not None] == []
+    assert [len(registry) for registry in registries] == before
+
+
+def test_one_module_alone_registers_with_the_interpreter() -> None:
+    sources = Path(gatekey.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if "os.register_at_fork(" in path.read_text()] == ["_fork_hooks.py"]
+
+
+def test_a_fork_waits_for_calls_and_holds_them_back() -> None:
+    """gRPC does not survive a fork during a call."""
+    client = gatekey.Client("127.0.0.1:1", token="gk_x", cache=True)
+    assert client._runner is not None
+    calling = client._runner._calling
+    holds, goes_on, is_over = threading.Event(), threading.Event(), threading.Event()
+
+    def fork() -> None:
+        _fork_hooks._before()
+        holds.set()
+        goes_on.wait(20)
+        _fork_hooks._after_in_parent()
+        is_over.set()
+
+    with calling:
+        thread = threading.Thread(target=fork)
+        thread.start()
+        assert not holds.wait(0.2)
+    assert holds.wait(20)
+    assert not calling.acquire(blocking=False)
+    goes_on.set()
+    assert is_over.wait(20)
+    assert calling.acquire(blocking=False)
+    calling.release()
+    thread.join()
+    client.close()
+
+
 LIGHT = """
 import sys
 class Blocked:
@@ -813,7 +867,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import gatekey
 gatekey.Client("127.0.0.1:1", token="gk_x").close()
-assert not [name for name in sys.modules if name.startswith("gatekey_server")]
+assert not [name for name in sys.modules if name.startswith(("gatekey_server", "gatekey.core"))]
 gatekey.Client("127.0.0.1:1", token="gk_x", cache=True).close()
 assert "gatekey.core.decisions" in sys.modules
 print(sorted({{name.split(".")[0] for name in sys.modules}} - sys.stdlib_module_names))
@@ -821,7 +875,7 @@ print(sorted({{name.split(".")[0] for name in sys.modules}} - sys.stdlib_module_
 
 
 def test_the_base_install_is_enough() -> None:
-    """Only what the wheel says it needs: grpcio and protobuf. Without a cache, nothing of the server is loaded."""
+    """Only what the wheel says it needs: grpcio and protobuf. Without a cache, nothing that decides is loaded."""
     blocked = {
         "asyncpg", "pydantic", "pydantic_settings", "structlog", "sqlalchemy", "alembic", "aiosql", "uvloop",
         "grpc_tools", "prometheus_client", "cryptography", "grpc_health", "grpc_reflection", "typer", "rich",

@@ -10,7 +10,7 @@
 What can go wrong is drawn in `gatekey.errors`. The generated API is in `gatekey.v1`, the command line in `gatekey.cli`.
 """
 
-from gatekey._cache.runner import Cache
+from gatekey._cache.options import Cache
 from gatekey._connection import TLS
 from gatekey._paths import Path
 from gatekey._requests import EVERYWHERE, Wait

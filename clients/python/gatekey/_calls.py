@@ -87,7 +87,7 @@ class Transport:
         self._inherited: list[grpc.Channel] = []
         self._methods: dict[str, Any] = {}
         self._closed = False
-        in_forked_child(self._forget)
+        in_forked_child(self, Transport._forget)
 
     def make(self, call: Call[R], timeout: float) -> R:
         """Make a call. Raises `ApiError`."""

@@ -135,7 +135,7 @@ class Inquirer:
         self._client = client
         self._product = product
         self._renew_lock()
-        in_forked_child(self._renew_lock)
+        in_forked_child(self, Inquirer._renew_lock)
 
     def keep_up(self) -> None:
         """Ask if it is time to."""

@@ -60,7 +60,7 @@ class Tokens(_CurrentToken[Callable[[], str]]):
     def __init__(self, given: TokenSource | None, *, optional: bool) -> None:
         super().__init__(given, optional=optional)
         self._renew_lock()
-        in_forked_child(self._renew_lock)
+        in_forked_child(self, Tokens._renew_lock)
 
     def metadata(self) -> Metadata:
         """What to send with a call. Raises `Unauthenticated`."""

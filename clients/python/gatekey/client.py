@@ -15,7 +15,8 @@ from gatekey import _connection as connection
 from gatekey import _methods as methods
 from gatekey import decisions, errors
 from gatekey._batching import Batcher
-from gatekey._cache.runner import AsyncCacheRunner, Cache, CacheRunner, make_cache
+from gatekey._cache.options import Cache, make_cache
+from gatekey._cache.runner import AsyncCacheRunner, CacheRunner
 from gatekey._calls import AsyncTransport, Call, Listing, Transport
 from gatekey._connection import TLS, Timeouts
 from gatekey._faults import FaultLog
@@ -75,8 +76,9 @@ class Client(administration.Administration[administration.Caller]):
     ) -> None:
         endpoint = connection.find_endpoint(address, tls, insecure=insecure)
         self._transport = Transport(endpoint, Tokens(token, optional=endpoint.token_optional))
-        self._local_cache = make_cache(cache)
-        self._runner = CacheRunner(self._local_cache, self._transport) if self._local_cache is not None else None
+        sync = make_cache(cache)
+        self._local_cache = sync.local_cache if sync is not None else None
+        self._runner = CacheRunner(sync, self._transport) if sync is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
         self._faults = FaultLog()
 
@@ -203,8 +205,9 @@ class AsyncClient(administration.Administration[administration.AsyncCaller]):
     ) -> None:
         endpoint = connection.find_endpoint(address, tls, insecure=insecure)
         self._transport = AsyncTransport(endpoint, AsyncTokens(token, optional=endpoint.token_optional))
-        self._local_cache = make_cache(cache)
-        self._runner = AsyncCacheRunner(self._local_cache, self._transport) if self._local_cache is not None else None
+        sync = make_cache(cache)
+        self._local_cache = sync.local_cache if sync is not None else None
+        self._runner = AsyncCacheRunner(sync, self._transport) if sync is not None else None
         self._timeouts = Timeouts(timeout, admin_timeout)
         self._faults = FaultLog()
         self._batcher = Batcher(self._ask_many) if batch else None

@@ -1,73 +1,52 @@
-"""Who keeps a client cache: a thread, or a task of an event loop, that makes the calls it wants made."""
+"""What makes the calls of a client cache: a thread, or a task of an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
-import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gatekey import errors
 from gatekey._calls import AsyncTransport, Transport
+from gatekey._fork_hooks import Lock, hold_while_forking, in_forked_child
 
 if TYPE_CHECKING:
-    from gatekey._cache.local_cache import LocalCache, Work
+    from gatekey._cache.sync import CacheSync, Work
 
 _CALL_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
-    """How a client cache is to be."""
-
-    entries: int = 100_000
-    """How many keys are held at most."""
-    stale_s: float = 0.0
-    """Where the server cannot be reached: for how many seconds more, after nothing is certain any longer, checks are
-    answered by what was known last. Such an answer may be stale: a key that was revoked may be allowed. 0: never."""
-
-
-def make_cache(cache: bool | Cache) -> LocalCache | None:
-    """The client cache that is wanted, if one is. Raises `ValueError`."""
-    if cache is False:
-        return None
-    wanted = Cache() if cache is True else cache
-    if wanted.entries < 1 or wanted.stale_s < 0:
-        raise ValueError("a client cache holds at least one key, and is stale for no less than 0 s")
-    # What decides is a part of the server, and is not needed without a client cache.
-    from gatekey._cache.local_cache import LocalCache  # noqa: PLC0415
-
-    return LocalCache(wanted.entries, wanted.stale_s)
-
-
 class CacheRunner:
-    """Keeps a client cache in a thread, which ends when nobody has asked for a while."""
+    """Keeps a cache fresh in a thread.
 
-    def __init__(self, local_cache: LocalCache, transport: Transport) -> None:
-        self.local_cache = local_cache
+    The first check that the cache cannot decide starts the thread. It ends when there were no checks for a while.
+    """
+
+    def __init__(self, sync: CacheSync, transport: Transport) -> None:
+        self.local_cache = sync.local_cache
+        self._sync = sync
         self._transport = transport
-        self._thread: threading.Thread | None = None
         self._closed = False
-        self.begin()
-        _RUNNERS.add(self)
+        self._thread: threading.Thread | None
+        self._start_over()
+        in_forked_child(self, CacheRunner._start_over)
+        hold_while_forking(self, CacheRunner._calling_lock)
 
     def want(self, key: str) -> None:
-        """Have a key looked up, and the lease renewed."""
-        self.local_cache.want(key)
+        """Have a key resolved, and the lease renewed."""
+        self._sync.want(key)
         with self._changed:
             if self._closed:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="gatekey-cache", daemon=True)
                 self._thread.start()
-            elif self.local_cache.has_work():
+            elif self._sync.has_work():
                 self._changed.notify()
 
     def close(self) -> None:
-        """End the thread, after it has told which keys were used."""
+        """End the thread, after it has reported uses."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -75,113 +54,90 @@ class CacheRunner:
         if thread is not None:
             thread.join()
 
-    def begin(self) -> None:
-        """Have no thread, as in a process that was forked."""
+    def _start_over(self) -> None:
+        """Have no thread, as in a forked process."""
         self._changed = threading.Condition()
-        self.calling = threading.RLock()
-        """Is held while a call is made: gRPC does not survive a fork meanwhile."""
+        self._calling = threading.RLock()
         self._thread = None
+
+    def _calling_lock(self) -> Lock:
+        """Return the lock that is held while a call is made: gRPC does not survive a fork meanwhile."""
+        return self._calling
 
     def _run(self) -> None:
         changed = self._changed
         try:
             while self._goes_on():
-                self._do(self.local_cache.work())
-            self._do(self.local_cache.report())
+                self._make_calls(self._sync.work())
+            self._make_calls(self._sync.report())
         finally:
             with changed:
                 self._thread = None
 
     def _goes_on(self) -> bool:
         with self._changed:
-            if not self._closed and not self.local_cache.has_work():
-                self._changed.wait(self.local_cache.pause_s())
-            return not self._closed and not self.local_cache.is_idle()
+            if not self._closed and not self._sync.has_work():
+                self._changed.wait(self._sync.pause_s())
+            return not self._closed and not self._sync.is_idle()
 
-    def _do(self, work: Work) -> None:
+    def _make_calls(self, work: Work) -> None:
         with contextlib.suppress(StopIteration):
             call = next(work)
             while True:
                 try:
-                    with self.calling:
-                        answer = self._transport.make(call, call.timeout or _CALL_S)
+                    with self._calling:
+                        response = self._transport.make(call, call.timeout or _CALL_S)
                 except errors.ApiError as error:
                     call = work.throw(error)
                 else:
-                    call = work.send(answer)
-
-
-_RUNNERS: weakref.WeakSet[CacheRunner] = weakref.WeakSet()
-_AT_FORK: list[CacheRunner] = []
-_FORKING = threading.Lock()
-
-
-def _before_fork() -> None:
-    _FORKING.acquire()
-    _AT_FORK[:] = _RUNNERS
-    for runner in _AT_FORK:
-        runner.calling.acquire()
-
-
-def _after_in_parent() -> None:
-    while _AT_FORK:
-        _AT_FORK.pop().calling.release()
-    _FORKING.release()
-
-
-def _after_in_child() -> None:
-    while _AT_FORK:
-        _AT_FORK.pop().begin()
-    _FORKING.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+                    call = work.send(response)
 
 
 class AsyncCacheRunner:
-    """Keeps a client cache in a task, which ends when nobody has asked for a while."""
+    """The same as `CacheRunner`, in a task of the event loop of the first such check."""
 
-    def __init__(self, local_cache: LocalCache, transport: AsyncTransport) -> None:
-        self.local_cache = local_cache
+    def __init__(self, sync: CacheSync, transport: AsyncTransport) -> None:
+        self.local_cache = sync.local_cache
+        self._sync = sync
         self._transport = transport
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     def want(self, key: str) -> None:
-        """Have a key looked up, and the lease renewed."""
+        """Have a key resolved, and the lease renewed."""
         if self._closed:
             return
-        self.local_cache.want(key)
+        self._sync.want(key)
         self._changed.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="gatekey-cache")
 
     async def close(self) -> None:
-        """End the task, and tell which keys were used."""
+        """End the task, and report uses."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._do(self.local_cache.report())
+            await self._make_calls(self._sync.report())
 
     async def _run(self) -> None:
-        while not self.local_cache.is_idle():
+        while not self._sync.is_idle():
             self._changed.clear()
-            if not self.local_cache.has_work():
+            if not self._sync.has_work():
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self.local_cache.pause_s()):
+                    async with asyncio.timeout(self._sync.pause_s()):
                         await self._changed.wait()
-            await self._do(self.local_cache.work())
-        await self._do(self.local_cache.report())
+            await self._make_calls(self._sync.work())
+        await self._make_calls(self._sync.report())
 
-    async def _do(self, work: Work) -> None:
+    async def _make_calls(self, work: Work) -> None:
         with contextlib.suppress(StopIteration):
             call = next(work)
             while True:
                 try:
-                    answer = await self._transport.make(call, call.timeout or _CALL_S)
+                    response = await self._transport.make(call, call.timeout or _CALL_S)
                 except errors.ApiError as error:
                     call = work.throw(error)
                 else:
-                    call = work.send(answer)
+                    call = work.send(response)
