@@ -65,7 +65,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--processes", type=int, default=3, help="how many servers (%(default)s)")
-    parser.add_argument("--near", type=int, default=2, help="how many services with client caches (%(default)s)")
+    parser.add_argument("--caches", type=int, default=2, help="how many services with client caches (%(default)s)")
     parser.add_argument("--seconds", type=float, default=120, help="for how long, at least (%(default)s)")
     parser.add_argument(
         "--faults", type=_faults, default="all", help=f"all, none, or some of {','.join(faults.NAMES)} (%(default)s)"
@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checks-at-least", type=int, default=0, help="exit with 2 if there were fewer")
     parser.add_argument("--revocations-at-least", type=int, default=0, help="exit with 2 if there were fewer")
     arguments = parser.parse_args()
-    if not arguments.near:
+    if not arguments.caches:
         arguments.faults = tuple(name for name in arguments.faults if name not in faults.OF_ONE_CLIENT)
     return arguments
 
@@ -154,7 +154,7 @@ async def _field(directory: Path, arguments: argparse.Namespace, rng: random.Ran
                         disabled_guard, KINDS[number % 2], [server.address for server in servers], token
                     )
                 )
-                for number in range(arguments.near)
+                for number in range(arguments.caches)
             ]
             yield Field(database, servers, start, token, rng, near)
     finally:

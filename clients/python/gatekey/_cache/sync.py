@@ -13,6 +13,7 @@ from datetime import UTC
 from math import inf
 from typing import Any, Final
 
+from gatekey import _methods as methods
 from gatekey import errors
 from gatekey._cache.codec import read_lease_s, read_poll, read_result, write_uses
 from gatekey._cache.lookup import LocalCache
@@ -40,9 +41,6 @@ _FIRST_BACKOFF_S: Final = 0.1
 _LONG_BACKOFF_S: Final = 10.0
 _MAX_DOUBLINGS: Final = 10
 
-_SYNC = "/gatekey.v1.CacheService/Sync"
-_RESOLVE = "/gatekey.v1.CacheService/Resolve"
-_REPORT = "/gatekey.v1.CacheService/ReportUses"
 
 _TRANSIENT_ERRORS = (errors.Unavailable, errors.DeadlineExceeded, errors.ResourceExhausted)
 
@@ -65,7 +63,9 @@ class LeaseRenewer:
         # Before the server is asked: the lease counts from here, however long the response takes.
         asked_at = clock.now()
         try:
-            response = yield Call(_SYNC, pb.SyncRequest(cursor=self.cursor), pb.SyncResponse, SYNC_TIMEOUT_S)
+            response = yield Call(
+                methods.SYNC.path, pb.SyncRequest(cursor=self.cursor), pb.SyncResponse, SYNC_TIMEOUT_S
+            )
         except errors.ApiError as error:
             self._fail(error)
         else:
@@ -129,7 +129,7 @@ class KeyResolver:
         request = pb.ResolveRequest(keys=wanted.values(), rules=RULES, known_specs=self._specs, cursor=cursor)
         asked_at = clock.now()
         try:
-            response: pb.ResolveResponse = yield Call(_RESOLVE, request, pb.ResolveResponse, SYNC_TIMEOUT_S)
+            response: pb.ResolveResponse = yield Call(methods.RESOLVE.path, request, pb.ResolveResponse, SYNC_TIMEOUT_S)
         except errors.ApiError:
             # The next check of the key wants it again.
             return
@@ -163,7 +163,7 @@ class UseReporter:
         for start in range(0, len(uses), _MAX_USES):
             request = write_uses(uses[start : start + _MAX_USES])
             try:
-                yield Call(_REPORT, request, pb.ReportUsesResponse)
+                yield Call(methods.REPORT_USES.path, request, pb.ReportUsesResponse)
             except _TRANSIENT_ERRORS:
                 # With the next report, unless these are too many to be kept until then.
                 if len(uses) <= self._local_cache.max_keys:
