@@ -25,7 +25,7 @@ SECTIONS: Mapping[str, Section] = {
     "workers": workers,
     "overload": overload,
     "cache": cache,
-    "near-cache": client_cache,
+    "client-cache": client_cache,
     "clients": clients,
     "revocations": revocations,
     "admin": admin,

@@ -139,7 +139,7 @@ async def test_questions_are_answered_by_either_side_alike(
     write = decisions.try_to_write
     monkeypatch.setattr(decisions, "try_to_write", lambda question: sent.append(question) or write(question))
     allowed, denied, invalid, later, text, other = await made(client.check_many, questions, timeout=10)
-    assert sent == questions[2:5], "all others are decided near, denied or not"
+    assert sent == questions[2:5], "all others are decided by the cache, denied or not"
     assert allowed.allowed
     assert denied.missing_permissions == (gatekey.Permission("campaigns/c1", "write"),)
     assert [each.error.reason for each in (invalid, later, text)] == [

@@ -53,7 +53,7 @@ type AuditEvent struct {
 	Hash []byte `protobuf:"bytes,11,opt,name=hash,proto3" json:"hash,omitempty"`
 	// The revision of the change. Absent in events that were written before there were revisions.
 	Revision *int64 `protobuf:"varint,12,opt,name=revision,proto3,oneof" json:"revision,omitempty"`
-	// How long the call waited until no process could answer from older facts. Written within seconds
+	// How long the call waited until no process could answer from older snapshots. Written within seconds
 	// of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
 	ReceiptWait *durationpb.Duration `protobuf:"bytes,13,opt,name=receipt_wait,json=receiptWait,proto3" json:"receipt_wait,omitempty"`
 	// The display name that the service token had. Empty for what the service did by itself, and in events

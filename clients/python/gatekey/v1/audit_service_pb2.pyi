@@ -81,7 +81,7 @@ class AuditEvent(_message.Message):
 
     @_builtins.property
     def receipt_wait(self) -> _duration_pb2.Duration:
-        """How long the call waited until no process could answer from older facts. Written within seconds
+        """How long the call waited until no process could answer from older snapshots. Written within seconds
         of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
         """
 

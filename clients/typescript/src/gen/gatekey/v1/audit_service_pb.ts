@@ -107,7 +107,7 @@ export type AuditEvent = Message<"gatekey.v1.AuditEvent"> & {
   revision?: bigint | undefined;
 
   /**
-   * How long the call waited until no process could answer from older facts. Written within seconds
+   * How long the call waited until no process could answer from older snapshots. Written within seconds
    * of the event, and no part of its hash. Absent where nothing was waited for, as for creations.
    *
    * @generated from field: google.protobuf.Duration receipt_wait = 13;

@@ -1,4 +1,4 @@
-"""A service that has a client cache and does nothing but check: `python -m tests.chaos.near GUARD KIND serve`.
+"""A service that has a client cache and does nothing but check: `python -m tests.chaos.caching GUARD KIND serve`.
 
 It is asked as a server is, and answers by what its client decides.
 """
@@ -28,7 +28,7 @@ _TIMEOUT_S = 5.0
 # More than there are checks that wait for a server: those that need none come through.
 _THREADS = 500
 
-DECIDED_BY_CACHE = "decided near"
+DECIDED_BY_CACHE = "decided by the cache"
 """The message of an answer that no server was asked for."""
 
 
@@ -43,7 +43,7 @@ class CachingProcess(ServerProcess):
         cls, disabled_guard: str, kind: str, servers: Sequence[str], token: str
     ) -> AsyncIterator["CachingProcess"]:
         """Start a service."""
-        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.near", disabled_guard, kind)
+        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.caching", disabled_guard, kind)
         ways = [Way(address) for address in servers]
         for way in ways:
             await way.open()
