@@ -104,3 +104,13 @@ def test_links_within_the_documents_lead_to_headings() -> None:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_decision_has_a_status_and_a_date() -> None:
+    for page in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        head = page.read_text()[:400]
+        status = re.search(r"^- Status: (?:accepted|superseded by \[(\d+)\]\(([\w.-]+)\))$", head, re.MULTILINE)
+        assert status is not None, page.name
+        assert re.search(r"^- Date: \d{4}-\d{2}-\d{2}$", head, re.MULTILINE), page.name
+        if status[2]:
+            assert f"[{int(page.name[:4])}]({page.name})" in (page.parent / status[2]).read_text(), page.name
