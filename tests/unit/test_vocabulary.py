@@ -115,3 +115,19 @@ def test_a_replaced_name_does_not_come_back(pattern: str, globs: tuple[str, ...]
 
 def test_exceptions_are_needed() -> None:
     assert [each for each in EXCEPTIONS if not re.search(each[0], TEXTS.get(each[1], ""))] == []
+
+
+# One example of each, as it was once written.
+OLD = """
+FactSource; Known(; Wanted; Loaded; Policy(spec); class History; history.holds(entry); def lapse; FeedLink
+freshness/log.py; ReceiptBook; .settle(; audit.Place; despair; is_hopeless; give_up; .doubt(; mutations.Change; _hold(
+_tried_again; SURELY_OVER_S; _PATIENCE_S; commands/people.py; ScopeNames; rpc/edge.py; Incoming; Reply(; Parts(
+import values; overload.Queue; node.answer; _for_ever; runtime/workers.py; upkeep; find_used; near cache; _keeping
+import _guards; Refusal; admitted; undecided; _forks; _Trip; examine; CallFailed; make arrows; diseases
+tests/support/world.py; gatekey_server.domain
+"""
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern, _, _ in BANNED])
+def test_every_pattern_finds_an_old_name(pattern: str) -> None:
+    assert re.search(pattern, OLD, re.MULTILINE)
