@@ -20,11 +20,11 @@ import uvloop
 from gatekey.core.secrets import new_secret
 
 from tests.chaos import disabled_guards, faults, report
+from tests.chaos.caching import KINDS, CachingProcess
 from tests.chaos.database import Database
 from tests.chaos.faults import Field
 from tests.chaos.history import FaultRun, History, judge
 from tests.chaos.load import Load, Target
-from tests.chaos.near import KINDS, CachingProcess
 from tests.support.server import PEPPERS, ServerProcess
 
 _RECOVERY_S = 60
@@ -65,7 +65,9 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--processes", type=int, default=3, help="how many servers (%(default)s)")
-    parser.add_argument("--caches", type=int, default=2, help="how many services with client caches (%(default)s)")
+    parser.add_argument(
+        "--client-caches", type=int, default=2, help="how many services with client caches (%(default)s)"
+    )
     parser.add_argument("--seconds", type=float, default=120, help="for how long, at least (%(default)s)")
     parser.add_argument(
         "--faults", type=_faults, default="all", help=f"all, none, or some of {','.join(faults.NAMES)} (%(default)s)"
@@ -81,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--checks-at-least", type=int, default=0, help="exit with 2 if there were fewer")
     parser.add_argument("--revocations-at-least", type=int, default=0, help="exit with 2 if there were fewer")
     arguments = parser.parse_args()
-    if not arguments.caches:
+    if not arguments.client_caches:
         arguments.faults = tuple(name for name in arguments.faults if name not in faults.OF_ONE_CLIENT)
     return arguments
 
@@ -105,8 +107,8 @@ async def _run(arguments: argparse.Namespace) -> tuple[History, float]:
         directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="gatekey-chaos-")))
         field = await resources.enter_async_context(_field(directory, arguments, harm))
         targets = []
-        for number, server in enumerate([*field.servers, *field.near]):
-            target = Target(number, server.address, field.token, near=number >= len(field.servers))
+        for number, server in enumerate([*field.servers, *field.caching]):
+            target = Target(number, server.address, field.token, caching=number >= len(field.servers))
             resources.push_async_callback(target.close)
             targets.append(target)
         load = Load(targets, arguments.groups, rng, arguments.rate)
@@ -148,15 +150,15 @@ async def _field(directory: Path, arguments: argparse.Namespace, rng: random.Ran
         if disabled_guard in disabled_guards.IN_DATABASE:
             await database.execute(disabled_guards.IN_DATABASE[disabled_guard])
         async with AsyncExitStack() as clients:
-            near = [
+            caching = [
                 await clients.enter_async_context(
                     CachingProcess.open(
                         disabled_guard, KINDS[number % 2], [server.address for server in servers], token
                     )
                 )
-                for number in range(arguments.caches)
+                for number in range(arguments.client_caches)
             ]
-            yield Field(database, servers, start, token, rng, near)
+            yield Field(database, servers, start, token, rng, caching)
     finally:
         for server in ServerProcess.started:
             await server.kill()
@@ -166,7 +168,7 @@ async def _field(directory: Path, arguments: argparse.Namespace, rng: random.Ran
 async def _watch(field: Field) -> None:
     """Fail when a server ends that was not killed."""
     while True:
-        for number, server in enumerate([*field.servers, *field.near]):
+        for number, server in enumerate([*field.servers, *field.caching]):
             if server.process.returncode not in {None, -signal.SIGKILL}:
                 raise RuntimeError(f"process {number} has ended: {''.join(server.output[-20:])}")
         await asyncio.sleep(_WATCH_INTERVAL_S)
@@ -201,7 +203,7 @@ async def _do(name: str, field: Field, load: Load) -> None:
     if name in faults.OF_ONE_PROCESS:
         number = of_number = field.rng.randrange(len(field.servers))
     elif name in faults.OF_ONE_CLIENT:
-        of_number = field.rng.randrange(len(field.near))
+        of_number = field.rng.randrange(len(field.caching))
         number = len(field.servers) + of_number
     fault = {**faults.OF_ONE_PROCESS, **faults.OF_ONE_CLIENT, **faults.OF_ALL}[name]
     start = time.monotonic()

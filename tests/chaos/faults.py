@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from gatekey.core.lease import LEASE_S
 
+from tests.chaos.caching import CachingProcess
 from tests.chaos.database import Database
-from tests.chaos.near import CachingProcess
 from tests.chaos.server import BLOCK_S, BLOCK_SIGNAL
 from tests.support.server import ServerProcess
 
@@ -29,7 +29,7 @@ class Field:
     token: str
     """Opens everything."""
     rng: random.Random
-    near: list[CachingProcess]
+    caching: list[CachingProcess]
     """Services with client caches."""
 
     async def outlast_the_lease(self) -> None:
@@ -94,7 +94,7 @@ async def killed(field: Field, number: int) -> None:
 
 async def client_cut_off(field: Field, number: int) -> None:
     """A client cache hears of servers late, and then no more; nothing tells it that the way is gone."""
-    ways = field.near[number].ways
+    ways = field.caching[number].ways
     for way in ways:
         way.delay_s = LATE_S
     await asyncio.sleep(LATE_FOR_S)
@@ -110,7 +110,7 @@ async def client_cut_off(field: Field, number: int) -> None:
 
 async def client_stopped(field: Field, number: int) -> None:
     """A process with a client cache is stopped and continued."""
-    process = field.near[number].process
+    process = field.caching[number].process
     process.send_signal(signal.SIGSTOP)
     try:
         await field.outlast_the_lease()
@@ -120,7 +120,7 @@ async def client_stopped(field: Field, number: int) -> None:
 
 async def client_blocked(field: Field, number: int) -> None:
     """The main thread of a process with a client cache does nothing but one thing."""
-    field.near[number].process.send_signal(BLOCK_SIGNAL)
+    field.caching[number].process.send_signal(BLOCK_SIGNAL)
     await asyncio.sleep(BLOCK_S)
 
 

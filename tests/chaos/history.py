@@ -31,7 +31,7 @@ class Check(NamedTuple):
     end: float
     process: int
     reason: str
-    near: bool = False
+    caching: bool = False
     """Whether it was answered by a client cache, or could have been."""
 
 
@@ -53,7 +53,7 @@ class Mutation:
 
     def end_for(self, check: Check) -> float:
         """From when on the check must know of it: clients may be later where the mutation did not wait for them."""
-        return self.end + MAX_REMOTE_LEASE_S if check.near and not self.everywhere else self.end
+        return self.end + MAX_REMOTE_LEASE_S if check.caching and not self.everywhere else self.end
 
 
 class Transition(NamedTuple):

@@ -19,9 +19,9 @@ from gatekey.v1 import (
 )
 from gatekey.v1 import check_service_pb2 as pb
 
+from tests.chaos.caching import DECIDED_BY_CACHE
 from tests.chaos.fixtures import ACTION, GONE, RESOURCE, Group, Step
 from tests.chaos.history import ALLOWED, Check, Failure, History, Mutation, Timeline, Transition
-from tests.chaos.near import DECIDED_BY_CACHE
 
 # Longer than any fault, so that what was asked before it or meanwhile is answered after it.
 _CHECK_TIMEOUT_S = 15.0
@@ -64,9 +64,9 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class Target:
     """A server process, as its clients see it: always at the same address."""
 
-    def __init__(self, number: int, address: str, token: str, *, near: bool = False) -> None:
+    def __init__(self, number: int, address: str, token: str, *, caching: bool = False) -> None:
         self.number = number
-        self.near = near
+        self.caching = caching
         """Whether it is a service with a client cache, which answers checks and nothing else."""
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._channels = [grpc.aio.insecure_channel(address, _CHANNEL_OPTIONS) for _ in range(2)]
@@ -102,7 +102,7 @@ class Load:
 
     def __init__(self, targets: list[Target], groups: int, rng: random.Random, checks_per_s: float) -> None:
         self._targets = targets
-        self._servers = [target for target in targets if not target.near]
+        self._servers = [target for target in targets if not target.caching]
         self._quiet = Group("quiet")
         self._groups = [Group(f"chaos{number}") for number in range(groups)]
         self._rng = rng
@@ -191,7 +191,7 @@ class Load:
                 self._note("check of several", start, _CODES[result.error.code], result.error.message)
             else:
                 self.history.decided_by_caches += result.response.message == DECIDED_BY_CACHE
-                self._write_down(timeline, Check(start, end, target.number, _answer(result.response), target.near))
+                self._write_down(timeline, Check(start, end, target.number, _answer(result.response), target.caching))
         return not any(result.HasField("error") for result in results)
 
     def _write_down(self, timeline: Timeline, check: Check) -> None:

@@ -23,7 +23,7 @@ def problems(history: History, arguments: argparse.Namespace) -> list[str]:
         (
             "checks decided by client caches",
             history.decided_by_caches,
-            arguments.checks_at_least if arguments.near else 0,
+            arguments.checks_at_least if arguments.client_caches else 0,
         ),
         ("checks", sum(1 for _ in history.checks()), arguments.checks_at_least),
         ("revocations", history.revocations().total(), arguments.revocations_at_least),
@@ -35,7 +35,7 @@ def _counts(history: History) -> Iterator[str]:
     reasons = Counter(check.reason for check in history.checks())
     yield from _table("checks", reasons)
     yield f"{'within ' + format(FRESH_S, '.1f') + ' s of a mutation of the key':42} {history.fresh_checks():8}"
-    yield f"{'single ones decided by near caches':42} {history.decided_by_caches:8}"
+    yield f"{'single ones decided by client caches':42} {history.decided_by_caches:8}"
     yield from _table("mutations that took something away", history.revocations())
     yield from _table("all mutations", Counter(m.verb for m in history.mutations if m.end < inf))
     repeated = sum(mutation.attempts > 1 for mutation in history.mutations)

@@ -173,8 +173,8 @@ def test_only_a_mutation_that_took_something_away_and_returned_counts_as_a_revoc
 
 def test_a_run_in_which_too_little_happened_proves_nothing() -> None:
     history = History([timeline(checks=(Check(1, 2, 0, ALLOWED),))])
-    assert report.problems(history, Namespace(near=0, checks_at_least=1, revocations_at_least=0)) == []
-    assert report.problems(history, Namespace(near=0, checks_at_least=2, revocations_at_least=1)) == [
+    assert report.problems(history, Namespace(client_caches=0, checks_at_least=1, revocations_at_least=0)) == []
+    assert report.problems(history, Namespace(client_caches=0, checks_at_least=2, revocations_at_least=1)) == [
         "checks: 1, and 2 were wanted",
         "revocations: 0, and 1 were wanted",
     ]

@@ -29,7 +29,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-// "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+// "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 //
 // Needs `create` on `products/{product}/checks`.
 type CacheServiceClient interface {
@@ -91,7 +91,7 @@ func (c *cacheServiceClient) ReportUses(ctx context.Context, in *ReportUsesReque
 // for forward compatibility.
 //
 // For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-// "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+// "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 //
 // Needs `create` on `products/{product}/checks`.
 type CacheServiceServer interface {

@@ -203,7 +203,7 @@ class KeyMiddleware:
 
 
 def decision_of(request: HTTPConnection) -> Decision:
-    """The decision about a request that was admitted. Raises `LookupError` where there was none."""
+    """The decision about a request that was allowed. Raises `LookupError` where there was none."""
     decision = getattr(request.state, "gatekey", None)
     if not isinstance(decision, Decision):
         raise LookupError("the request's key was not checked")

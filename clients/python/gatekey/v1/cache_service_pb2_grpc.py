@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class CacheServiceStub:
     """For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-    "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+    "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 
     Needs `create` on `products/{product}/checks`.
     """
@@ -57,7 +57,7 @@ class CacheServiceStub:
 
 class CacheServiceServicer:
     """For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-    "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+    "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 
     Needs `create` on `products/{product}/checks`.
     """
@@ -118,7 +118,7 @@ def add_CacheServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class CacheService:
     """For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-    "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+    "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 
     Needs `create` on `products/{product}/checks`.
     """

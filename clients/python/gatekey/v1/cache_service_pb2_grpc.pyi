@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class CacheServiceStub:
     """For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-    "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+    "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 
     Needs `create` on `products/{product}/checks`.
     """
@@ -57,7 +57,7 @@ class CacheServiceStub:
 @_typing.type_check_only
 class CacheServiceAsyncStub(CacheServiceStub):
     """For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-    "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+    "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 
     Needs `create` on `products/{product}/checks`.
     """
@@ -82,7 +82,7 @@ class CacheServiceAsyncStub(CacheServiceStub):
 
 class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     """For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
-    "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+    "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
 
     Needs `create` on `products/{product}/checks`.
     """

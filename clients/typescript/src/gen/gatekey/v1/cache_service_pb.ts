@@ -535,7 +535,7 @@ export const ReportUsesResponseSchema: GenMessage<ReportUsesResponse> = /*@__PUR
 
 /**
  * For clients that decide checks themselves, near to where they are asked: see `docs/freshness.md`,
- * "Near caches". What clients call scopes here are names that tell nothing, the same for all servers.
+ * "Client caches". What clients call scopes here are names that tell nothing, the same for all servers.
  *
  * Needs `create` on `products/{product}/checks`.
  *

@@ -1,4 +1,4 @@
-"""A service that has a client cache and does nothing but check: `python -m tests.chaos.near GUARD KIND serve`.
+"""A service that has a client cache and does nothing but check: `python -m tests.chaos.caching GUARD KIND serve`.
 
 It is asked as a server is, and answers by what its client decides.
 """
@@ -43,7 +43,7 @@ class CachingProcess(ServerProcess):
         cls, disabled_guard: str, kind: str, servers: Sequence[str], token: str
     ) -> AsyncIterator["CachingProcess"]:
         """Start a service."""
-        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.near", disabled_guard, kind)
+        command = ("setpriv", "--pdeathsig=KILL", sys.executable, "-m", "tests.chaos.caching", disabled_guard, kind)
         ways = [Way(address) for address in servers]
         for way in ways:
             await way.open()
