@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from gatekey.core import key_rules
 from gatekey.core.decisions import CompiledSpec
 from gatekey.core.entities import Principal, Tenant
-from gatekey.core.errors import InvalidRequest, PermissionDenied
-from gatekey.core.grants import EVERYTHING, GrantSet, Permission, in_words
-from gatekey.core.names import KeyOwnerName, MemberName, PrincipalName
+from gatekey.core.errors import PermissionDenied
+from gatekey.core.grants import EVERYTHING, GrantSet, Permission
+from gatekey.core.names import PrincipalName
 
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.store import principals
@@ -72,7 +73,7 @@ class Actor:
     @property
     def role(self) -> str | None:
         """The actor's role, as it is now."""
-        return role_of(self.compiled, self.principal) if self.principal is not None else None
+        return key_rules.role_of(self.compiled, self.principal) if self.principal is not None else None
 
     @property
     def _grants(self) -> GrantSet:
@@ -138,40 +139,3 @@ def refuse_other_tenant(mutation: Administration, tenant: Tenant | None, noun: s
     """Refuse an actor of another tenant; None for what is in no tenant, where there can be no actor."""
     if mutation.actor is not None and (tenant is None or mutation.actor.parent != tenant.name):
         raise PermissionDenied("ACTOR_OF_OTHER_TENANT", f"the actor is no member or machine user of this {noun}")
-
-
-def refuse_key_of_other_member(mutation: Administration, compiled: CompiledSpec, owner: KeyOwnerName) -> None:
-    """Refuse an actor a key, or a new secret, of another member where the spec leaves that to the member alone.
-
-    Raises `PermissionDenied` (`KEY_OF_OTHER_MEMBER`).
-    """
-    secret_keys = compiled.spec.secret_keys
-    own_only = secret_keys is not None and secret_keys.own_keys_only
-    if own_only and mutation.actor is not None and isinstance(owner, MemberName) and owner != mutation.actor:
-        raise PermissionDenied(
-            "KEY_OF_OTHER_MEMBER",
-            f"a key of `{owner}` is made, and gets a new secret, on behalf of this member only",
-            metadata={"owner": str(owner)},
-        )
-
-
-def refuse_more_than_owner(compiled: CompiledSpec, grants: GrantSet, owner_role: str | None) -> None:
-    """Refuse grants for a restricted key that its owner does not have.
-
-    Raises `InvalidRequest` (`GRANTS_EXCEED_OWNER`).
-    """
-    allowed = compiled.role_grants(owner_role)
-    lacking = allowed.lacks(grants)
-    if lacking is not None:
-        raise InvalidRequest.at(
-            "api_key.grants",
-            "GRANTS_EXCEED_OWNER",
-            f"`{lacking.action}` on `{lacking.resource}` is more than the role `{owner_role}` of the key's owner has,"
-            f" which is {in_words(allowed)}",
-            metadata={"resource": lacking.resource, "action": lacking.action, "role": owner_role or ""},
-        )
-
-
-def role_of(compiled: CompiledSpec, principal: Principal) -> str | None:
-    """The role of a principal, as it is now."""
-    return compiled.machine_user_role if principal.is_machine_user else principal.role

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from gatekey.core import builtin
+from gatekey.core import builtin, key_rules
 from gatekey.core.decisions import CompiledSpec, KeySnapshot, Reason, Request, decide, holder_problem
 from gatekey.core.errors import GatekeyError, NotFound, PermissionDenied, Unauthenticated, Unreadable
 from gatekey.core.grants import ANY, GrantSet, Path
@@ -106,7 +106,7 @@ class Caller:
 
         Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
         """
-        if outlives(expire_time, self.snapshot.expire_time):
+        if key_rules.outlives(expire_time, self.snapshot.expire_time):
             raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot outlive its maker")
 
     @property
@@ -180,11 +180,6 @@ def as_seen(
     else:
         return known
     return VersionedSnapshot(None, min(revision, max(reached, min_revision)))
-
-
-def outlives(expire_time: datetime | None, other: datetime | None) -> bool:
-    """Whether one expiry is later than another; None is never."""
-    return other is not None and (expire_time is None or expire_time > other)
 
 
 def product_not_found(product: str) -> NotFound:

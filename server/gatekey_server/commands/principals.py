@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
+from gatekey.core import key_rules
 from gatekey.core.audit import describe, describe_removed
 from gatekey.core.decisions import CompiledSpec, PrincipalKind
 from gatekey.core.entities import Deleted, Principal, Product, Tenant
-from gatekey.core.errors import AlreadyExists, FailedPrecondition, InvalidRequest
+from gatekey.core.errors import AlreadyExists, FailedPrecondition
 from gatekey.core.names import MachineUserName, MemberName, PrincipalName, ProductName, TenantName
-from gatekey.core.specs import Lifetime
 
 from gatekey_server.authorization import actors
 from gatekey_server.authorization.callers import Caller
@@ -40,7 +40,7 @@ async def add_member(
     async def work(connection: Connection) -> MutationOutcome[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "members", "create")
-        _refuse_unknown_role(product.compiled, role)
+        key_rules.check_role(product.compiled, role)
         actor.may_give_role(role)
         await limits.refuse_another_principal(connection, product, tenant, PrincipalKind.MEMBER)
         member = await principals.insert(connection, tenant, name, role=role, display_name=display_name)
@@ -65,11 +65,7 @@ async def create_machine_user(
     async def work(connection: Connection) -> MutationOutcome[PrincipalAndSpec]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "create")
-        if machine_user_lifetime(product.compiled) is Lifetime.BOUND_TO_KEYS:
-            raise FailedPrecondition(
-                "MACHINE_USER_NEEDS_KEY",
-                "machine users of this product live as long as their keys: create one with its first key",
-            )
+        key_rules.check_keyless_machine_user(product.compiled)
         actor.may_create_machine_users()
         user = await insert_machine_user(connection, product, tenant, name, display_name)
         return MutationOutcome((user, product.compiled), name, None, describe(user))
@@ -89,14 +85,6 @@ async def insert_machine_user(
     if user is None:
         raise AlreadyExists("MACHINE_USER_EXISTS", f"there is a machine user `{name}`")
     return user
-
-
-def machine_user_lifetime(compiled: CompiledSpec) -> Lifetime:
-    """How long machine users live. Raises `FailedPrecondition` (`MACHINE_USERS_NOT_OFFERED`)."""
-    offered = compiled.spec.machine_users
-    if offered is None or offered.lifetime is None:
-        raise FailedPrecondition("MACHINE_USERS_NOT_OFFERED", "this product has no machine users")
-    return offered.lifetime
 
 
 async def get_principal(database: Database, caller: Caller, name: PrincipalName) -> PrincipalAndSpec:
@@ -178,7 +166,7 @@ async def update_member(
         check_etag(etag, before.etag)
         new_role = before.role
         if role is not None and role != before.role:
-            _refuse_unknown_role(product.compiled, role)
+            key_rules.check_role(product.compiled, role)
             actor.may_give_role(role)
             if not force and not product.compiled.is_owner(role):
                 await _refuse_last_owner(connection, product.compiled, tenant, before)
@@ -254,12 +242,6 @@ async def remove_principal(
         return MutationOutcome(deleted, name, describe_removed(before, keys, named), None)
 
     return await run(database, mutation, name.parent, work)
-
-
-def _refuse_unknown_role(compiled: CompiledSpec, role: str) -> None:
-    roles = [known.role for known in compiled.spec.roles]
-    if role not in roles:
-        raise InvalidRequest.at("member.role", "ROLE_UNKNOWN", f"one of {', '.join(roles)} is required")
 
 
 async def _refuse_last_owner(connection: Connection, compiled: CompiledSpec, tenant: Tenant, member: Principal) -> None:

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TypeVar
@@ -11,6 +12,7 @@ import asyncpg
 import structlog
 from gatekey.core.entities import ApiKey, Creator, Principal, SecretInfo, Tenant
 from gatekey.core.grants import Grant
+from gatekey.core.key_rules import KeySettings
 from gatekey.core.names import ApiKeyName, TenantName, format_key_id, parse_key_id
 from gatekey.core.secrets import Digest, SealedSecret
 from gatekey.core.specs import AccessMode, KeyKind
@@ -111,45 +113,37 @@ async def insert(
     await _insert_secret(connection, tenant, key_uid, _SLOTS[0], secret)
 
 
-async def update(
-    connection: Connection,
-    tenant: Tenant,
-    key_uid: uuid.UUID,
-    *,
-    display_name: str,
-    description: str,
-    labels: Mapping[str, str],
-    mode: AccessMode | None,
-    grants: tuple[Grant, ...],
-    expire_time: datetime | None,
-) -> None:
-    """Change a key of a locked tenant."""
+async def update(connection: Connection, tenant: Tenant, key_uid: uuid.UUID, settings: KeySettings) -> None:
+    """Change the settings of a key of a locked tenant."""
     await queries.key_update(
         connection,
         tenant_uid=tenant.uid,
         key_uid=key_uid,
-        display_name=display_name,
-        description=description,
-        labels=json.dumps(dict(labels)),
-        mode=mode,
-        grants=_write_grants(mode, grants),
-        expire_time=expire_time,
+        display_name=settings.display_name,
+        description=settings.description,
+        labels=json.dumps(dict(settings.labels)),
+        mode=settings.mode,
+        grants=_write_grants(settings.mode, settings.grants),
+        expire_time=settings.expire_time,
     )
 
 
-async def disable(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> None:
-    """Switch a key off."""
-    await queries.key_disable(connection, tenant_uid=tenant.uid, key_uid=key_uid)
+async def disable(connection: Connection, tenant: Tenant, key: ApiKey) -> ApiKey:
+    """Disable a key of a locked tenant; returns it as it is now."""
+    row = await queries.key_disable(connection, tenant_uid=tenant.uid, key_uid=key.uid)
+    return replace(key, disable_time=row["disable_time"], version=row["version"])
 
 
-async def enable(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> None:
-    """Switch a key on."""
-    await queries.key_enable(connection, tenant_uid=tenant.uid, key_uid=key_uid)
+async def enable(connection: Connection, tenant: Tenant, key: ApiKey) -> ApiKey:
+    """Enable a key of a locked tenant; returns it as it is now."""
+    row = await queries.key_enable(connection, tenant_uid=tenant.uid, key_uid=key.uid)
+    return replace(key, disable_time=None, version=row["version"])
 
 
-async def revoke(connection: Connection, tenant: Tenant, key_uid: uuid.UUID, reason: str) -> None:
-    """Switch a key off for good."""
-    await queries.key_revoke(connection, tenant_uid=tenant.uid, key_uid=key_uid, reason=reason)
+async def revoke(connection: Connection, tenant: Tenant, key: ApiKey, reason: str) -> ApiKey:
+    """Revoke a key of a locked tenant, for good; returns it as it is now."""
+    row = await queries.key_revoke(connection, tenant_uid=tenant.uid, key_uid=key.uid, reason=reason)
+    return replace(key, revoke_time=row["revoke_time"], revoke_reason=reason, version=row["version"])
 
 
 async def rotate(

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from gatekey.core.decisions import CompiledSpec
 from gatekey.core.entities import ApiKey, Creator, Deleted, Identified, SecretInfo
 from gatekey.core.errors import InvalidRequest
+from gatekey.core.key_rules import ApiKeyChange, NewApiKey, NewMachineUser
 from gatekey.core.names import (
     ApiKeyName,
     KeyOwnerName,
@@ -32,7 +33,7 @@ from gatekey.wire.conversions import (
 from gatekey.wire.specs import write_credential
 
 from gatekey_server.commands import api_keys
-from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, KeyAndSpec, NewApiKey, NewMachineUser
+from gatekey_server.commands.api_keys import CreatedApiKey, KeyAndSpec
 from gatekey_server.rpc.context import Call, Clock
 from gatekey_server.rpc.wire import paging
 from gatekey_server.rpc.wire.principals import read_new_machine_user, write_machine_user

@@ -95,20 +95,23 @@ set display_name = :display_name, description = :description, labels = :labels, 
     expire_time = :expire_time, version = version + 1
 where tenant_uid = :tenant_uid and key_uid = :key_uid;
 
--- name: key_disable(tenant_uid, key_uid)!
--- Switches a key off.
+-- name: key_disable(tenant_uid, key_uid)^
+-- Disables a key. Returns what changed, so that the key need not be read again.
 update api_key set disable_time = now(), version = version + 1
-where tenant_uid = :tenant_uid and key_uid = :key_uid;
+where tenant_uid = :tenant_uid and key_uid = :key_uid
+returning disable_time, version;
 
--- name: key_enable(tenant_uid, key_uid)!
--- Switches a key on.
+-- name: key_enable(tenant_uid, key_uid)^
+-- Enables a key. Returns what changed.
 update api_key set disable_time = null, version = version + 1
-where tenant_uid = :tenant_uid and key_uid = :key_uid;
+where tenant_uid = :tenant_uid and key_uid = :key_uid
+returning version;
 
--- name: key_revoke(tenant_uid, key_uid, reason)!
--- Switches a key off for good.
+-- name: key_revoke(tenant_uid, key_uid, reason)^
+-- Revokes a key for good. Returns what changed, so that the key need not be read again.
 update api_key set revoke_time = now(), revoke_reason = :reason, version = version + 1
-where tenant_uid = :tenant_uid and key_uid = :key_uid;
+where tenant_uid = :tenant_uid and key_uid = :key_uid
+returning revoke_time, version;
 
 -- name: key_count_up_to(tenant_uid, limit)$
 -- How many keys a tenant has, as far as a limit makes it matter, without those of removed principals: between two of
