@@ -1,4 +1,4 @@
-"""The life of API keys."""
+"""Creating, reading, changing and deleting API keys."""
 
 import secrets
 import uuid
@@ -30,7 +30,7 @@ from gatekey_server.store.database import Connection, Database
 from gatekey_server.store.slices import Slice
 
 SLICE_ROWS = 25
-"""How many keys are read at once: with all they may be given, a few MB."""
+"""How many keys are read at once. With the largest grants these are a few MB."""
 
 KeyAndSpec = tuple[ApiKey, CompiledSpec]
 """A key, and the compiled spec of its product."""
@@ -38,7 +38,7 @@ KeyAndSpec = tuple[ApiKey, CompiledSpec]
 
 @dataclass(frozen=True, slots=True)
 class CreatedApiKey:
-    """A key that was created, and the machine user that was created with it, if one was."""
+    """A new key, and the machine user that was created with it, if any."""
 
     key: ApiKey
     machine_user: Principal | None
@@ -48,7 +48,7 @@ class CreatedApiKey:
 async def create_api_key(
     database: Database, mutation: Mutation[CreatedApiKey], mint: Mint, new: NewApiKey
 ) -> CreatedApiKey:
-    """Create a key; `mint` then holds its secret.
+    """Create a key. Afterwards `mint` holds its secret.
 
     Raises `InvalidRequest` (`OWNER_*`, `MODE_*`, `GRANTS_*`, `EXPIRE_TIME_*`), `FailedPrecondition`
     (`PUBLISHABLE_KEYS_NOT_OFFERED`, `MACHINE_USERS_NOT_OFFERED`, `MACHINE_USER_HAS_KEY`), `AlreadyExists`
@@ -99,14 +99,14 @@ async def create_api_key(
 
 
 def authorise_creation(caller: Caller, parent: TenantName, *, with_machine_user: bool) -> None:
-    """Refuse a caller whose token does not let it create keys. Raises as `Caller.require`."""
+    """Raise as `Caller.require` unless the caller may create keys."""
     caller.require((*parent.path, "apiKeys"), "create")
     if with_machine_user:
         caller.require((*parent.path, "machineUsers"), "create")
 
 
 async def get_api_key(database: Database, caller: Caller, name: ApiKeyName) -> KeyAndSpec:
-    """Read a key. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `API_KEY_NOT_FOUND`)."""
+    """Return a key. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `API_KEY_NOT_FOUND`)."""
     caller.require(name.path, "get")
     async with database.connection() as connection:
         product, tenant = await lookup.product_and_tenant(connection, name.parent)
@@ -121,7 +121,7 @@ async def list_api_keys(
     page: Taker[KeyAndSpec],
     owner: KeyOwnerName | None,
 ) -> str | None:
-    """List the keys in a tenant, or of one owner in it, from the one after `after`; answers the next cursor.
+    """List the keys of a tenant, or of one owner in it, after the cursor `after`. Returns the next cursor.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`).
     """
@@ -142,7 +142,7 @@ async def list_api_keys(
 async def identify_secret(
     database: Database, caller: Caller, digests: Sequence[Digest]
 ) -> tuple[Identified, CompiledSpec | None]:
-    """Find the key that a secret belongs or belonged to, whatever has become of either, and its compiled spec if any.
+    """Return the key that a secret belongs or belonged to, in whatever state, and its compiled spec if it exists.
 
     Raises `NotFound` (`SECRET_NOT_FOUND`), also where the caller may not identify the key.
     """
@@ -198,7 +198,7 @@ async def update_api_key(
 async def disable_api_key(
     database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str
 ) -> KeyAndSpec:
-    """Switch a key off until it is enabled. Raises as `update_api_key`."""
+    """Disable a key until it is enabled again. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _LockedKey) -> ApiKey:
         if held.key.disable_time is not None:
@@ -209,7 +209,7 @@ async def disable_api_key(
 
 
 async def enable_api_key(database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str) -> KeyAndSpec:
-    """Switch a disabled key on. Raises as `update_api_key`."""
+    """Enable a disabled key. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _LockedKey) -> ApiKey:
         await held.refuse_to_hand_out(connection, mutation)
@@ -223,7 +223,7 @@ async def enable_api_key(database: Database, mutation: Mutation[KeyAndSpec], nam
 async def revoke_api_key(
     database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str, reason: str
 ) -> KeyAndSpec:
-    """Switch a key off for good. Raises as `update_api_key`."""
+    """Revoke a key for good. Raises as `update_api_key`."""
 
     async def work(connection: Connection, held: _LockedKey) -> ApiKey:
         if held.key.revoke_time is not None:
@@ -236,7 +236,7 @@ async def revoke_api_key(
 async def rotate_api_key(
     database: Database, mutation: Mutation[KeyAndSpec], mint: Mint, name: ApiKeyName, etag: str, grace: timedelta
 ) -> KeyAndSpec:
-    """Give a key a new secret, which `mint` then holds; the old one lives on for the grace.
+    """Give a key a new secret, which `mint` then holds. The old secret keeps working for `grace`.
 
     Raises `FailedPrecondition` (`API_KEY_REVOKED`, `API_KEY_EXPIRED`,
     `PUBLISHABLE_KEYS_NOT_OFFERED`), `PermissionDenied` (`KEY_OF_OTHER_MEMBER`), and as `update_api_key`.
@@ -246,9 +246,9 @@ async def rotate_api_key(
         if held.key.owner is not None:
             key_rules.check_own_key(held.compiled, held.key.owner, mutation.actor)
         key_rules.check_rotation(held.key, mutation.caller.now)
-        # Whoever rotates a key holds it.
+        # Whoever rotates a key gets its secret, so the same limits apply as to a creation.
         await held.refuse_to_hand_out(connection, mutation)
-        # A spec that was forced may have left the key without its kind, and so without a prefix.
+        # A forced spec may no longer have this kind of key, and so no prefix for it.
         key_rules.check_kind_offered(held.compiled, held.key.kind)
         sealed = mint(held.compiled.spec.prefixes[held.key.kind])
         await api_keys.rotate(connection, held.tenant, held.key.uid, sealed, grace)
@@ -258,7 +258,7 @@ async def rotate_api_key(
 
 
 async def delete_api_key(database: Database, mutation: Mutation[Deleted], name: ApiKeyName, etag: str) -> Deleted:
-    """Delete a key, and its machine user where that lives only as long as its keys.
+    """Delete a key, and its machine user where the spec binds it to its keys.
 
     Raises `Aborted` (`ETAG_MISMATCH`), `NotFound` (`API_KEY_NOT_FOUND`), and as
     `lookup.tenant_for_change` and `actors.authorise`.
@@ -279,7 +279,7 @@ async def delete_api_key(database: Database, mutation: Mutation[Deleted], name: 
 
 @dataclass(frozen=True, slots=True)
 class _LockedKey:
-    """A key in a locked tenant, and what decides about changes of it."""
+    """A key in a locked tenant, with the values that changes of it are checked against."""
 
     product: Product
     tenant: Tenant
@@ -291,14 +291,14 @@ class _LockedKey:
         return self.product.compiled
 
     async def refuse_too_much(self, connection: Connection, mode: AccessMode | None, grants: tuple[Grant, ...]) -> None:
-        """Refuse to give the key more than its owner and the actor have."""
+        """Raise where the key would have more permissions than its owner or the actor."""
         owner = None
         if self.key.owner is not None and not isinstance(self.key.owner, TenantName):
             owner = await principals.get(connection, self.tenant, self.key.owner)
         _refuse_too_much(self.actor, owner, self.key.kind, mode, grants)
 
     async def refuse_to_hand_out(self, connection: Connection, mutation: Mutation[Any]) -> None:
-        """Refuse to hand out the key as it is where it has more than everyone concerned."""
+        """Raise where the key as it is has more permissions than its owner, the actor or the caller may hand out."""
         await self.refuse_too_much(connection, self.key.mode, self.key.grants)
         required = self.key.actor_required
         _refuse_stronger_token(mutation, self.tenant, self.key.mode, self.key.grants, actor_required=required)
@@ -310,7 +310,7 @@ async def _lock_key(
 ) -> _LockedKey:
     product, tenant = await lookup.tenant_for_change(connection, name.parent)
     compiled = product.compiled
-    # Who may not administer any key is not told which exist.
+    # Authorised before `NOT_FOUND`: an actor that may not administer keys is not told which exist.
     key = await api_keys.get(connection, tenant, lookup.key_uid(name))
     actor = await actors.authorise(
         connection, mutation, compiled, tenant, "apiKeys", action, owner=key.owner if key else None
@@ -382,7 +382,7 @@ async def _creator(connection: Connection, mutation: Mutation[Any]) -> Creator:
 async def _owner(
     connection: Connection, product: Product, tenant: Tenant, owner: KeyOwnerName | NewMachineUser | None
 ) -> Principal | None:
-    """Find or create the principal that is to own a key; None where the tenant itself does."""
+    """Return the principal that is to own a key, created if necessary; None for the tenant itself."""
     compiled = product.compiled
     if isinstance(owner, NewMachineUser):
         key_rules.machine_user_lifetime(compiled)
@@ -407,7 +407,7 @@ def _refuse_stronger_token(
     *,
     actor_required: bool,
 ) -> None:
-    """Refuse a caller that would leave a service token behind with more than its own has."""
+    """Raise where a service token would have more permissions than the caller's."""
     if tenant.name.product == builtin.PRODUCT.product:
         given = GrantSet.of(grants)
         mutation.demand(lambda caller: caller.refuse_to_give(mode, given))
@@ -415,11 +415,11 @@ def _refuse_stronger_token(
 
 
 def _refuse_lasting_token(mutation: Mutation[Any], tenant: Tenant, expire_time: datetime | None) -> None:
-    """Refuse a caller that would leave a service token behind that ends later than its own."""
+    """Raise where a service token would expire later than the caller's."""
     if tenant.name.product == builtin.PRODUCT.product:
         mutation.demand(lambda caller: caller.refuse_to_outlive(expire_time))
 
 
 def new_uid(now: datetime) -> uuid.UUID:
-    """Make the uid of a key that is created now."""
+    """Return a uid for a key that is created now."""
     return new_key_uid(int(now.timestamp() * 1000), secrets.randbits(74))

@@ -1,6 +1,6 @@
-"""How much a tenant can hold, and how far things are counted.
+"""The limits of a tenant, and how far things are counted.
 
-Counted under the tenant's lock, so that no two creations pass the last place.
+Counts run under the tenant's lock, so that two creations cannot both take the last place.
 """
 
 from datetime import datetime
@@ -14,11 +14,11 @@ from gatekey_server.store import api_keys, principals
 from gatekey_server.store.database import Connection
 
 MAX_COUNTED = 100_000
-"""How far anything is counted: a count takes no longer where there is more."""
+"""How far anything is counted, which bounds the time that a count takes."""
 
 
 async def count_contents(connection: Connection, tenant: Tenant) -> Deleted:
-    """Count what would go with a tenant, each as far as `MAX_COUNTED`, and the tenant itself."""
+    """Count what would be deleted with a tenant, each as far as `MAX_COUNTED`, and the tenant itself."""
     return Deleted(
         1,
         await principals.count_up_to(connection, tenant, PrincipalKind.MEMBER, MAX_COUNTED),

@@ -1,4 +1,4 @@
-"""The lives of members and machine users."""
+"""Adding, reading, changing and removing members and machine users."""
 
 from collections.abc import Callable
 
@@ -21,16 +21,16 @@ from gatekey_server.store.slices import Slice
 SLICE_ROWS = 100
 
 MAX_NAMED_KEYS = 100
-"""How many of the keys that go with a principal the audit event names."""
+"""How many of the keys that are removed with a principal the audit event names."""
 
 PrincipalAndSpec = tuple[Principal, CompiledSpec]
-"""A principal, and the spec that gives machine users their role."""
+"""A principal, and the compiled spec, which sets the role of machine users."""
 
 
 async def add_member(
     database: Database, mutation: Mutation[Principal], name: MemberName, *, role: str, display_name: str
 ) -> Principal:
-    """Add a person to a tenant.
+    """Add a member to a tenant.
 
     Raises `InvalidRequest` (`ROLE_UNKNOWN`), `AlreadyExists` (`MEMBER_EXISTS`), `ResourceExhausted`
     (`LIMIT_REACHED`), and as `lookup.tenant_for_change` and `actors.authorise`.
@@ -54,7 +54,7 @@ async def add_member(
 async def create_machine_user(
     database: Database, mutation: Mutation[PrincipalAndSpec], name: MachineUserName, display_name: str
 ) -> PrincipalAndSpec:
-    """Create a machine user that has no keys yet.
+    """Create a machine user without keys.
 
     Raises `FailedPrecondition` (`MACHINE_USERS_NOT_OFFERED`, `MACHINE_USER_NEEDS_KEY`), `AlreadyExists`
     (`MACHINE_USER_EXISTS`), `ResourceExhausted` (`LIMIT_REACHED`), and as `lookup.tenant_for_change`
@@ -88,7 +88,7 @@ async def insert_machine_user(
 
 
 async def get_principal(database: Database, caller: Caller, name: PrincipalName) -> PrincipalAndSpec:
-    """Read a member or a machine user.
+    """Return a member or a machine user.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`).
     """
@@ -102,7 +102,7 @@ async def get_principal(database: Database, caller: Caller, name: PrincipalName)
 async def list_principals(
     database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[CompiledSpec], Taker[Principal]]
 ) -> tuple[str | None, int]:
-    """List members and machine users together; answers the next cursor and the number of users.
+    """List members and machine users together. Returns the next cursor, and the number of members.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`).
     """
@@ -118,7 +118,7 @@ async def list_principals(
 async def list_machine_users(
     database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[CompiledSpec], Taker[Principal]]
 ) -> str | None:
-    """List the machine users of a tenant; answers the next cursor.
+    """List the machine users of a tenant. Returns the next cursor.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`).
     """
@@ -152,7 +152,7 @@ async def update_member(
     display_name: str | None,
     force: bool,
 ) -> Principal:
-    """Change what is not None of a member; a role counts for their keys at the next check.
+    """Change the arguments that are not None of a member. A new role applies to their keys at the next check.
 
     Raises `InvalidRequest` (`ROLE_UNKNOWN`), `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition`
     (`LAST_OWNER`), `NotFound` (`MEMBER_NOT_FOUND`), and as `lookup.tenant_for_change` and `actors.authorise`.
@@ -188,7 +188,7 @@ async def update_machine_user(
     *,
     display_name: str | None,
 ) -> PrincipalAndSpec:
-    """Change what is not None of a machine user.
+    """Change the arguments that are not None of a machine user.
 
     Raises `Aborted` (`ETAG_MISMATCH`), `NotFound` (`MACHINE_USER_NOT_FOUND`), and as
     `lookup.tenant_for_change` and `actors.authorise`.
@@ -213,7 +213,7 @@ async def remove_principal(
 ) -> Deleted:
     """Remove a member or a machine user with all their keys, which are unknown from then on.
 
-    A member can leave: be removed on their own behalf. Takes the same time however many keys there are: their
+    A member can leave: be removed on their own behalf. The time does not depend on the number of keys: their
     rows are purged later. Keys are counted as far as `limits.MAX_COUNTED`.
 
     Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`LAST_OWNER`), `NotFound`
@@ -224,7 +224,7 @@ async def remove_principal(
 
     async def work(connection: Connection) -> MutationOutcome[Deleted]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
-        # Whoever wants to leave may, whatever their role lets them administer.
+        # A member may leave, whatever their role may administer.
         leaves = not machine and mutation.actor == name
         if leaves:
             await actors.find(connection, mutation, product.compiled, tenant)
