@@ -49,7 +49,7 @@ _CHANGEABLE = ("display_name", "description", "labels", "mode", "grants", "expir
 
 
 class ApiKeyServicer:
-    """Manages API keys. Plaintext secrets are made here and go no further in."""
+    """Manages API keys. Plaintext secrets are made here and are not passed to commands."""
 
     def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self._database = database
@@ -174,7 +174,7 @@ class ApiKeyServicer:
 
 
 def _write_gone(identified: Identified) -> pb.ApiKey:
-    """A key that is gone, with what is known of it: events of former releases may tell less."""
+    """Return a deleted key as far as its audit event describes it. Events of former releases may hold less."""
     told = {name: str(identified.description.get(name) or "") for name in ("display_name", "owner", "kind")}
     key = pb.ApiKey(
         name=str(identified.name),
@@ -211,7 +211,7 @@ def _write_deleted(deleted: Deleted) -> pb.DeleteApiKeyResponse:
 
 
 def _read_change(key: pb.ApiKey, fields: frozenset[str]) -> ApiKeyChange:
-    """Read what is to be changed; what the mask leaves out may hold anything."""
+    """Return the change of a key. Fields outside the mask are not validated."""
     return ApiKeyChange(
         fields,
         display_name=parse_display_name(key.display_name, "api_key.display_name", required=True)
