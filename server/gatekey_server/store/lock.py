@@ -1,8 +1,8 @@
-"""The lock of migrations: one at a time, and whoever waits is told for whom.
+"""The lock of migrations: one runs at a time, and a waiting one reports what it waits for.
 
-It belongs to a transaction that does nothing else. A pooler in between cannot keep it when its client is gone, as it
-can keep the lock of a session. Previous releases lock by the same number for their session, and both exclude
-each other.
+The lock belongs to a transaction that does nothing else. A pooler in between cannot keep it when its client is gone,
+as it could keep the lock of a session. Previous releases take a session lock by the same number, and both exclude each
+other.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _RETRY_S = 0.1
 _LOOK_INTERVAL_S = 0.5
 
-# Whatever the role's own settings say: a migration may take longer.
+# These override the role's own settings, because a migration may take longer.
 _WITHOUT_LIMITS = """
     select set_config(name, '0', true) from pg_settings where name in (
         'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'
@@ -40,11 +40,11 @@ _SESSIONS = """
 
 
 class LockTimeoutError(Exception):
-    """The lock was not to be had in time, or was lost; the text is for the operator."""
+    """The lock could not be taken in time, or was lost. The text is for the operator."""
 
 
 class MigrationLock:
-    """Holds the lock on one connection, and looks on another one who else is in the way."""
+    """Holds the lock on one connection, and finds on another one what blocks it."""
 
     def __init__(self, number: int, runner: Connection, watcher: Connection, tell: Tell) -> None:
         self._number = number
@@ -55,7 +55,7 @@ class MigrationLock:
 
     @asynccontextmanager
     async def held(self, timeout_s: float) -> AsyncIterator[None]:
-        """Wait for the lock and hold it. Raises `LockTimeoutError`."""
+        """Wait for the lock, and hold it. Raises `LockTimeoutError`."""
         give_up_at = asyncio.get_running_loop().time() + timeout_s
         told: list[int] = []
         while not await self._attempt():
@@ -74,7 +74,7 @@ class MigrationLock:
                 await self._runner.execute("rollback")
 
     async def guard(self, work: Coroutine[Any, Any, T], worker: Connection) -> T:
-        """Do the work of a session while the lock is held, and tell for whom it waits. Raises `LockTimeoutError`."""
+        """Run the work of a session while the lock is held, and report what it waits for. Raises `LockTimeoutError`."""
         session = await worker.fetchval("select pg_backend_pid()")
         task = asyncio.create_task(work)
         self._runner.add_termination_listener(lambda _: task.cancel())
@@ -92,11 +92,11 @@ class MigrationLock:
             watch.cancel()
 
     async def _attempt(self) -> bool:
-        # Asked again and again: whoever waits inside a statement keeps an index from being built concurrently.
+        # Polled: waiting inside a statement would keep an index from being built concurrently.
         await self._runner.execute("begin isolation level read committed")
         await self._runner.execute(_WITHOUT_LIMITS)
         if await self._runner.fetchval("select pg_try_advisory_xact_lock($1)", self._number):
-            # This puts an end to the last statement's snapshot, for which such an index would wait as well.
+            # This releases the last statement's snapshot, for which such an index would wait as well.
             await self._runner.execute("select")
             return True
         await self._runner.execute("rollback")
