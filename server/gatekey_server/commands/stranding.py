@@ -83,7 +83,7 @@ class Search:
         gone = {role.role for role in before.roles} - {role.role for role in spec.roles}
         self._people = PrincipalFilter(sorted(gone), spec.machine_users is None and before.machine_users is not None)
         self._owner_roles = before.owner_role, spec.owner_role
-        # Where the spec no longer has the role, its members are named already.
+        # If the spec no longer has the role, its members are named already.
         self._owners = before.owner_role != spec.owner_role and before.owner_role not in gone
         self._keys = may_take_from_keys(before, spec)
         self._had, self._has = KeyOffer(before), KeyOffer(spec)

@@ -16,7 +16,7 @@ starts anew."""
 
 
 class ChangeLog:
-    """What this process has applied, in the order of the revisions."""
+    """The changes that this process has applied, in the order of the revisions."""
 
     def __init__(self) -> None:
         self.head = NOWHERE

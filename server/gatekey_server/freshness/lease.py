@@ -47,6 +47,6 @@ class PrimaryLease(Lease):
             raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
 
     def fail_waiters(self) -> None:
-        """Fail all who wait for a renewal, and whoever comes until there is one."""
+        """Fail all waits for a renewal, now and until there is one."""
         self.is_failing = True
         self._news.set()

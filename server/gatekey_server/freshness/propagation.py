@@ -69,7 +69,7 @@ class PropagationBarrier:
     async def _watch(self) -> None:
         delay = _FIRST_DELAY_S
         while self._waiting:
-            # What is read now counts only for those who wait already. A process that registers later
+            # This read counts only for those who wait already. A process that registers later
             # holds no lease from before their commits.
             asked = tuple(self._waiting.items())
             try:

@@ -258,7 +258,7 @@ def _pick(loaded: LoadResult | GatekeyError, secret: Secret, min_revision: int) 
 
 
 def _first(loaded: LoadResult, secret: Secret) -> KeySnapshot | None:
-    """Raises `Unreadable`."""
+    """Return the snapshot that a load found for a secret. Raises `Unreadable`."""
     for digest in secret:
         if digest in loaded.snapshots:
             return loaded.snapshots[digest]

@@ -48,7 +48,7 @@ class WatchedFiles:
     """The newest usable contents of the TLS files. Thread-safe."""
 
     def __init__(self, files: Files, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `MaterialError`."""
+        """Read the files. Raises `MaterialError`."""
         self._files = files
         self._clock = clock
         self._lock = threading.Lock()

@@ -35,7 +35,7 @@ _log = structlog.get_logger()
 T = TypeVar("T")
 _UPDATE_USES_SQL: str = queries.usage_update.sql
 _INSERT_USES_SQL: str = queries.usage_insert.sql
-_FIND_USED_SQL: str = queries.usage_find.sql
+_RESOLVE_UIDS_SQL: str = queries.usage_find.sql
 
 
 async def get(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> ApiKey | None:
@@ -203,7 +203,7 @@ async def resolve_key_uids(database: Database, keys: Sequence[ApiKeyName]) -> di
     by_uid = {uid: key for key in keys if (uid := parse_key_id(key.api_key)) is not None}
     parents = [key.parent for key in by_uid.values()]
     rows = await database.fetch(
-        _FIND_USED_SQL, [parent.product for parent in parents], [parent.tenant for parent in parents], list(by_uid)
+        _RESOLVE_UIDS_SQL, [parent.product for parent in parents], [parent.tenant for parent in parents], list(by_uid)
     )
     return {by_uid[row["key_uid"]]: (row["tenant_uid"], row["key_uid"]) for row in rows}
 

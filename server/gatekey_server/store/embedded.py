@@ -230,7 +230,7 @@ class EmbeddedPostgres:
         }
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         command = programs.command("postgres", "-D", str(self._cluster), *options)
-        give_up_at = time.monotonic() + _RETRY_S
+        deadline = time.monotonic() + _RETRY_S
         with _open_log(self._data_dir / "postgres.log") as log:
             while True:
                 self._end_orphan()
@@ -250,7 +250,7 @@ class EmbeddedPostgres:
                     return process
                 log.seek(log_start)
                 output = log.read()
-                if time.monotonic() > give_up_at or not any(line in output for line in _PREDECESSOR_LEAVING):
+                if time.monotonic() > deadline or not any(line in output for line in _PREDECESSOR_LEAVING):
                     raise EmbeddedDatabaseError(
                         f"PostgreSQL ended with status {process.returncode} instead of starting. "
                         f"Its log, {self._data_dir / 'postgres.log'}, ends with:\n{_tail(output)}"
@@ -259,12 +259,12 @@ class EmbeddedPostgres:
 
     def _becomes_ready(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait until the server accepts connections. Returns False if it ended instead."""
-        give_up_at = time.monotonic() + _READY_S
+        deadline = time.monotonic() + _READY_S
         while process.poll() is None:
             lines = self._pid_file_lines()
             if lines[:1] == [str(process.pid)] and [line.strip() for line in lines[7:8]] == ["ready"]:
                 return True
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > deadline:
                 raise EmbeddedDatabaseError(
                     f"PostgreSQL did not accept connections within {_READY_S:.0f} s: "
                     f"see {self._data_dir / 'postgres.log'}, and start again if it was only slow."
@@ -280,9 +280,9 @@ class EmbeddedPostgres:
         if self._serves_cluster(pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
-        give_up_at = time.monotonic() + _ORPHAN_S
+        deadline = time.monotonic() + _ORPHAN_S
         while self._serves_cluster(pid):
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > deadline:
                 raise EmbeddedDatabaseError(
                     f"PostgreSQL, process {pid}, left by a killed Gatekey in {self._cluster}, does not end: "
                     "end that process, then start again."

@@ -56,12 +56,12 @@ class MigrationLock:
     @asynccontextmanager
     async def held(self, timeout_s: float) -> AsyncIterator[None]:
         """Wait for the lock, and hold it. Raises `LockTimeoutError`."""
-        give_up_at = asyncio.get_running_loop().time() + timeout_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
         told: list[int] = []
         while not await self._attempt():
             holders = [row["pid"] for row in await self._watcher.fetch(_HOLDER, self._number)]
-            if asyncio.get_running_loop().time() >= give_up_at:
-                raise LockTimeoutError(await self._given_up(timeout_s, holders))
+            if asyncio.get_running_loop().time() >= deadline:
+                raise LockTimeoutError(await self._timeout_text(timeout_s, holders))
             if holders and holders != told:
                 told = holders
                 who = await self._described(holders)
@@ -115,7 +115,7 @@ class MigrationLock:
         rows = await self._watcher.fetch(_SESSIONS, pids)
         return "; ".join(_description(row) for row in rows) or "a session that has just ended"
 
-    async def _given_up(self, timeout_s: float, holders: list[int]) -> str:
+    async def _timeout_text(self, timeout_s: float, holders: list[int]) -> str:
         who = await self._described(holders)
         end = f"select pg_terminate_backend({holders[0]})" if holders else "select pg_terminate_backend(PID)"
         return (

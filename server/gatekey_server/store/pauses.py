@@ -51,14 +51,14 @@ class Calls:
 
     async def rest(self) -> None:
         """Wait until the other calls have ended, for `MAX_REST_S` at most."""
-        give_up_at = time.perf_counter() + MAX_REST_S
+        deadline = time.perf_counter() + MAX_REST_S
         while True:
             count = self._count
             await asyncio.sleep(REST_S)
             now = time.perf_counter()
             newest = next(reversed(self._began.values()), 0.0)
             # The transport accepts one call per turn of the loop: more may be waiting.
-            if now > give_up_at or (count == self._count and now - newest > LATELY_S):
+            if now > deadline or (count == self._count and now - newest > LATELY_S):
                 return
 
 

@@ -27,7 +27,7 @@ AuditPosition = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What was done, by whom, and what it changed. Texts that do not apply are empty."""
+    """An audit event: the change, its caller and its actor. Texts that do not apply are empty."""
 
     product: str
     tenant: str

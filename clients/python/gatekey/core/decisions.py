@@ -31,7 +31,7 @@ class Reason(enum.Enum):
 
 
 class PrincipalKind(enum.StrEnum):
-    """What kind of principal owns a key."""
+    """The kind of a principal."""
 
     MEMBER = "MEMBER"
     MACHINE_USER = "MACHINE_USER"

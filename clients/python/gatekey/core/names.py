@@ -120,7 +120,7 @@ class ProductName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         (product,) = _parse(text, field, "products/{product}")
         return cls(product)
 
@@ -136,7 +136,7 @@ class CheckConfigName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         if text == "products/-/checkConfig":
             return cls(None)
         (product,) = _parse(text, field, "products/{product}/checkConfig")
@@ -159,7 +159,7 @@ class TenantName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         return cls(*_parse(text, field, "products/{product}/tenants/{tenant}"))
 
 
@@ -179,7 +179,7 @@ class MemberName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         product, tenant, member = _parse(text, field, "products/{product}/tenants/{tenant}/members/{member}")
         return cls(TenantName(product, tenant), member)
 
@@ -200,7 +200,7 @@ class MachineUserName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         product, tenant, user = _parse(text, field, "products/{product}/tenants/{tenant}/machineUsers/{machine_user}")
         return cls(TenantName(product, tenant), user)
 
@@ -243,7 +243,7 @@ class ApiKeyName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         product, tenant, key = _parse(text, field, "products/{product}/tenants/{tenant}/apiKeys/{api_key}")
         return cls(TenantName(product, tenant), key)
 

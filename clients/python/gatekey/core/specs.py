@@ -89,7 +89,7 @@ class Role:
     display_name: str = ""
     owner: bool = False
     administration: tuple[Grant, ...] = ()
-    """What a member of the role may administer as an actor. Resources are those of `ADMINISTRATION`."""
+    """The permissions to administer of members of the role, as actors. Resources are those of `ADMINISTRATION`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class MachineUserPolicy:
     role: str
     lifetime: Lifetime | None
     administration: tuple[Grant, ...] = ()
-    """What machine users may administer as actors. The administration of their role is for members only."""
+    """The permissions to administer of machine users, as actors. Those of their role are for members only."""
 
 
 @dataclass(frozen=True, slots=True)
