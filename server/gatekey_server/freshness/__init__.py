@@ -16,7 +16,7 @@ The long form, with the proof and its assumptions, is docs/freshness.md. This pa
         every row of `process`                                               PrimaryLease.renew(t0)
         says so, or 3.03 s             row of B: "applied r" <------------  next poll
               <-- all have applied r -
-     response                          snapshots as of r <---------------  SnapshotSource, where memory has none
+     response                          snapshots as of r --------------->  SnapshotSource, where memory has none
                                                                                |
                                                                                | Resolve, Sync: the changes, and
                                                                                v what is left of B's lease
@@ -34,7 +34,7 @@ The long form, with the proof and its assumptions, is docs/freshness.md. This pa
    from memory or from the database: a former primary might be the one that responds.
 4. `InvalidationIndex` (core/invalidation_index.py) holds the revision at which each scope last changed. A cached
    snapshot is current if none of its key, principal, tenant and product changed after the revision that it was read
-   at. There is nothing to evict, so a load that arrives late is refused by the same comparison. Where the history
+   at. Nothing is evicted on a change, so a load that arrives late is refused by the same comparison. Where the history
    breaks off, everything is dropped.
 5. `SnapshotSource` (snapshot_source.py) returns the snapshots of secrets: from `SnapshotCache` (core/snapshot_cache.py,
    S3-FIFO, bounded in entries and bytes) where they are current, else by one query, which `Loader` (loads.py) shares
@@ -42,8 +42,9 @@ The long form, with the proof and its assumptions, is docs/freshness.md. This pa
    lease. Secrets that do not exist are cached apart, so that guesses displace no real key.
 6. `PropagationBarrier` (propagation.py) holds a mutation back after its commit until its own process has applied the
    revision and every other row of `process` says the same. It waits 3.03 s at most: by then every lease from before
-   the commit is over, also on a machine whose clock is slow by 1 %. A process that died stops no one for longer, and
-   its row is removed by whoever sees it unchanged for as long. Creations do not wait: no cache holds what is new.
+   the commit is over, also on a machine whose clock is slow by 1 %. A process that died stops no one for longer:
+   any other process removes its row once it has been unchanged for as long. Creations do not wait, because no cache
+   holds what is new.
 7. A client cache follows a process as the process follows the database, with the same index and cache from
    `gatekey.core`. `ChangeLog` (change_log.py) serves it the changes since its position, and the process adds what is
    left of its own lease. So a client's lease never ends later than its server's. `gatekey-wait: everywhere` makes a
