@@ -1,4 +1,4 @@
-"""Files that are read more than once: by several processes, or again when they have changed."""
+"""Reading files that are read more than once: by several processes, or again when they change."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file; what is no regular one could be read once, or never. Raises `OSError` and `ValueError`."""
+    """Open a regular file. Others, such as pipes, could be read once or never. Raises `OSError` and `ValueError`."""
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         mode = os.fstat(number).st_mode

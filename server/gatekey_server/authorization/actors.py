@@ -1,13 +1,14 @@
-"""On whose behalf a caller administers: what the actor's role allows, and what the actor can give."""
+"""Actors, on whose behalf callers administer: what an actor's role allows, and what the actor can give."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from gatekey.core import key_rules
 from gatekey.core.decisions import CompiledSpec
 from gatekey.core.entities import Principal, Tenant
-from gatekey.core.errors import InvalidRequest, PermissionDenied
-from gatekey.core.grants import EVERYTHING, GrantSet, Permission, in_words
-from gatekey.core.names import KeyOwnerName, MemberName, PrincipalName
+from gatekey.core.errors import PermissionDenied
+from gatekey.core.grants import EVERYTHING, GrantSet, Permission
+from gatekey.core.names import PrincipalName
 
 from gatekey_server.authorization.callers import Caller
 from gatekey_server.store import principals
@@ -15,44 +16,44 @@ from gatekey_server.store.database import Connection
 
 
 class Administration(Protocol):
-    """A mutation, as far as it matters on whose behalf it is made."""
+    """The part of a mutation that names its caller and its actor."""
 
     @property
     def caller(self) -> Caller:
-        """Who calls."""
+        """The service that calls."""
 
     @property
     def actor(self) -> PrincipalName | None:
-        """On whose behalf; None where nobody was named."""
+        """The principal on whose behalf it calls; None where none was named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who a mutation is made for; where nobody was named, the caller's token alone decides."""
+    """The principal that a mutation is made for. Where none was named, the caller's token alone decides."""
 
     compiled: CompiledSpec
     principal: Principal | None = None
 
     def may_give_role(self, role: str | None) -> None:
-        """Refuse to give a role that can do more than the actor. Raises `PermissionDenied` (`EXCEEDS_ACTOR`)."""
+        """Raise `PermissionDenied` (`EXCEEDS_ACTOR`) for a role that allows more than the actor's."""
         if self.principal is None:
             return
         self._refuse(self._grants.lacks(self.compiled.role_grants(role)))
         self._refuse(self.administration.lacks(self.compiled.administration(role)))
 
     def may_create_machine_users(self) -> None:
-        """Refuse to create one that may administer more than the actor. What its keys can do is judged by each key.
+        """Raise `PermissionDenied` (`EXCEEDS_ACTOR`) where machine users may administer more than the actor.
 
-        Raises `PermissionDenied` (`EXCEEDS_ACTOR`).
+        What their keys allow is compared for each key.
         """
         if self.principal is not None:
             self._refuse(self.administration.lacks(self.compiled.machine_administration))
 
     def may_give_key(self, given: GrantSet, ceiling: GrantSet | None) -> None:
-        """Refuse to hand out a key that can do more than the actor. Raises `PermissionDenied` (`EXCEEDS_ACTOR`).
+        """Raise `PermissionDenied` (`EXCEEDS_ACTOR`) for a key that allows more than the actor's role.
 
-        `given` is what the key gives by itself, and `ceiling` what its owner's role does; None where no
-        role cuts it.
+        `given` is what the key gives by itself. `ceiling` is what its owner's role gives; None where no role
+        limits the key.
         """
         if self.principal is None:
             return
@@ -62,7 +63,7 @@ class Actor:
 
     @property
     def administration(self) -> GrantSet:
-        """What the actor may administer."""
+        """The permissions to administer of the actor."""
         if self.principal is None:
             return EVERYTHING
         if self.principal.is_machine_user:
@@ -71,8 +72,8 @@ class Actor:
 
     @property
     def role(self) -> str | None:
-        """The actor's role, as it is now."""
-        return role_of(self.compiled, self.principal) if self.principal is not None else None
+        """The actor's current role."""
+        return key_rules.role_of(self.compiled, self.principal) if self.principal is not None else None
 
     @property
     def _grants(self) -> GrantSet:
@@ -89,12 +90,12 @@ class Actor:
 
 
 async def find(connection: Connection, mutation: Administration, compiled: CompiledSpec, tenant: Tenant) -> Actor:
-    """Find the actor of a mutation in a locked tenant.
+    """Return the actor of a mutation in a locked tenant.
 
     Raises `PermissionDenied` (`ACTOR_REQUIRED`, `ACTOR_OF_OTHER_TENANT`, `ACTOR_UNKNOWN`).
     """
     if mutation.actor is None:
-        # A tenant without members has nobody on whose behalf its first one could be added.
+        # The first member of a tenant cannot be added on behalf of a member.
         token, spec = mutation.caller.snapshot.actor_required, compiled.spec.actor_required
         if (token or spec) and await principals.has_member(connection, tenant):
             what = "this product is changed" if spec else "this service token changes something"
@@ -117,9 +118,9 @@ async def authorise(
     *,
     owner: object = None,
 ) -> Actor:
-    """Find the actor of a mutation in a locked tenant, and refuse what it may not administer.
+    """Return the actor of a mutation in a locked tenant, if its role allows the action.
 
-    `owner` is whose key it is about: of its own keys the actor may also do what `ownApiKeys` gives.
+    `owner` is the owner of the key in question: for its own keys, an actor also has the permissions of `ownApiKeys`.
     Raises `PermissionDenied` (`ACTOR_PERMISSION_MISSING`), and as `find`.
     """
     actor = await find(connection, mutation, compiled, tenant)
@@ -135,43 +136,9 @@ async def authorise(
 
 
 def refuse_other_tenant(mutation: Administration, tenant: Tenant | None, noun: str = "tenant") -> None:
-    """Refuse an actor of another tenant; None for what is in no tenant, where there can be no actor."""
+    """Raise `PermissionDenied` (`ACTOR_OF_OTHER_TENANT`) for an actor of another tenant.
+
+    `tenant` None stands for targets outside any tenant, for which there can be no actor.
+    """
     if mutation.actor is not None and (tenant is None or mutation.actor.parent != tenant.name):
         raise PermissionDenied("ACTOR_OF_OTHER_TENANT", f"the actor is no member or machine user of this {noun}")
-
-
-def refuse_key_of_other_member(mutation: Administration, compiled: CompiledSpec, owner: KeyOwnerName) -> None:
-    """Refuse an actor a key, or a new secret, of another member where the spec leaves that to the member alone.
-
-    Raises `PermissionDenied` (`KEY_OF_OTHER_MEMBER`).
-    """
-    secret_keys = compiled.spec.secret_keys
-    own_only = secret_keys is not None and secret_keys.own_keys_only
-    if own_only and mutation.actor is not None and isinstance(owner, MemberName) and owner != mutation.actor:
-        raise PermissionDenied(
-            "KEY_OF_OTHER_MEMBER",
-            f"a key of `{owner}` is made, and gets a new secret, on behalf of this member only",
-            metadata={"owner": str(owner)},
-        )
-
-
-def refuse_more_than_owner(compiled: CompiledSpec, grants: GrantSet, owner_role: str | None) -> None:
-    """Refuse grants for a restricted key that its owner does not have.
-
-    Raises `InvalidRequest` (`GRANTS_EXCEED_OWNER`).
-    """
-    allowed = compiled.role_grants(owner_role)
-    lacking = allowed.lacks(grants)
-    if lacking is not None:
-        raise InvalidRequest.at(
-            "api_key.grants",
-            "GRANTS_EXCEED_OWNER",
-            f"`{lacking.action}` on `{lacking.resource}` is more than the role `{owner_role}` of the key's owner has,"
-            f" which is {in_words(allowed)}",
-            metadata={"resource": lacking.resource, "action": lacking.action, "role": owner_role or ""},
-        )
-
-
-def role_of(compiled: CompiledSpec, principal: Principal) -> str | None:
-    """The role of a principal, as it is now."""
-    return compiled.machine_user_role if principal.is_machine_user else principal.role

@@ -1,11 +1,11 @@
-"""Who calls, and what the caller may do: service tokens are keys of the built-in product."""
+"""Callers and their permissions. A service token is a key of the built-in product."""
 
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from gatekey.core import builtin
+from gatekey.core import builtin, key_rules
 from gatekey.core.decisions import CompiledSpec, KeySnapshot, Reason, Request, decide, holder_problem
 from gatekey.core.errors import GatekeyError, NotFound, PermissionDenied, Unauthenticated, Unreadable
 from gatekey.core.grants import ANY, GrantSet, Path
@@ -17,7 +17,7 @@ from gatekey_server.freshness.snapshot_source import VersionedSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A service whose token was found valid at `now`."""
+    """A service whose token was valid at `now`."""
 
     snapshot: KeySnapshot
     now: datetime
@@ -41,7 +41,7 @@ class Caller:
         return _may_check(self.snapshot.compiled, self.snapshot.mode, self.snapshot.grants, self.snapshot.role, product)
 
     def require_some_checks(self) -> None:
-        """Refuse the caller unless it may check the keys of some product. Raises `PermissionDenied`."""
+        """Raise `PermissionDenied` (`PERMISSION_MISSING`) unless the caller may check the keys of some product."""
         if not _may_check_some(self.snapshot.compiled, self.snapshot.mode, self.snapshot.grants, self.snapshot.role):
             raise PermissionDenied(
                 "PERMISSION_MISSING",
@@ -50,7 +50,7 @@ class Caller:
             )
 
     def only_checkable_product(self) -> str | None:
-        """The id of the one product whose keys the token lets its holder check; None where there may be several."""
+        """Return the id of the one product whose keys the caller may check; None where there may be several."""
         checks = ("products", ANY, "checks")
         some = [rule for rule in self._grants.rules if GrantSet((rule,)).allows_somewhere(checks, "create")]
         products = {pattern[1] if len(pattern) > 1 else ANY for pattern, _ in some}
@@ -58,15 +58,15 @@ class Caller:
 
     @property
     def checking_rights(self) -> bytes:
-        """Stands for what the token lets its holder check: another where that may have changed."""
+        """A digest of what the caller may check. It changes whenever that may have changed."""
         return _checking_rights(self.snapshot.compiled, self.snapshot.mode, self.snapshot.grants, self.snapshot.role)
 
     def require(self, path: Path, action: str) -> None:
-        """Refuse the caller unless it may do the action.
+        """Raise unless the caller may do the action.
 
-        Decided by the token and the name alone, before anything is looked up, so that the answer
-        tells nothing of what exists. Raises `NotFound` (`PRODUCT_NOT_FOUND`) where the caller has
-        no grant in the product at all, else `PermissionDenied` (`PERMISSION_MISSING`).
+        The token and the name alone decide, before anything is looked up, so that the error does not tell what
+        exists. Raises `NotFound` (`PRODUCT_NOT_FOUND`) where the caller has no grant in the product at all, else
+        `PermissionDenied` (`PERMISSION_MISSING`).
         """
         if self.may(path, action):
             return
@@ -84,17 +84,14 @@ class Caller:
         return self._grants.touches(("products", product))
 
     def refuse_to_give(self, mode: AccessMode | None, grants: GrantSet) -> None:
-        """Refuse to give a service token more than the caller's has.
-
-        Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
-        """
+        """Raise `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`) for a service token that allows more than the caller's."""
         if not self._grants.contains(self.snapshot.compiled.key_grants(mode, grants)):
             raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot be given more than its maker has")
 
     def refuse_to_free(self, *, actor_required: bool) -> None:
-        """Refuse to leave a service token behind that need not name an actor where the caller's must.
+        """Raise `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`) for a service token that need not name an actor.
 
-        Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
+        Only where the caller's must.
         """
         if self.snapshot.actor_required and not actor_required:
             raise PermissionDenied(
@@ -102,11 +99,8 @@ class Caller:
             )
 
     def refuse_to_outlive(self, expire_time: datetime | None) -> None:
-        """Refuse to leave a service token behind that ends later.
-
-        Raises `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`).
-        """
-        if outlives(expire_time, self.snapshot.expire_time):
+        """Raise `PermissionDenied` (`TOKEN_EXCEEDS_CALLER`) for a service token that expires after the caller's."""
+        if key_rules.outlives(expire_time, self.snapshot.expire_time):
             raise PermissionDenied("TOKEN_EXCEEDS_CALLER", "a service token cannot outlive its maker")
 
     @property
@@ -118,7 +112,7 @@ class Caller:
 def _may_check(
     compiled: CompiledSpec, mode: AccessMode | None, grants: GrantSet, role: str | None, product: str
 ) -> bool:
-    """`may` for the one question that every check asks; `Caller` is made only for tokens that work."""
+    """`may` for the permission that every check needs, without `decide`: a `Caller` exists only for a valid token."""
     path = (*ProductName(product).path, "checks")
     return compiled.key_allows(KeyKind.SECRET, mode, grants, path, "create") and compiled.role_grants(role).allows(
         path, "create"
@@ -138,10 +132,10 @@ def _checking_rights(compiled: CompiledSpec, mode: AccessMode | None, grants: Gr
 
 
 def identify(known: VersionedSnapshot | GatekeyError, now: datetime) -> Caller:
-    """The caller that holds a service token, by what is known of it.
+    """Return the caller that holds a service token, from the token's snapshot.
 
-    Raises `Unauthenticated` (`TOKEN_INVALID`) where the token is none, or works no longer, and the error where nothing
-    is known of it.
+    Raises `Unauthenticated` (`TOKEN_INVALID`) where the token does not exist or is no longer valid, and `known` where
+    it is an error.
     """
     if isinstance(known, GatekeyError):
         if isinstance(known, Unreadable) and known.product != builtin.PRODUCT.product:
@@ -164,13 +158,13 @@ def _unknown_token() -> Unauthenticated:
 def as_seen(
     caller: Caller, known: VersionedSnapshot | GatekeyError, reached: int, min_revision: int = 0
 ) -> VersionedSnapshot | GatekeyError:
-    """What is known of a secret, for a caller who may not be allowed to know of it.
+    """Return the snapshot of a secret as the caller may see it.
 
-    Then it is like one that does not exist. The revision of either tells nothing of when it was looked up, which would
-    tell that it has changed or is in use: it follows from `reached`, which this process had applied before it was
-    asked, and from what was asked for.
+    A key that the caller may not check looks like one that does not exist. The revision must not tell when the secret
+    was looked up, which would show that it has changed or is in use. So it is computed from `reached`, which this
+    process had applied before the request, and from the requested revision.
     """
-    # Whether the caller may see it is as of the revision that is known of its token.
+    # Whether the caller may see it is decided as of the revision of its token's snapshot.
     if isinstance(known, VersionedSnapshot):
         snapshot, revision = known.snapshot, min(caller.revision, known.revision)
         if snapshot is not None and caller.may_check(snapshot.product):
@@ -182,11 +176,6 @@ def as_seen(
     return VersionedSnapshot(None, min(revision, max(reached, min_revision)))
 
 
-def outlives(expire_time: datetime | None, other: datetime | None) -> bool:
-    """Whether one expiry is later than another; None is never."""
-    return other is not None and (expire_time is None or expire_time > other)
-
-
 def product_not_found(product: str) -> NotFound:
-    """The answer for a product that is not there, and for one that the caller may not see."""
+    """Return the error for a product that does not exist, and for one that the caller may not see."""
     return NotFound("PRODUCT_NOT_FOUND", f"there is no product `{product}`", metadata={"product": product})

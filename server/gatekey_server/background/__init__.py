@@ -1,1 +1,1 @@
-"""What a server does beside serving: it writes uses and waits, and removes what has expired."""
+"""Background tasks of a server: writing uses and waits, and purging what has expired."""

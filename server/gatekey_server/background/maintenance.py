@@ -1,7 +1,7 @@
-"""What is removed once its time is over: what removed principals, deleted tenants and products leave, ended
-keys, past secrets, answers kept for repetitions, changes.
+"""Purging what has expired: the rows of removed principals, deleted tenants and products; ended keys; past secrets;
+responses kept for repetitions; old changes.
 
-In transactions of bounded size, in no hurry, and harmless where several servers do it at once.
+It works in transactions of bounded size, with pauses between them. Several servers may do it at once.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from gatekey_server.store.database import Connection, Database
 BATCH = 500
 MAX_REST_S = 0.1
 MAX_TENANTS = 1000
-"""How many tenants one round removes, or tries to."""
+"""How many tenants one round tries to remove."""
 MAX_FAILURES = 1000
-"""After how many keys, principals or products that could not be removed a round ends."""
+"""A round ends after this many keys, principals or products that could not be removed."""
 
 T = TypeVar("T")
 
@@ -36,9 +36,9 @@ _log = structlog.get_logger()
 
 
 async def purge_expired(database: Database, key_retention: timedelta, now: datetime) -> dict[str, int]:
-    """Do one round; answers how much of what was removed.
+    """Do one round. Return how many of each kind were removed.
 
-    What cannot be removed for a reason of its own is left for the next round, and holds up nothing else.
+    One that cannot be removed is left for the next round, and does not delay the others.
     """
     removed = {}
     for what, purge in {
@@ -55,7 +55,7 @@ async def purge_expired(database: Database, key_retention: timedelta, now: datet
 
 
 async def _unless_it_fails(what: str, work: Callable[[], Awaitable[T]]) -> T | None:
-    """Do a part of a round; None where it failed for a reason of its own, and not for the database's."""
+    """Run a part of a round; None where it failed, unless the database is the cause."""
     try:
         return await work()
     except (Unavailable, Overloaded):
@@ -66,7 +66,7 @@ async def _unless_it_fails(what: str, work: Callable[[], Awaitable[T]]) -> T | N
 
 
 async def _rest(busy_s: float) -> None:
-    """Leave as much time to others as the last step took."""
+    """Sleep for as long as the last step took."""
     await asyncio.sleep(min(busy_s, MAX_REST_S))
 
 
@@ -80,7 +80,7 @@ async def _purge_principals(database: Database) -> int:
         elif is_done:
             count += 1
         else:
-            # Another server is at it.
+            # Another server is removing it.
             break
     return count
 
@@ -149,7 +149,7 @@ async def _purge_key(database: Database, name: ApiKeyName, retention: timedelta,
     async def work(connection: Connection) -> bool:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         key = await api_keys.get(connection, tenant, key_uid)
-        # It may have been given more time since it was listed.
+        # Its expiry may have been extended since it was listed.
         ends = [time for time in (key.expire_time, key.revoke_time) if time is not None] if key else []
         if key is None or not any(time < now - retention for time in ends):
             return False
@@ -163,7 +163,7 @@ async def _purge_key(database: Database, name: ApiKeyName, retention: timedelta,
     try:
         return await database.transaction(work, scope=chain(name))
     except (NotFound, FailedPrecondition):
-        # The tenant is gone, or on its way.
+        # The tenant is deleted, or being deleted.
         return False
 
 

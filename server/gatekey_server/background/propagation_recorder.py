@@ -1,4 +1,4 @@
-"""The end of a mutation: it is known everywhere, and how long that took is written down."""
+"""The end of a mutation: waiting until it is visible everywhere, and recording how long that took."""
 
 import asyncio
 from datetime import timedelta
@@ -19,9 +19,9 @@ _log = structlog.get_logger()
 
 
 class PropagationRecorder:
-    """Waits for receipts, and adds the waits to the audit log: later and in batches, for nobody waits for that.
+    """Waits for propagation and adds the waits to the audit log, later and in batches.
 
-    A process that dies loses the waits of the last second.
+    A process that is killed loses the waits of the last second.
     """
 
     def __init__(self, database: Database, barrier: PropagationBarrier) -> None:
@@ -30,9 +30,9 @@ class PropagationRecorder:
         self._pending: dict[AuditPosition, timedelta] = {}
 
     async def wait_until_visible(self, commit: Commit, event: AuditPosition | None, *, everywhere: bool) -> timedelta:
-        """Return once no process can answer from snapshots older than the commit; answers after how long.
+        """Return once no process decides from snapshots older than the commit.
 
-        With `everywhere`, no client with a cache of its own can either.
+        With `everywhere`, no client cache does either.
         """
         waited = timedelta(seconds=await self._barrier.wait(commit, everywhere=everywhere))
         if event is not None and len(self._pending) < _MAX_PENDING:
@@ -40,13 +40,13 @@ class PropagationRecorder:
         return waited
 
     async def run(self) -> None:
-        """Write down waits until cancelled."""
+        """Write waits until cancelled."""
         while True:
             await asyncio.sleep(_FLUSH_INTERVAL_S)
             await self.flush()
 
     async def flush(self) -> None:
-        """Write down what is remembered; what cannot be written now is kept for the next time."""
+        """Write the pending waits. Those that cannot be written now are kept for the next time."""
         waits, self._pending = self._pending, {}
         if not waits:
             return

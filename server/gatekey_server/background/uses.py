@@ -1,7 +1,7 @@
-"""When keys were last used: kept in memory, written down in batches, the first use of a key at once.
+"""When keys were last used: kept in memory and written in batches, the first use of a key at once.
 
-A process that dies loses the uses of the last `interval_s` seconds at most, but never a first one
-that was more than a moment ago. Writing neither touches the key's row nor waits for a check.
+A process that is killed loses the uses of the last `interval_s` seconds at most, and a first use only within
+a moment. Writing neither touches the key's row nor makes a check wait.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class UsageRecorder:
-    """Remembers uses until they are written. Beyond `MAX_PENDING` keys, further ones are dropped and counted."""
+    """Holds uses until they are written. Beyond `MAX_PENDING` keys, more uses are dropped and counted."""
 
     def __init__(self, database: Database, interval_s: float) -> None:
         self._database = database
@@ -35,24 +35,24 @@ class UsageRecorder:
         self._dropped = 0
 
     def record(self, snapshot: KeySnapshot, now: datetime) -> None:
-        """Remember that a key was used."""
+        """Record that a key was used."""
         self.record_key(snapshot.uid, now)
         if not snapshot.was_used and snapshot.uid not in self._first_uses:
-            # The snapshot may be told for a long time what it was told at first.
+            # A cached snapshot may say `was_used=False` long after the first use.
             if len(self._first_uses) >= MAX_PENDING:
                 self._first_uses.clear()
             self._first_uses.add(snapshot.uid)
             self._wake.set()
 
     def record_key(self, uid: tuple[int, uuid.UUID], time: datetime) -> None:
-        """Remember that a key was used, by the uids of tenant and key, and not for the first time."""
+        """Record that a key was used, by the uids of tenant and key, and not for the first time."""
         if uid not in self._pending and len(self._pending) >= MAX_PENDING:
             self._dropped += 1
         else:
             self._pending[uid] = max(time, self._pending.get(uid, time))
 
     async def run(self) -> None:
-        """Write down uses until cancelled."""
+        """Write uses until cancelled."""
         while True:
             try:
                 async with asyncio.timeout(self._interval_s):
@@ -63,10 +63,10 @@ class UsageRecorder:
             await self.flush(gently=True)
 
     async def flush(self, *, gently: bool = False) -> None:
-        """Write down what is remembered, first uses first; what cannot be written now is kept for the next time.
+        """Write the pending uses, first uses first. Those that cannot be written now are kept for the next time.
 
-        `gently` leaves as much time to others after each batch as it took, and ends early where a key was used for
-        the first time meanwhile: `run` begins anew then.
+        `gently` sleeps after each batch for as long as it took, and ends early where a key is used for the first
+        time meanwhile: `run` then starts again.
         """
         pending = sorted(self._pending.items(), key=lambda use: use[0] not in self._first_uses)
         for start in range(0, len(pending), _BATCH):
@@ -80,7 +80,7 @@ class UsageRecorder:
                 if self._pending.get(uid) == time:
                     del self._pending[uid]
             if gently:
-                # A process that was stopped meanwhile need not rest for as long.
+                # After a pause of the whole process, the time that a batch took says nothing: do not sleep for as long.
                 await asyncio.sleep(min(clock.now() - begun_at, _MAX_REST_S))
                 if self._wake.is_set():
                     return
@@ -89,7 +89,7 @@ class UsageRecorder:
             self._dropped = 0
 
     async def _write(self, batch: dict[tuple[int, uuid.UUID], datetime]) -> None:
-        """Write down some uses; those that cannot be written for a reason of their own are dropped."""
+        """Write some uses. Those that the database refuses are dropped."""
         try:
             await api_keys.record_uses(self._database, batch)
         except GatekeyError:

@@ -1,1 +1,1 @@
-"""What can be done: one use case a function, which authorises, does its work in one transaction, and answers."""
+"""Use cases, one a function: each authorises, does its work in one transaction, and returns the result."""

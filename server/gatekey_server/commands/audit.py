@@ -23,11 +23,9 @@ async def list_events(
     after: int,
     page: Taker[StoredEvent],
 ) -> str | None:
-    """List the events of a product itself or of one tenant, in their order, from the one after `after`.
+    """List the events of a product itself or of one tenant, in order, after the sequence number `after`.
 
-    Answers the next cursor.
-
-    The log outlives what it is about: a parent that is gone still has its events.
+    Returns the next cursor. The log outlives its subjects: a deleted product or tenant still has its events.
     """
     caller.require((*parent.path, "auditEvents"), "list")
     tenant = parent.tenant if isinstance(parent, TenantName) else ""
@@ -42,9 +40,9 @@ async def list_events(
 async def list_chains(
     database: Database, caller: Caller, product: ProductName | None, after: str, page: Taker[ChainInfo]
 ) -> str | None:
-    """List the chains of a product, or of all products where none is named, from the one after `after`.
+    """List the chains of a product, or of all products where none is named, after the cursor `after`.
 
-    Answers the next cursor.
+    Returns the next cursor.
     """
     caller.require((*product.path, "auditEvents") if product else ("products",), "list")
     only = product.product if product else None

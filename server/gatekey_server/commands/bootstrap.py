@@ -1,4 +1,4 @@
-"""What every deployment has from its first start: known peppers, the built-in product, a root token."""
+"""The initial data of a deployment: the fingerprints of its peppers, the built-in product, a root token."""
 
 import secrets
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from gatekey_server.store.database import Connection, Database
 
 
 async def prepare(database: Database, keyring: Keyring) -> bool:
-    """Check the peppers and bring the built-in product up to this release.
+    """Check the peppers, and upgrade the built-in product to this release.
 
-    Answers whether this is the first start. Raises `FailedPrecondition` (`PEPPER_MISSING`,
-    `PEPPER_MISMATCH`): with other peppers than before, every key would be unknown.
+    Returns whether this is the first start. Raises `FailedPrecondition` (`PEPPER_MISSING`,
+    `PEPPER_MISMATCH`): under other peppers than before, every key would be unknown.
     """
 
     async def work(connection: Connection) -> bool:
@@ -35,7 +35,7 @@ async def prepare(database: Database, keyring: Keyring) -> bool:
 async def add_root_token(
     database: Database, keyring: Keyring, seal: Callable[[str], SealedSecret], now: datetime
 ) -> bool:
-    """Store a token that may do everything, and answer True; False where that token is stored already."""
+    """Store a token that may do everything. Returns False where that token is stored already."""
 
     async def work(connection: Connection) -> bool:
         await service.lock_bootstrap(connection)

@@ -1,4 +1,4 @@
-"""What clients ask that decide checks themselves: what secrets stand for, and what has changed since."""
+"""Serving client caches: the snapshots of secrets, and what has changed since."""
 
 import struct
 import uuid
@@ -25,39 +25,39 @@ _CURSOR = struct.Struct(">q16s8s8s")
 
 
 class Cursor(NamedTuple):
-    """How far a client has come."""
+    """The position up to which a client has applied changes."""
 
     position: Position = NOWHERE
     rights: bytes = b""
-    """What it was allowed to check then."""
+    """A digest of what the client was allowed to check then."""
     server: bytes = b""
-    """Which server of the database it was told by."""
+    """The pseudonym of the database server that the position came from."""
 
     @classmethod
     def read(cls, data: bytes) -> Self:
-        """A cursor as it was written; one from nowhere where it was not."""
+        """Parse a cursor. Text that no server wrote gives the cursor of a client that has applied nothing."""
         if len(data) != _CURSOR.size:
             return cls()
         revision, stamp, *rest = _CURSOR.unpack(data)
         return cls(Position(revision, uuid.UUID(bytes=stamp)), *rest)
 
     def write(self) -> bytes:
-        """Hand it to a client."""
+        """Return the cursor as bytes for a client."""
         return _CURSOR.pack(self.position.revision, self.position.stamp.bytes, self.rights, self.server)
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What a client is to know, and for how long that is all there is."""
+    """The changes that a client must apply, and for how long they are complete."""
 
     caller: Caller
     cursor: Cursor
     changes: Sequence[ScopeChange] | None
-    """None: the client is to forget everything."""
+    """None: the client must drop everything."""
     failed_over: bool
-    """The client is to forget what is newer than its cursor."""
+    """The client must drop what is newer than its cursor."""
     lease_s: float
-    """From the client's reading of its clock before it asked."""
+    """Counted from the client's reading of its clock before it sent the request."""
 
 
 RecordUse = Callable[[tuple[int, uuid.UUID], datetime], None]
@@ -65,7 +65,7 @@ RecordUse = Callable[[tuple[int, uuid.UUID], datetime], None]
 
 
 class ClientCaches:
-    """Serves clients that have caches of their own."""
+    """Serves client caches."""
 
     def __init__(
         self, database: Database, snapshots: SnapshotSource, log: ChangeLog, lease: PrimaryLease, record_use: RecordUse
@@ -77,24 +77,24 @@ class ClientCaches:
         self._record_use = record_use
 
     def names(self) -> ScopePseudonyms:
-        """How scopes are called. Raises `Unavailable` (`LEASE_NOT_HELD`) before that is known."""
+        """The pseudonyms of scopes. Raises `Unavailable` (`LEASE_NOT_HELD`) before the first poll."""
         if self._log.server is None:
             raise Unavailable("LEASE_NOT_HELD", "this server has only just begun")
         return ScopePseudonyms(self._log.scope_key)
 
     async def identify(self, token: Secret, now: datetime) -> Caller:
-        """The caller that holds a token. Raises `Unauthenticated`, `Unavailable` and `Overloaded`."""
+        """Return the caller that holds a token. Raises `Unauthenticated`, `Unavailable` and `Overloaded`."""
         return callers.identify(await self._snapshots.get(token), now)
 
     async def resolve(
         self, token: Secret, secrets: Sequence[Secret], cursor: Cursor, now: datetime
     ) -> tuple[Caller, list[VersionedSnapshot | Unreadable]]:
-        """What secrets stand for, as far as the caller may check them, at a cursor or later in its history.
+        """Return the snapshots of secrets that the caller may check, at the cursor or later in its history.
 
-        The error for those that cannot be read.
+        A secret's place holds an error where its snapshot cannot be read.
 
-        Raises `Unauthenticated`, and `Unavailable` or `Overloaded` where something must be looked up and cannot be,
-        or the cursor has not been reached (`REVISION_NOT_REACHED`).
+        Raises `Unauthenticated`, and `Unavailable` or `Overloaded` where a necessary lookup fails or this process
+        has not reached the cursor (`REVISION_NOT_REACHED`).
         """
         reached = self._snapshots.applied
         asking, *found = await self._snapshots.get_each([(token, 0), *((secret, 0) for secret in secrets)])
@@ -128,7 +128,7 @@ class ClientCaches:
         return Synced(caller, reached, changes, cursor.server != reached.server, lease_s)
 
     async def sync(self, token: Secret, cursor: Cursor, now: datetime) -> Synced:
-        """What has changed. Raises as `sync_at_once`, and `Unavailable` (`LEASE_NOT_HELD`)."""
+        """Return what has changed. Raises as `sync_at_once`, and `Unavailable` (`LEASE_NOT_HELD`)."""
         (await self.identify(token, now)).require_some_checks()
         synced = self.sync_at_once(token, cursor, now)
         if synced is None:
@@ -136,9 +136,9 @@ class ClientCaches:
         return synced
 
     async def report_uses(self, caller: Caller, uses: Sequence[tuple[ApiKeyName, datetime]]) -> None:
-        """Take down when keys were used by decisions of the caller; those that it may not check are left out.
+        """Record the uses of keys that the caller's cache has decided. Keys that it may not check are left out.
 
-        Raises `PermissionDenied` where it may check none, and `Unavailable`.
+        Raises `PermissionDenied` where the caller may check no keys, and `Unavailable`.
         """
         caller.require_some_checks()
         times = {key: time for key, time in uses if caller.may_check(key.parent.product)}

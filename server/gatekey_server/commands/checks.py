@@ -1,4 +1,4 @@
-"""The check: who asks, whom it is about, and the decision."""
+"""The check: the snapshots of the caller and of the key, and the decision."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from gatekey_server.freshness.snapshot_source import Lookup, LookupRequest, Snap
 from gatekey_server.store import pauses
 
 MAX_QUICK_GRANTS = 2000
-"""How many grants are compared without a pause: some milliseconds."""
+"""How many grants are compared without a pause, which takes some milliseconds."""
 
 
 class Question(NamedTuple):
-    """May the holder of a key do this, by snapshots of `min_revision` or later?"""
+    """A request to decide for the holder of a key, by a snapshot of `min_revision` or later."""
 
     key: Secret
     request: Request
@@ -27,7 +27,7 @@ class Question(NamedTuple):
 
 
 class CheckResult(NamedTuple):
-    """A decision, and the snapshot it was made from; None for a key that is unknown to the caller."""
+    """A decision, and the snapshot that it was made from; None for a key that is unknown to the caller."""
 
     decision: Decision
     snapshot: KeySnapshot | None
@@ -36,22 +36,22 @@ class CheckResult(NamedTuple):
 
 
 class Checking(NamedTuple):
-    """Requests on behalf of the holder of a service token, whose snapshots are remembered, or being loaded."""
+    """Check requests of the holder of a service token, whose snapshots are in memory or being loaded."""
 
     questions: Sequence[Question]
     now: datetime
     reached: int
-    """The revision that this process had applied when it was asked."""
+    """The revision that this process had applied when the request came."""
     lookup: Lookup
 
     @property
     def loading(self) -> "asyncio.Future[Any] | None":
-        """What has to be waited for; None where that is nothing."""
+        """The load to wait for; None where all snapshots are in memory."""
         return self.lookup.loading
 
     @property
     def is_quick(self) -> bool:
-        """Whether nothing has to be waited for, and so little is to be compared that it need not be done slowly."""
+        """Whether no load is needed, and the grants are few enough to compare without pauses."""
         if self.loading is not None:
             return False
         snapshots = [known.snapshot for known in self.lookup.found if known is not None and known.snapshot is not None]
@@ -61,12 +61,12 @@ class Checking(NamedTuple):
         ) <= (MAX_QUICK_GRANTS)
 
     def result(self) -> tuple[Caller, Iterator[CheckResult | GatekeyError]]:
-        """What `check_each` answers or raises, once `loading` is done; each decision is made when it is taken."""
+        """Return or raise as `check_each`, once `loading` is done. Each decision is made when it is taken."""
         return _decide_each(self.lookup.result(), self.questions, self.now, self.reached)
 
 
 def begin(source: SnapshotSource, token: Secret, questions: Sequence[Question], now: datetime) -> Checking | None:
-    """Begin what `check_each` does; None where even that has to wait."""
+    """Begin `check_each`, without waiting; None where there is no lease."""
     lookup = source.look_up(_wanted(token, questions))
     return None if lookup is None else Checking(questions, now, source.applied, lookup)
 
@@ -74,10 +74,10 @@ def begin(source: SnapshotSource, token: Secret, questions: Sequence[Question], 
 async def check_each(
     source: SnapshotSource, token: Secret, questions: Sequence[Question], now: datetime
 ) -> tuple[Caller, list[CheckResult | GatekeyError]]:
-    """Decide requests on behalf of the holder of a service token; what must be looked up is looked up together.
+    """Decide requests of the holder of a service token. One query loads all snapshots that are not in memory.
 
-    The error for those that cannot be decided. Raises `Unauthenticated` (`TOKEN_INVALID`), and
-    `Unavailable` or `Overloaded` where nothing is known of the token.
+    A request's place holds an error where it cannot be decided. Raises `Unauthenticated` (`TOKEN_INVALID`), and
+    `Unavailable` or `Overloaded` where the token's own snapshot cannot be loaded.
     """
     reached = source.applied
     caller, results = _decide_each(await source.get_each(_wanted(token, questions)), questions, now, reached)

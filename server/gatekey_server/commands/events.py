@@ -1,4 +1,4 @@
-"""Appending to the audit log, in the transaction of what is told."""
+"""Appending to the audit log, in the transaction of the change."""
 
 from datetime import datetime
 
@@ -23,7 +23,7 @@ async def append(
     after: Description | None,
     revision: int,
 ) -> AuditPosition:
-    """Add an event to the chain of a locked tenant or product, after its head; answers where it stands."""
+    """Append an event to the chain of a locked tenant or product, after its head. Returns its position."""
     event = Event(
         product=head.product,
         tenant=head.tenant,

@@ -1,4 +1,4 @@
-"""Finding what a command is about, and refusing what is not there."""
+"""Reading the target of a command, or raising the error for a missing one."""
 
 import uuid
 
@@ -19,7 +19,7 @@ from gatekey_server.store.database import Connection
 
 
 async def product(connection: Connection, name: ProductName) -> Product:
-    """Read a product. Raises `NotFound` (`PRODUCT_NOT_FOUND`)."""
+    """Return a product. Raises `NotFound` (`PRODUCT_NOT_FOUND`)."""
     found = await products.get(connection, name)
     if found is None:
         raise product_not_found(name.product)
@@ -27,7 +27,7 @@ async def product(connection: Connection, name: ProductName) -> Product:
 
 
 async def tenant(connection: Connection, name: TenantName) -> Tenant:
-    """Read a tenant. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
+    """Return a tenant. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
     found = await tenants.get(connection, name)
     if found is None:
         raise _tenant_not_found(name, await product(connection, ProductName(name.product)))
@@ -35,7 +35,7 @@ async def tenant(connection: Connection, name: TenantName) -> Tenant:
 
 
 async def product_and_tenant(connection: Connection, name: TenantName) -> tuple[Product, Tenant]:
-    """Read a tenant with its product. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
+    """Return a product and a tenant of it. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
     found_product = await product(connection, ProductName(name.product))
     return found_product, await tenant(connection, name)
 
@@ -43,7 +43,7 @@ async def product_and_tenant(connection: Connection, name: TenantName) -> tuple[
 async def tenant_for_change(
     connection: Connection, name: TenantName, *, deleted: bool = False
 ) -> tuple[Product, Tenant]:
-    """Lock a tenant, and its product's spec, for a change inside the tenant; a deleted one only if `deleted`.
+    """Lock a tenant and its product's spec for a change inside the tenant; a deleted tenant only if `deleted`.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`) and `FailedPrecondition` (`TENANT_DELETED`).
     """
@@ -60,7 +60,7 @@ async def tenant_for_change(
 
 
 async def principal(connection: Connection, within: Tenant, name: PrincipalName) -> Principal:
-    """Read a principal. Raises `NotFound` (`MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`)."""
+    """Return a principal. Raises `NotFound` (`MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`)."""
     found = await principals.get(connection, within, name)
     if found is None:
         raise principal_not_found(name)
@@ -68,7 +68,7 @@ async def principal(connection: Connection, within: Tenant, name: PrincipalName)
 
 
 async def api_key(connection: Connection, within: Tenant, name: ApiKeyName) -> ApiKey:
-    """Read a key. Raises `NotFound` (`API_KEY_NOT_FOUND`)."""
+    """Return a key. Raises `NotFound` (`API_KEY_NOT_FOUND`)."""
     found = await api_keys.get(connection, within, key_uid(name))
     if found is None:
         raise api_key_not_found(name)
@@ -76,7 +76,7 @@ async def api_key(connection: Connection, within: Tenant, name: ApiKeyName) -> A
 
 
 def key_uid(name: ApiKeyName) -> uuid.UUID:
-    """Read a key's uid from its name. Raises `NotFound` (`API_KEY_NOT_FOUND`)."""
+    """Return a key's uid, from its name. Raises `NotFound` (`API_KEY_NOT_FOUND`)."""
     uid = parse_key_id(name.api_key)
     if uid is None:
         raise api_key_not_found(name)
@@ -84,14 +84,14 @@ def key_uid(name: ApiKeyName) -> uuid.UUID:
 
 
 def principal_not_found(name: PrincipalName) -> NotFound:
-    """The answer for a principal that is not there."""
+    """Return the error for a principal that does not exist."""
     if isinstance(name, MachineUserName):
         return NotFound("MACHINE_USER_NOT_FOUND", f"there is no machine user `{name}`")
     return NotFound("MEMBER_NOT_FOUND", f"there is no member `{name}`")
 
 
 def api_key_not_found(name: ApiKeyName) -> NotFound:
-    """The answer for a key that is not there."""
+    """Return the error for a key that does not exist."""
     return NotFound("API_KEY_NOT_FOUND", f"there is no API key `{name}`")
 
 

@@ -1,4 +1,4 @@
-"""What every mutation has in common: one transaction, its audit event, and calls that are safe to repeat."""
+"""The common frame of all mutations: one transaction, its audit event, and replays by request id."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -18,53 +18,53 @@ from gatekey_server.store.database import Connection, Database
 
 R = TypeVar("R")
 Demand = Callable[[Caller], None]
-"""Raises a `GatekeyError` for a caller that may not do what is asked for."""
+"""A check of the caller. It raises a `GatekeyError` for a caller that may not make the change."""
 
 
 class WaitUntilVisible(Protocol):
-    """What happens after the commit. `event` is where the mutation's audit event stands, if it left one."""
+    """Called after the commit. `event` is the position of the mutation's audit event, if there is one."""
 
     async def __call__(self, commit: Commit, event: AuditPosition | None, *, wait: bool) -> None:
-        """With `wait`, return once no process can answer from snapshots older than the commit."""
+        """With `wait`, return once no process decides from snapshots older than the commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation(Generic[R]):
-    """A caller's wish to change something, apart from what it is."""
+    """Options common to all mutations."""
 
     caller: Caller
     identify_again: Callable[[Connection], Awaitable[Caller]]
-    """Identifies the caller as of a statement of a transaction. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
+    """Returns the caller as of a statement of a transaction. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
     verb: str
-    """What is done, as in `CreateApiKey`."""
+    """The method, as in `CreateApiKey`."""
     actor: PrincipalName | None = None
-    """On whose behalf; None: the caller's own."""
+    """The principal on whose behalf the change is made; None for the caller itself."""
     validate_only: bool = False
-    """Do everything but keep it."""
+    """Do everything except commit."""
     request_id: uuid.UUID | None = None
-    """Repetitions with the same id are answered from `answer`."""
+    """Repeated calls with the same id return the stored response."""
     fingerprint: bytes = b""
     """SHA-256 of the method and the request."""
     answer: Callable[[R], bytes] = lambda _: b""
-    """Writes the answer, before the commit; kept for repetitions. No secret is in it."""
+    """Serializes the response, before the commit. It is stored for repeated calls, and holds no secret."""
     wait_until_visible: WaitUntilVisible
-    """Waits until a revision is known everywhere."""
+    """Waits until the commit is visible everywhere."""
     demands: list[Demand] = field(default_factory=list)
-    """What the caller has met so far."""
+    """The checks that the caller has passed so far."""
 
     def demand(self, demand: Demand) -> None:
-        """Have the caller meet a demand now, and once more before the commit. Raises as the demand."""
+        """Check the caller now, and again before the commit. Raises as the demand."""
         demand(self.caller)
         self.demands.append(demand)
 
     def require(self, path: Path, action: str) -> None:
-        """Refuse the caller unless it may do the action. Raises as `Caller.require`."""
+        """Raise as `Caller.require` unless the caller may do the action, now and again before the commit."""
         self.demand(lambda caller: caller.require(path, action))
 
     async def judge_again(self, connection: Connection, held: Caller | None = None) -> None:
-        """Refuse a caller whose token has ended, or gives less, since the call came. Raises as the demands.
+        """Check the caller again: its token may have expired or lost permissions since the call came.
 
-        `held` is the caller where nobody else can have changed its token since.
+        `held` is the caller where a lock has kept its token unchanged since. Raises as the demands.
         """
         caller = held or await self.identify_again(connection)
         for demand in self.demands:
@@ -73,7 +73,7 @@ class Mutation(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class MutationOutcome(Generic[R]):
-    """What a mutation did."""
+    """The result of a mutation, and its target before and after."""
 
     result: R
     target: ProductName | TenantName | PrincipalName | ApiKeyName
@@ -82,7 +82,7 @@ class MutationOutcome(Generic[R]):
 
 
 class Replayed(Exception):
-    """The call is a repetition: nothing was done, and `answer` is what the first one was answered."""
+    """The call is a repetition: nothing was done, and `answer` is the response to the first call."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Replayed(Exception):
 
 
 class _Validated(Exception):
-    """Takes the result out of a transaction that must not be kept."""
+    """Carries the result out of a transaction that must be rolled back."""
 
     def __init__(self, result: object) -> None:
         super().__init__()
@@ -103,12 +103,11 @@ async def run(
     within: ProductName | TenantName,
     work: Callable[[Connection], Awaitable[MutationOutcome[R]]],
 ) -> R:
-    """Do `work` in one transaction with its audit event; the caller was authorised before, and is once more at its end.
+    """Run `work` in one transaction with its audit event. The caller is authorised before, and again at the end.
 
-    Returns once no check that starts afterwards, on any process, is answered from what was before.
-    `work` holds the lock of `within`, the tenant or the product that its target belongs to. A change that
-    changed nothing leaves no event. Raises `Replayed`, and `AlreadyExists` (`REQUEST_ID_REUSED`) for
-    the id of another request.
+    Returns once no check that starts afterwards, on any process, is decided from older snapshots. `work` locks
+    `within`, the tenant or product that its target belongs to. A mutation that changed nothing leaves no event.
+    Raises `Replayed`, and `AlreadyExists` (`REQUEST_ID_REUSED`) for the id of another request.
     """
 
     if not mutation.demands:
@@ -118,7 +117,7 @@ async def run(
     async def attempt(connection: Connection) -> tuple[MutationOutcome[R] | Replayed, Commit, AuditPosition | None]:
         del mutation.demands[demanded:]
         held = await _hold_caller(connection, mutation, within)
-        # Afterwards the token may be gone, and with it what people call it.
+        # Read now: `work` may delete the caller's token, and with it the display name that the event holds.
         head = None if held is None else await audit.head(connection, *chain(within), mutation.caller.snapshot.uid)
         if mutation.validate_only:
             result = (await work(connection)).result
@@ -129,7 +128,7 @@ async def run(
             if replayed is not None:
                 return replayed, await conclude(connection, mutation, held), None
         change = await work(connection)
-        # Whatever cannot be told must not be done. To write it down takes some milliseconds where it is large.
+        # A change whose response cannot be serialized must not be committed. Large ones take some milliseconds.
         await pauses.pause()
         answer = mutation.answer(change.result)
         await pauses.pause()
@@ -149,10 +148,10 @@ async def run(
     except _Validated as validated:
         return cast("R", validated.result)
     if isinstance(change, Replayed):
-        # The first call may still be waiting, or whoever made it has not.
+        # The first call may not have waited to the end, so the repetition waits as well.
         await mutation.wait_until_visible(commit, None, wait=True)
         raise change
-    # What was not there before is in no cache. What was already as it should be may have just become so.
+    # A creation is in no cache yet. A no-op may race with the call that made the change, so it waits.
     is_creation = change.before is None and change.after is not None
     await mutation.wait_until_visible(commit, event, wait=not is_creation)
     return change.result
@@ -161,9 +160,9 @@ async def run(
 async def _hold_caller(
     connection: Connection, mutation: Mutation[Any], within: ProductName | TenantName
 ) -> Caller | None:
-    """The caller as it is before `work`, where that may end the caller's own token or take something from it.
+    """Return the caller as it is before `work`, where `work` may change the caller's own token.
 
-    The lock of its tenant keeps everybody else from doing so before the commit. None where `work` is about another
+    The lock of its tenant keeps all others from changing the token before the commit. None where `work` is in another
     tenant. Raises `Unauthenticated` (`TOKEN_INVALID`).
     """
     own = mutation.caller.name.parent
@@ -175,10 +174,10 @@ async def _hold_caller(
 
 
 async def conclude(connection: Connection, mutation: Mutation[Any], held: Caller | None = None) -> Commit:
-    """Take the revision of a transaction and judge its caller again; not much but the commit should follow.
+    """Take the revision of a transaction, then check its caller again. Little but the commit should follow.
 
-    In this order: revisions are the order of commits, so whatever changes the caller's token after this judgement
-    is committed after this transaction.
+    The order matters: revisions have the order of commits, so a change of the caller's token after this check
+    commits after this transaction.
     """
     commit = await changes.take_position(connection)
     await mutation.judge_again(connection, held)
@@ -186,7 +185,7 @@ async def conclude(connection: Connection, mutation: Mutation[Any], held: Caller
 
 
 async def refuse_repetition(database: Database, mutation: Mutation[R]) -> None:
-    """For what works in several transactions, of which only the last is `run`: raise as `run` before the first."""
+    """Raise as `run` for a repetition. For commands of several transactions, of which only the last is `run`."""
     if mutation.request_id is None or mutation.validate_only:
         return
     async with database.connection() as connection:
@@ -200,7 +199,7 @@ async def refuse_repetition(database: Database, mutation: Mutation[R]) -> None:
 
 
 def check_etag(wanted: str, current: str) -> None:
-    """Refuse a change of something that has changed since. Raises `Aborted` (`ETAG_MISMATCH`)."""
+    """Raise `Aborted` (`ETAG_MISMATCH`) where the target has changed since the caller read it."""
     if wanted and wanted != current:
         raise Aborted("ETAG_MISMATCH", "it has changed since; read it again", metadata={"etag": current})
 
@@ -240,7 +239,7 @@ async def _append_event(
 
 
 def chain(target: ProductName | TenantName | PrincipalName | ApiKeyName) -> tuple[str, str]:
-    """The product and the tenant that something belongs to; no tenant for a product."""
+    """Return the ids of the product and the tenant that a target belongs to; an empty tenant for a product."""
     if isinstance(target, ProductName):
         return target.product, ""
     tenant = target if isinstance(target, TenantName) else target.parent

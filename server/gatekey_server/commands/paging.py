@@ -10,17 +10,17 @@ C = TypeVar("C")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 MAX_SLICES = 300
-"""How many slices are read for one page. One that is not full after that goes on behind its token."""
+"""How many slices are read for one page. A page that is not full by then ends with a page token."""
 
 
 class Taker(Protocol[T_contra]):
-    """A page that is being written."""
+    """A page that is being filled."""
 
     size: int
     """How many items it may hold."""
 
     async def take(self, item: T_contra) -> bool:
-        """Add an item; False where there is no room for it, nor for any after it. Lets others work meanwhile."""
+        """Add an item; False where the page has no room for it or any later one. Yields to the event loop."""
 
 
 async def fill(
@@ -30,9 +30,9 @@ async def fill(
     cursor: Callable[[T], C],
     slice_rows: int,
 ) -> str | None:
-    """Read items from the one after `after`, up to `slice_rows` at a time, until the page is full.
+    """Read items after the cursor `after`, up to `slice_rows` at a time, until the page is full.
 
-    Answers the cursor of the next page; None at the end of the list. A page that is not full may have one, too.
+    Returns the cursor of the next page; None at the end of the list. A page that is not full may have one, too.
     """
     count = 0
     for _ in range(MAX_SLICES):

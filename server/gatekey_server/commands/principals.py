@@ -1,13 +1,13 @@
-"""The lives of members and machine users."""
+"""Adding, reading, changing and removing members and machine users."""
 
 from collections.abc import Callable
 
+from gatekey.core import key_rules
 from gatekey.core.audit import describe, describe_removed
 from gatekey.core.decisions import CompiledSpec, PrincipalKind
 from gatekey.core.entities import Deleted, Principal, Product, Tenant
-from gatekey.core.errors import AlreadyExists, FailedPrecondition, InvalidRequest
+from gatekey.core.errors import AlreadyExists, FailedPrecondition
 from gatekey.core.names import MachineUserName, MemberName, PrincipalName, ProductName, TenantName
-from gatekey.core.specs import Lifetime
 
 from gatekey_server.authorization import actors
 from gatekey_server.authorization.callers import Caller
@@ -21,16 +21,16 @@ from gatekey_server.store.slices import Slice
 SLICE_ROWS = 100
 
 MAX_NAMED_KEYS = 100
-"""How many of the keys that go with a principal the audit event names."""
+"""How many of the keys that are removed with a principal the audit event names."""
 
 PrincipalAndSpec = tuple[Principal, CompiledSpec]
-"""A principal, and the spec that gives machine users their role."""
+"""A principal, and the compiled spec, which sets the role of machine users."""
 
 
 async def add_member(
     database: Database, mutation: Mutation[Principal], name: MemberName, *, role: str, display_name: str
 ) -> Principal:
-    """Add a person to a tenant.
+    """Add a member to a tenant.
 
     Raises `InvalidRequest` (`ROLE_UNKNOWN`), `AlreadyExists` (`MEMBER_EXISTS`), `ResourceExhausted`
     (`LIMIT_REACHED`), and as `lookup.tenant_for_change` and `actors.authorise`.
@@ -40,7 +40,7 @@ async def add_member(
     async def work(connection: Connection) -> MutationOutcome[Principal]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "members", "create")
-        _refuse_unknown_role(product.compiled, role)
+        key_rules.check_role(product.compiled, role)
         actor.may_give_role(role)
         await limits.refuse_another_principal(connection, product, tenant, PrincipalKind.MEMBER)
         member = await principals.insert(connection, tenant, name, role=role, display_name=display_name)
@@ -54,7 +54,7 @@ async def add_member(
 async def create_machine_user(
     database: Database, mutation: Mutation[PrincipalAndSpec], name: MachineUserName, display_name: str
 ) -> PrincipalAndSpec:
-    """Create a machine user that has no keys yet.
+    """Create a machine user without keys.
 
     Raises `FailedPrecondition` (`MACHINE_USERS_NOT_OFFERED`, `MACHINE_USER_NEEDS_KEY`), `AlreadyExists`
     (`MACHINE_USER_EXISTS`), `ResourceExhausted` (`LIMIT_REACHED`), and as `lookup.tenant_for_change`
@@ -65,11 +65,7 @@ async def create_machine_user(
     async def work(connection: Connection) -> MutationOutcome[PrincipalAndSpec]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
         actor = await actors.authorise(connection, mutation, product.compiled, tenant, "machineUsers", "create")
-        if machine_user_lifetime(product.compiled) is Lifetime.BOUND_TO_KEYS:
-            raise FailedPrecondition(
-                "MACHINE_USER_NEEDS_KEY",
-                "machine users of this product live as long as their keys: create one with its first key",
-            )
+        key_rules.check_keyless_machine_user(product.compiled)
         actor.may_create_machine_users()
         user = await insert_machine_user(connection, product, tenant, name, display_name)
         return MutationOutcome((user, product.compiled), name, None, describe(user))
@@ -91,16 +87,8 @@ async def insert_machine_user(
     return user
 
 
-def machine_user_lifetime(compiled: CompiledSpec) -> Lifetime:
-    """How long machine users live. Raises `FailedPrecondition` (`MACHINE_USERS_NOT_OFFERED`)."""
-    offered = compiled.spec.machine_users
-    if offered is None or offered.lifetime is None:
-        raise FailedPrecondition("MACHINE_USERS_NOT_OFFERED", "this product has no machine users")
-    return offered.lifetime
-
-
 async def get_principal(database: Database, caller: Caller, name: PrincipalName) -> PrincipalAndSpec:
-    """Read a member or a machine user.
+    """Return a member or a machine user.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`, `MEMBER_NOT_FOUND`, `MACHINE_USER_NOT_FOUND`).
     """
@@ -114,7 +102,7 @@ async def get_principal(database: Database, caller: Caller, name: PrincipalName)
 async def list_principals(
     database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[CompiledSpec], Taker[Principal]]
 ) -> tuple[str | None, int]:
-    """List members and machine users together; answers the next cursor and the number of users.
+    """List members and machine users together. Returns the next cursor, and the number of members.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`).
     """
@@ -130,7 +118,7 @@ async def list_principals(
 async def list_machine_users(
     database: Database, caller: Caller, parent: TenantName, after: int, page: Callable[[CompiledSpec], Taker[Principal]]
 ) -> str | None:
-    """List the machine users of a tenant; answers the next cursor.
+    """List the machine users of a tenant. Returns the next cursor.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`).
     """
@@ -164,7 +152,7 @@ async def update_member(
     display_name: str | None,
     force: bool,
 ) -> Principal:
-    """Change what is not None of a member; a role counts for their keys at the next check.
+    """Change the arguments that are not None of a member. A new role applies to their keys at the next check.
 
     Raises `InvalidRequest` (`ROLE_UNKNOWN`), `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition`
     (`LAST_OWNER`), `NotFound` (`MEMBER_NOT_FOUND`), and as `lookup.tenant_for_change` and `actors.authorise`.
@@ -178,7 +166,7 @@ async def update_member(
         check_etag(etag, before.etag)
         new_role = before.role
         if role is not None and role != before.role:
-            _refuse_unknown_role(product.compiled, role)
+            key_rules.check_role(product.compiled, role)
             actor.may_give_role(role)
             if not force and not product.compiled.is_owner(role):
                 await _refuse_last_owner(connection, product.compiled, tenant, before)
@@ -200,7 +188,7 @@ async def update_machine_user(
     *,
     display_name: str | None,
 ) -> PrincipalAndSpec:
-    """Change what is not None of a machine user.
+    """Change the arguments that are not None of a machine user.
 
     Raises `Aborted` (`ETAG_MISMATCH`), `NotFound` (`MACHINE_USER_NOT_FOUND`), and as
     `lookup.tenant_for_change` and `actors.authorise`.
@@ -225,7 +213,7 @@ async def remove_principal(
 ) -> Deleted:
     """Remove a member or a machine user with all their keys, which are unknown from then on.
 
-    A member can leave: be removed on their own behalf. Takes the same time however many keys there are: their
+    A member can leave: be removed on their own behalf. The time does not depend on the number of keys: their
     rows are purged later. Keys are counted as far as `limits.MAX_COUNTED`.
 
     Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`LAST_OWNER`), `NotFound`
@@ -236,7 +224,7 @@ async def remove_principal(
 
     async def work(connection: Connection) -> MutationOutcome[Deleted]:
         product, tenant = await lookup.tenant_for_change(connection, name.parent)
-        # Whoever wants to leave may, whatever their role lets them administer.
+        # A member may leave, whatever their role may administer.
         leaves = not machine and mutation.actor == name
         if leaves:
             await actors.find(connection, mutation, product.compiled, tenant)
@@ -254,12 +242,6 @@ async def remove_principal(
         return MutationOutcome(deleted, name, describe_removed(before, keys, named), None)
 
     return await run(database, mutation, name.parent, work)
-
-
-def _refuse_unknown_role(compiled: CompiledSpec, role: str) -> None:
-    roles = [known.role for known in compiled.spec.roles]
-    if role not in roles:
-        raise InvalidRequest.at("member.role", "ROLE_UNKNOWN", f"one of {', '.join(roles)} is required")
 
 
 async def _refuse_last_owner(connection: Connection, compiled: CompiledSpec, tenant: Tenant, member: Principal) -> None:

@@ -28,18 +28,18 @@ from gatekey_server.store.slices import Slice
 _log = structlog.get_logger()
 
 SLICE_ROWS = 2
-"""How many specs are read at once: each may be 1 MiB."""
+"""How many specs are read at once. Each may be 1 MiB."""
 PURGE_PATIENCE_S = 1.0
-"""How long a forced deletion removes rows by itself; what is left is for maintenance."""
+"""How long a forced deletion removes rows by itself. Maintenance removes the rest."""
 _MAX_SEARCHES = 5
-"""How often a product is looked through, or looked at again, for what a spec would strand."""
+"""How many times a product is searched for keys that a spec would strand, before the command gives up."""
 
 
 def authorise_application(caller: Caller, product: str) -> None:
-    """Refuse a caller whose token does not let it apply a spec for a product, before anything of the spec is read.
+    """Raise unless the caller may apply a spec for a product. Called before the spec is read.
 
-    Raises as `Caller.require`, and `InvalidRequest` (`SPEC_INVALID`) for what is no id, unless the
-    caller may apply specs for all products: then that is told with everything else.
+    Raises as `Caller.require`, and `InvalidRequest` (`SPEC_INVALID`) for a malformed product id, unless the
+    caller may apply specs for all products: then the validation of the whole spec reports it.
     """
     if is_product_id(product):
         caller.require(ProductName(product).path, "apply")
@@ -56,7 +56,7 @@ async def apply_product(
     force: bool,
     violations: Sequence[Violation] = (),
 ) -> Product:
-    """Create a product, or replace its spec. `violations` were found while the spec was read.
+    """Create a product, or replace its spec. `violations` were found when the spec was decoded.
 
     Raises as `authorise_application`, `InvalidRequest` (`SPEC_INVALID`) with everything that is wrong
     with the spec, `FailedPrecondition` (`PRODUCT_BUILT_IN`, `PRODUCT_BEING_PURGED`, `PREFIX_TAKEN`,
@@ -115,7 +115,7 @@ async def apply_product(
 async def _look_through(
     database: Database, name: ProductName, spec: ProductSpec, etag: str, search: Search | None
 ) -> Search | None:
-    """Look for what a spec would strand, going on from an earlier search; None where there is nothing to look at."""
+    """Search for keys that a spec would strand, continuing an earlier search; None where nothing needs a search."""
     async with database.connection() as connection:
         before = await products.get(connection, name)
     if before is None or (etag and etag != before.etag) or before.compiled.spec == spec:
@@ -127,7 +127,7 @@ async def _look_through(
 
 
 async def _create(connection: Connection, name: ProductName, spec: ProductSpec) -> MutationOutcome[Product] | None:
-    """Create a product; None where there is one by now."""
+    """Create a product; None where another call has created it."""
     after = await products.insert(connection, spec)
     if after is None:
         return None
@@ -137,7 +137,7 @@ async def _create(connection: Connection, name: ProductName, spec: ProductSpec) 
 
 
 async def _made_meanwhile(connection: Connection, name: ProductName, etag: str) -> Product:
-    """The product that another call has just created; the lock waits for that call's end."""
+    """Return the product that another call has just created. Its lock waits for the end of that call."""
     product = await products.lock(connection, name)
     if product is None:
         raise product_not_found(name.product) if etag else _being_purged(name)
@@ -147,7 +147,7 @@ async def _made_meanwhile(connection: Connection, name: ProductName, etag: str) 
 async def _replace_unreadable(
     connection: Connection, before: UnreadableProduct, spec: ProductSpec, etag: str, *, force: bool
 ) -> MutationOutcome[Product]:
-    """Replace a spec of which nobody can tell what it gives to whom."""
+    """Replace a spec that cannot be read, without a search: what it granted is unknown."""
     check_etag(etag, before.etag)
     if not force:
         raise before.error()
@@ -164,7 +164,7 @@ async def get_product(database: Database, caller: Caller, name: ProductName) -> 
 
 
 async def get_check_config(database: Database, caller: Caller, name: CheckConfigName) -> Product:
-    """Read the product that a check config is of.
+    """Return the product of a check config.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`), and `InvalidRequest` (`PRODUCT_REQUIRED`) where none is
     named and the caller may check several.
@@ -182,7 +182,7 @@ async def get_check_config(database: Database, caller: Caller, name: CheckConfig
 async def list_products(
     database: Database, caller: Caller, after: str, page: Taker[Product | UnreadableProduct]
 ) -> str | None:
-    """List products by id, from the one after `after`; answers the next cursor."""
+    """List products by id, after the cursor `after`. Returns the next cursor."""
     caller.require(("products",), "list")
     async with database.connection() as connection:
 
@@ -195,7 +195,7 @@ async def list_products(
 async def delete_product(
     database: Database, mutation: Mutation[Deleted], name: ProductName, etag: str, *, force: bool
 ) -> Deleted:
-    """Delete a product; with `force`, its tenants as well, at once by its state. Answers what went with it.
+    """Delete a product; with `force`, with all its tenants, which stop working at once. Returns what was deleted.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`), `Aborted` (`ETAG_MISMATCH`) and `FailedPrecondition`
     (`PRODUCT_BUILT_IN`, `PRODUCT_HAS_TENANTS`).
@@ -205,7 +205,7 @@ async def delete_product(
     actors.refuse_other_tenant(mutation, None)
     contents = Deleted()
     if force:
-        # Before the lock: of a large product it takes a while.
+        # Counted before the lock, because it takes a while for a large product.
         async with database.connection() as connection:
             contents = await tenants.count_contents_of_all(connection, name, MAX_COUNTED)
 
@@ -231,7 +231,7 @@ async def delete_product(
 
 
 async def _purge_what_is_little(database: Database, name: ProductName) -> None:
-    """Remove the rows of a deleted product where that is done soon; else maintenance does it."""
+    """Remove the rows of a deleted product for up to `PURGE_PATIENCE_S`. Maintenance removes the rest."""
     end = time.monotonic() + PURGE_PATIENCE_S
     try:
         async with aclosing(products.purge(database, name)) as steps:
@@ -261,7 +261,7 @@ async def _claim_prefixes(connection: Connection, spec: ProductSpec) -> None:
 
 
 async def _with_taken_prefixes(database: Database, spec: ProductSpec, error: InvalidRequest) -> InvalidRequest:
-    """The same error, and also which prefixes of the spec other products have."""
+    """Return the same error, with the prefixes of the spec that other products have."""
     wrong = {violation.field for violation in error.violations}
     fields = {f"{kind.lower()}_keys.prefix": prefix for kind, prefix in spec.prefixes.items()}
     async with database.connection() as connection:

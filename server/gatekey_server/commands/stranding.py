@@ -1,8 +1,8 @@
-"""What a new spec would leave without what the one in force gives it.
+"""The keys and members that a new spec would strand: that would lose what the spec in force gives them.
 
-A product may hold millions of keys, and no change in it may wait until they have been looked through. So they are,
-in slices and under no lock, as of some place in the history; and whatever has changed since is looked at again,
-the last of it under the product's lock, and no more than a little.
+A product may hold millions of keys, and changes in it must not wait until all have been searched. So the search runs
+in slices without a lock, as of some position in the history. It then looks again at what has changed since, and does
+the last, small part of that under the product's lock.
 """
 
 import time
@@ -25,11 +25,11 @@ from gatekey_server.store.pauses import Pauses
 from gatekey_server.store.stranding import Changed, KeyGroup, PrincipalFilter
 
 MAX_CHANGES = 5000
-"""How many changes are looked at before the lock, at once; of more, everything is looked through again."""
+"""How many changes are caught up with before the lock. After more, everything is searched again."""
 MAX_LOCKED_CHANGES = 200
-"""How many changes, of all products, are looked at under the lock."""
+"""How many changes, of all products, are caught up with under the lock."""
 MAX_NAMED = 5
-"""How many of what a spec strands are named."""
+"""How many stranded keys and members the error names."""
 
 _SLICE_TENANTS = 100
 _SLICE_GRANTS = 25
@@ -42,12 +42,12 @@ C = TypeVar("C")
 
 
 class Overtaken(Exception):
-    """More has changed meanwhile than may be looked at now."""
+    """Too much has changed meanwhile to catch up with now."""
 
 
 @dataclass
 class _Stranded:
-    """What was found."""
+    """The stranded keys and members that were found."""
 
     counts: Counter[str] = field(default_factory=Counter)
     people: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ def _place(what: str) -> tuple[int, str]:
 
 
 class Search:
-    """Looks through a product for what a spec would strand, and keeps up with what changes."""
+    """Searches a product for what a spec would strand, and follows its changes."""
 
     def __init__(self, product: Product, spec: ProductSpec) -> None:
         self.etag = product.etag
@@ -83,7 +83,7 @@ class Search:
         gone = {role.role for role in before.roles} - {role.role for role in spec.roles}
         self._people = PrincipalFilter(sorted(gone), spec.machine_users is None and before.machine_users is not None)
         self._owner_roles = before.owner_role, spec.owner_role
-        # Where the role is gone as well, its members are named already.
+        # If the spec no longer has the role, its members are named already.
         self._owners = before.owner_role != spec.owner_role and before.owner_role not in gone
         self._keys = may_take_from_keys(before, spec)
         self._had, self._has = KeyOffer(before), KeyOffer(spec)
@@ -92,7 +92,7 @@ class Search:
         self._pause = Pauses()
 
     async def look_through(self, database: Database) -> None:
-        """Look at everything, or, once that is done, at what has changed since.
+        """Search everything or, once that is done, what has changed since.
 
         Raises `FailedPrecondition` (`SPEC_STRANDS`), and `Overtaken`.
         """
@@ -118,16 +118,16 @@ class Search:
         (await self._catch_up(database.connection, MAX_CHANGES, late)).refuse()
 
     async def finish(self, connection: Connection) -> None:
-        """Look at what has changed since, in a transaction that holds the product's lock.
+        """Search what has changed since, in a transaction that holds the product's lock.
 
-        Raises `FailedPrecondition` (`SPEC_STRANDS`), and `Overtaken` where that is more than a little.
+        Raises `FailedPrecondition` (`SPEC_STRANDS`), and `Overtaken` where too much has changed.
         """
         if self._position is not None:
             position = self._position
             try:
                 (await self._catch_up(lambda: nullcontext(connection), MAX_LOCKED_CHANGES, few=True)).refuse()
             finally:
-                # The transaction may yet fail, or be repeated.
+                # The transaction may still fail, or be retried.
                 self._position = position
 
     async def _catch_up(
@@ -149,7 +149,7 @@ class Search:
         return found
 
     async def _look_at(self, borrow: Borrow, some: Mapping[int, str], found: _Stranded, *, few: bool = False) -> None:
-        """Look at everything in some tenants; with `few`, only where none of them holds much."""
+        """Search everything in some tenants; with `few`, only where none of them holds much."""
         uids = list(some)
         if not uids:
             return
@@ -171,7 +171,7 @@ class Search:
                 await self._judge(borrow, groups_, some, found)
 
     async def _look_at_parts(self, borrow: Borrow, changed: Changed, found: _Stranded) -> None:
-        """Look at the keys and people that have changed, and at what their tenants have lost by it."""
+        """Search the keys and principals that have changed, and what their tenants have lost by it."""
         principals = [each for each in changed.principals if each[0] not in changed.whole]
         if self._owners and principals:
             await self._find_tenants(borrow, changed.tenants, {uid for uid, _ in principals}, found)
@@ -207,7 +207,7 @@ class Search:
                 grants = await stranding.grants_of(connection, [group.first[0] for group in part])
             for group in part:
                 await self._pause()
-                # One that has gone has changed, and is looked at again.
+                # One that was deleted has changed, and is searched again.
                 self._judged[_given(group)] = self._loss(group, grants.get(group.first[0], ()))
         for group in groups:
             loss = self._judged[_given(group)]
@@ -217,7 +217,7 @@ class Search:
                 _name(found.keys, keys)
 
     def _loss(self, group: KeyGroup, grants: tuple[Grant, ...]) -> str | None:
-        """What keys lose that the spec in force gives them, in words."""
+        """Return in words what keys lose that the spec in force gives them."""
         given = group.kind, group.owner, group.mode, grants
         if next(self._has.losses(*given), None) is None:
             return None
@@ -236,7 +236,7 @@ async def _slices(
     *,
     few: bool,
 ) -> AsyncIterator[tuple[Sequence[int], C, C | None]]:
-    """Tenants, and from where to where to look in them: together those that hold little, the others part by part."""
+    """Yield tenants and the ranges to search in them: small tenants together, large ones part by part."""
     async with borrow() as connection:
         many = await with_many(connection, uids)
     if many and few:

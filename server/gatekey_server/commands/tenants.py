@@ -1,4 +1,4 @@
-"""The life of tenants."""
+"""Creating, reading, changing and deleting tenants."""
 
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ from gatekey_server.store.slices import Slice
 
 SLICE_ROWS = 100
 
-# For these the operator of the product needs nobody in the tenant.
+# The operator of the product may do these without an actor in the tenant.
 _OPERATORS_ACTIONS = ("suspend", "resume")
 
 
@@ -45,7 +45,7 @@ async def create_tenant(database: Database, mutation: Mutation[Tenant], name: Te
 
 
 async def get_tenant(database: Database, caller: Caller, name: TenantName) -> Tenant:
-    """Read a tenant, deleted or not. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
+    """Return a tenant, deleted or not. Raises `NotFound` (`PRODUCT_NOT_FOUND`, `TENANT_NOT_FOUND`)."""
     caller.require(name.path, "get")
     async with database.connection() as connection:
         return await lookup.tenant(connection, name)
@@ -60,7 +60,7 @@ async def list_tenants(
     *,
     show_deleted: bool,
 ) -> str | None:
-    """List the tenants of a product, from the one after `after`; answers the next cursor.
+    """List the tenants of a product, after the cursor `after`. Returns the next cursor.
 
     Raises `NotFound` (`PRODUCT_NOT_FOUND`).
     """
@@ -77,7 +77,7 @@ async def list_tenants(
 async def update_tenant(
     database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str, *, display_name: str | None
 ) -> Tenant:
-    """Change what is not None. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
+    """Change the arguments that are not None. Raises `Aborted` (`ETAG_MISMATCH`), and as `lookup.tenant_for_change`."""
     mutation.require(name.path, "update")
 
     async def work(connection: Connection) -> MutationOutcome[Tenant]:
@@ -126,9 +126,9 @@ async def delete_tenant(
     etag: str,
     retention: timedelta,
 ) -> tuple[Tenant, Deleted]:
-    """Make a tenant a deleted one, to be purged after `retention`; its keys stop working at once.
+    """Delete a tenant, to be purged after `retention`. Its keys stop working at once.
 
-    Answers what it holds as well. Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition`
+    Returns the tenant and what it holds. Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition`
     (`TENANT_BUILT_IN`), and as `lookup.tenant_for_change`.
     """
     mutation.require(name.path, "delete")
@@ -144,10 +144,9 @@ async def delete_tenant(
 
 
 async def undelete_tenant(database: Database, mutation: Mutation[Tenant], name: TenantName, etag: str) -> Tenant:
-    """Take a deletion back.
+    """Undelete a tenant.
 
-    Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`TENANT_NOT_DELETED`,
-    `TENANT_PURGE_DUE`), and as
+    Raises `Aborted` (`ETAG_MISMATCH`), `FailedPrecondition` (`TENANT_NOT_DELETED`, `TENANT_PURGE_DUE`), and as
     `lookup.tenant_for_change`.
     """
     mutation.require(name.path, "undelete")
@@ -182,7 +181,7 @@ async def _lock(
 
 
 def _refuse_to_revive_tokens(mutation: Mutation[Tenant], name: TenantName) -> None:
-    """Refuse to bring back a tenant's service tokens, which are not measured one by one, unless any could be made."""
+    """Raise where the tenant holds service tokens, unless the caller may create any. They are not compared singly."""
     if name.product == builtin.PRODUCT.product:
         mutation.demand(lambda caller: caller.refuse_to_give(AccessMode.ALL, NOTHING))
         mutation.demand(lambda caller: caller.refuse_to_outlive(None))

@@ -1,4 +1,4 @@
-"""What this process learns of changes, and the lease that it holds for having learned it."""
+"""The poller that applies the database's changes and renews the lease of this process."""
 
 import asyncio
 import random
@@ -41,14 +41,14 @@ class ChangePoller:
         self._applied = asyncio.Condition()
         self._others: dict[uuid.UUID, tuple[Process, float]] = {}
         self.process = uuid.uuid4()
-        """Under which mutations know this process."""
+        """The id by which mutations know this process."""
         self.polled_at = float("-inf")
-        """When the newest poll that succeeded was sent, by `clock`."""
+        """When the newest successful poll was sent, by `clock`."""
         self.connections = 0
-        """How often a connection was made."""
+        """How many connections were made."""
 
     async def run(self) -> None:
-        """Keep up with the database until cancelled; never gives up."""
+        """Follow the database until cancelled. Failures are retried forever."""
         backoff = _FIRST_BACKOFF_S
         while True:
             began_at = clock.now()
@@ -62,33 +62,33 @@ class ChangePoller:
                 else:
                     self._lease.fail_waiters()
                     backoff = min(backoff * 2, _MAX_BACKOFF_S)
-                # One that takes connections and commits nothing may be a former primary.
+                # A host that accepts connections and commits nothing may be a former primary.
                 self._database.primary.demote_current_host()
                 _log.warning("change_poller.interrupted", reason=error.reason, cause=repr(error.__cause__))
             finally:
                 self._link = None
-            # Apart from each other, so that processes do not all come at once to a database that is back.
+            # Random, so that processes do not all reconnect at once when the database is back.
             await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311
 
     @property
     def server(self) -> datetime | None:
-        """When the database's server was started that this process polls."""
+        """The start time of the database server that this process polls."""
         return self._lease.server
 
     async def leave(self) -> None:
-        """Let mutations no longer wait for this process; nothing is answered from its cache afterwards."""
+        """Unregister, so that mutations no longer wait for this process. Its cache serves nothing afterwards."""
         self._lease.release()
         await changes.unregister(self._database, self.process)
 
     def wake(self) -> None:
-        """Poll now: something has changed."""
+        """Poll now."""
         if self._link is not None:
             self._link.wake()
 
     async def wait_until_applied(self, position: Position) -> None:
-        """Wait until this process can no longer answer from snapshots that are older than a position.
+        """Return once this process decides from no snapshot older than a position.
 
-        A higher number is not enough: it may be of another history, as before a restore.
+        A higher revision is not enough: it may be of another history, as after a restore.
         """
         async with self._applied:
             await self._applied.wait_for(lambda: self._index.includes(position))
@@ -100,7 +100,7 @@ class ChangePoller:
             asked_at = clock.now()
             poll = await link.poll(self._index.applied)
             if not poll.registered:
-                # Mutations do not wait for this process: it was given up for dead, or is new.
+                # Mutations do not wait for this process: it is new, or another process took it for dead.
                 if registered_at is not None:
                     _log.warning("change_poller.given_up_for_dead", process=str(self.process))
                 registered_at = asked_at
@@ -122,7 +122,7 @@ class ChangePoller:
             async with self._applied:
                 self._applied.notify_all()
             if poll.head != before:
-                # The next poll tells the waiting mutations that this one was applied.
+                # The next poll acknowledges this one, and mutations wait for that.
                 continue
             if asked_at - looked_around_at > LEASE_S:
                 looked_around_at = asked_at
@@ -130,9 +130,9 @@ class ChangePoller:
             await link.wait(POLL_INTERVAL_S)
 
     async def _remove_the_dead(self, link: ChangeConnection) -> None:
-        """Remove processes whose leases are over, so that mutations no longer wait for them.
+        """Remove processes whose leases have expired, so that mutations no longer wait for them.
 
-        Whether they are is seen by this process's clock alone: they have not polled for as long as a lease lasts.
+        Expiry is measured by this process's clock alone: no poll for longer than a lease lasts.
         """
         found = await link.processes()
         seen_at = clock.now()

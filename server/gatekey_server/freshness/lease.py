@@ -1,4 +1,4 @@
-"""The lease of a process that follows a database, and those who wait for it."""
+"""The lease of a process that follows a database, and waiting for it."""
 
 import asyncio
 from datetime import datetime
@@ -17,22 +17,22 @@ class PrimaryLease(Lease):
     def __init__(self) -> None:
         super().__init__()
         self.server: datetime | None = None
-        """When the database's server was started that renewed it last; it was the primary then."""
+        """The start time of the database server that last renewed it, which was the primary then."""
         self.is_failing = False
-        """Whether nobody should wait for it to be renewed."""
+        """Whether waiting for a renewal is pointless, because polls fail."""
         self._news = asyncio.Event()
 
     def renew(self, asked_at: float, server: datetime | None) -> None:
-        """Take up a lease from a server; `asked_at` was read before it was asked."""
+        """Start a new lease from a server. `asked_at` is the clock before the poll was sent."""
         self.extend(asked_at)
         self.server = server
         self.is_failing = False
         self._news.set()
 
     async def wait_until_held(self) -> None:
-        """Return once it is held. Raises `Unavailable` where that is not to be expected soon.
+        """Return once it is held. Raises `Unavailable` after `LEASE_WAIT_S`, or at once while polls fail.
 
-        Without a lease, the database must not be asked for snapshots either: it may be a former primary.
+        Without a lease, snapshots must not come from the database either: it may be a former primary.
         """
         if self.is_held():
             return
@@ -47,6 +47,6 @@ class PrimaryLease(Lease):
             raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
 
     def fail_waiters(self) -> None:
-        """Let nobody wait until it is renewed."""
+        """Fail all waits for a renewal, now and until there is one."""
         self.is_failing = True
         self._news.set()

@@ -1,4 +1,4 @@
-"""Loads of snapshots that go to the database together."""
+"""Loads of snapshots, batched into few queries."""
 
 import asyncio
 from collections import deque
@@ -11,15 +11,16 @@ from gatekey.core.secrets import Digest, Secret
 from gatekey_server.store.snapshots import LoadResult
 
 MAX_FEW = 16
-"""Whoever wants more secrets than that waits for others who do: one query of a kind may take a second."""
+"""Requests for more secrets than this queue apart from the others: such a query may take a second."""
 MAX_BATCH = 64
-"""Secrets of one query, with a digest for each pepper."""
+"""How many secrets one query reads, each with a digest per pepper."""
 MAX_IN_FLIGHT = 3
 MAX_LARGE_IN_FLIGHT = 1
 MAX_WAITING = 64
 MAX_LARGE_WAITING = 16
 PATIENCE_S = 0.005
-"""How long a query may take before another one is sent beside it: fewer that ask for more cost everyone less."""
+"""How long a query may take before a second, partly filled one is sent beside it. Few large queries cost less than
+many small ones."""
 
 Load = Callable[[Sequence[Digest]], Awaitable[LoadResult]]
 
@@ -31,10 +32,10 @@ class _Batch:
 
 
 class Loader:
-    """Gathers what is wanted in one turn of the event loop, and while a query is under way, into one query.
+    """Batches the requests of one turn of the event loop, and those that come while a query runs, into one query.
 
-    Whoever asks gets what was read after they asked: a query that was sent before is never waited for. Nor does who
-    wants few secrets wait for who wants many.
+    A request never joins a query that was sent before it, so the result is never older than the request. Requests for
+    few secrets do not wait for requests for many.
     """
 
     def __init__(self, load: Load) -> None:
@@ -42,10 +43,10 @@ class Loader:
         self._many = _Queue(load, MAX_LARGE_IN_FLIGHT, MAX_LARGE_WAITING)
 
     def begin(self, secrets: Sequence[Secret]) -> "asyncio.Future[LoadResult]":
-        """Load snapshots, by a query that is sent from now on. It may answer more than was asked for.
+        """Load snapshots by a query that is sent from now on. The result may hold more than was asked for.
 
-        To be cancelled by whoever does not want them any more. Fails with `Unavailable` where the
-        database cannot answer, and with `Overloaded` where too much is wanted already.
+        Cancel the future when the result is no longer needed. It fails with `Unavailable` where the
+        database does not respond, and with `Overloaded` where too many requests wait already.
         """
         return (self._few if len(secrets) <= MAX_FEW else self._many).begin(secrets)
 
@@ -83,7 +84,7 @@ class _Queue:
         self._is_scheduled = False
         while self._waiting and self._may_send():
             batch = self._waiting.popleft()
-            # Nobody waits any more for what all have given up.
+            # Skip a batch whose requests have all been cancelled.
             if not all(loading.done() for loading in batch.waiting):
                 task = asyncio.create_task(self._run(batch))
                 self._in_flight.add(task)

@@ -1,4 +1,4 @@
-"""When a mutation is over: once nobody can answer from what was before it."""
+"""Waiting after a mutation until no process decides from older snapshots."""
 
 import asyncio
 from bisect import bisect_left
@@ -16,11 +16,11 @@ _FIRST_DELAY_S = 0.001
 _MAX_DELAY_S = 0.05
 
 WAIT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-"""The upper bounds of the histogram of waits."""
+"""The upper bounds of the histogram of waits, in seconds."""
 
 
 class PropagationBarrier:
-    """Waits until all processes have applied a revision, or for as long as their leases can last."""
+    """Waits until all processes have applied a revision, or until their older leases have expired."""
 
     def __init__(self, database: Database, poller: ChangePoller) -> None:
         self._database = database
@@ -28,16 +28,16 @@ class PropagationBarrier:
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._watcher: asyncio.Task[None] | None = None
         self.bucket_counts = [0] * (len(WAIT_BUCKETS_S) + 1)
-        """How many waits ended within each of `WAIT_BUCKETS_S` and not the one before, and how many after the last."""
+        """The number of waits in each bucket of `WAIT_BUCKETS_S`, and above the last."""
         self.seconds = 0.0
-        """How long all waits took together."""
+        """The sum of all waits."""
 
     async def wait(self, commit: Commit, *, everywhere: bool = False) -> float:
-        """Return once no process can answer from snapshots older than a commit; answers after how long.
+        """Return once no process decides from snapshots older than a commit; returns the wait in seconds.
 
-        The commit must have returned before this is called. Takes a lease and a little at the longest;
-        and always, with `everywhere`: then no client with a cache of its own can either. It always does after a
-        fork as well: the processes of the former history may not be known in this one.
+        Call it after the commit has returned. It takes `MAX_REMOTE_LEASE_S` at most. With `everywhere` it takes exactly
+        that, after which no client cache decides from older snapshots either. So it does after a fork of the history:
+        processes of the former history may not be registered in this one.
         """
         started_at = clock.now()
         self._poller.wake()
@@ -46,9 +46,9 @@ class PropagationBarrier:
                 await self._poller.wait_until_applied(commit.position)
                 await self._wait_for_others(commit.position.revision)
         except TimeoutError:
-            # Whoever has not applied it holds no lease but one from before the commit, and that is over.
+            # A process that has not applied it can only hold a lease from before the commit, which has expired.
             pass
-        # Nobody knows all clients, but no lease of theirs lasts longer than the one of a process that it comes from.
+        # Clients are not registered, but no client's lease outlasts that of the process that it comes from.
         if everywhere or commit.is_after_fork:
             await asyncio.sleep(started_at + MAX_REMOTE_LEASE_S - clock.now())
         waited = clock.now() - started_at
@@ -69,14 +69,14 @@ class PropagationBarrier:
     async def _watch(self) -> None:
         delay = _FIRST_DELAY_S
         while self._waiting:
-            # Only who waits already may be told what is read from now on: a process that registers later
+            # This read counts only for those who wait already. A process that registers later
             # holds no lease from before their commits.
             asked = tuple(self._waiting.items())
             try:
                 found = await changes.processes(self._database)
             except Unavailable:
                 found = None
-            # Only the server that has this process's own acknowledgements has everybody's; a former primary has not.
+            # The server that this process polls has everybody's acknowledgements; a former primary does not.
             if found and all(process.server == self._poller.server for process in found):
                 others = [process.applied_revision for process in found if process.uid != self._poller.process]
                 for applied, revision in asked:

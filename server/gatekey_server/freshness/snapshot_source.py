@@ -1,4 +1,4 @@
-"""The source of snapshots: from memory where that is known to be right, else from the database."""
+"""The source of snapshots: from memory where they are current, else from the database."""
 
 import asyncio
 import sys
@@ -29,31 +29,31 @@ _LOAD_ATTEMPTS = 2
 
 
 class VersionedSnapshot(NamedTuple):
-    """What is known of one secret."""
+    """The snapshot of one secret, and a revision at which it is right."""
 
     snapshot: KeySnapshot | None
     """None: there is no such secret."""
     revision: int
-    """The snapshot is that of this revision, or of a later one that does not differ in it."""
+    """The snapshot is right as of this revision, and possibly of later ones."""
 
 
-# What stands for a text that cannot be a secret: nothing will ever change about it.
+# For a text that cannot be a secret: no change can ever make it one.
 _IMPOSSIBLE = VersionedSnapshot(None, sys.maxsize)
 
 LookupRequest = Sequence[tuple[Secret, int]]
-"""Secrets, and the revision that what is known of each must have reached."""
+"""Secrets, and the minimum revision of the snapshot of each."""
 
 
 class Lookup(NamedTuple):
-    """What is remembered of secrets, and what is being loaded of the others."""
+    """The snapshots that are in memory, and the load of the others."""
 
     wanted: LookupRequest
     found: Sequence[VersionedSnapshot | None]
     loading: "asyncio.Future[LoadResult] | None"
-    """None where all are remembered."""
+    """None where all are in memory."""
 
     def result(self) -> Sequence[VersionedSnapshot | GatekeyError]:
-        """What `SnapshotSource.get_each` answers, once what is being loaded is there."""
+        """Return what `SnapshotSource.get_each` returns, once `loading` is done."""
         if self.loading is None:
             return [known for known in self.found if known is not None]
         try:
@@ -68,7 +68,7 @@ class Lookup(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """What happened since the start."""
+    """Counters since the start of the process."""
 
     hits: int = 0
     misses: int = 0
@@ -77,12 +77,12 @@ class Counts:
 
 
 class SnapshotSource:
-    """Yields the snapshots behind secrets.
+    """Returns the snapshots of secrets.
 
     Args:
-        database: where they are, if not here.
-        history: what has been applied of the database's changes.
-        lease: until when that is all there is.
+        database: where snapshots are loaded from.
+        index: which scopes changed, as far as this process has applied it.
+        lease: until when that is complete.
         max_entries: how many snapshots to hold.
         max_bytes: how much memory they may take. A tenth of both is for secrets that do not exist.
     """
@@ -95,7 +95,7 @@ class SnapshotSource:
         self._lease = lease
         self._specs = CompiledSpecs()
         self._loader = Loader(self._load)
-        # Apart, so that guessing at secrets cannot displace those that exist.
+        # A cache of its own for unknown secrets, so that guesses cannot displace those that exist.
         unknown_entries, unknown_bytes = max_entries // _UNKNOWN_SHARE, max_bytes // _UNKNOWN_SHARE
         self._known = SnapshotCache(max_entries - unknown_entries, max_bytes - unknown_bytes)
         self._unknown = SnapshotCache(unknown_entries, unknown_bytes)
@@ -104,21 +104,21 @@ class SnapshotSource:
 
     @property
     def entries(self) -> int:
-        """How many entries are held."""
+        """The number of entries in memory."""
         return len(self._known) + len(self._unknown)
 
     @property
     def weight(self) -> int:
-        """How many bytes the entries take, by an estimate."""
+        """The size of the entries in bytes, estimated."""
         return self._known.weight + self._unknown.weight
 
     @property
     def applied(self) -> int:
-        """The revision that this process has applied: what is known, or will be, is never older."""
+        """The revision that this process has applied: no snapshot that it returns is older."""
         return self._index.applied.revision
 
     def recall(self, secret: Secret) -> VersionedSnapshot | None:
-        """What is known of a secret without a look into the database, if that is no older than it may be."""
+        """Return the snapshot of a secret from memory; None where it is not there or not current."""
         if not self._lease.is_held():
             self.counts.without_lease += 1
             return None
@@ -131,15 +131,20 @@ class SnapshotSource:
         return known
 
     async def get(self, secret: Secret) -> VersionedSnapshot | GatekeyError:
-        """What is known of a secret, no older than what was over when this was called. Errors as `get_each`."""
+        """Return the snapshot of a secret, no older than any mutation that had returned before the call.
+
+        Errors are returned as by `get_each`.
+        """
         (known,) = await self.get_each([(secret, 0)])
         return known
 
     async def get_each(self, wanted: LookupRequest) -> Sequence[VersionedSnapshot | GatekeyError]:
-        """What is known of each of several secrets at a revision; what is not remembered is loaded with one query.
+        """Return the snapshot of each of several secrets, at its minimum revision or later.
 
-        The error for those for which the database cannot answer (`DATABASE_UNAVAILABLE`), has not reached
-        the revision (`REVISION_NOT_REACHED`), or has too much to do (`OVERLOADED`).
+        One query loads those that are not in memory.
+
+        A secret's place holds an error where the database does not respond (`DATABASE_UNAVAILABLE`), has not reached
+        the revision (`REVISION_NOT_REACHED`), or is overloaded (`OVERLOADED`).
         """
         while (lookup := self.look_up(wanted)) is None:
             try:
@@ -147,13 +152,13 @@ class SnapshotSource:
             except Unavailable as error:
                 return [error] * len(wanted)
         if lookup.loading is not None:
-            # What went wrong is in the result.
+            # The result holds the error.
             with suppress(GatekeyError):
                 await lookup.loading
         return lookup.result()
 
     def look_up(self, wanted: LookupRequest) -> Lookup | None:
-        """Begin what `get_each` does; None where there is no lease, which would have to be waited for."""
+        """Begin `get_each`, without waiting; None where there is no lease."""
         if not self._lease.is_held():
             self.counts.without_lease += len(wanted)
             return None
@@ -162,7 +167,7 @@ class SnapshotSource:
         missing: list[Secret] = []
         before, known = None, None
         for secret, min_revision in wanted:
-            # Neighbours are often the same.
+            # Consecutive secrets are often the same.
             if secret is not before:
                 before, known = secret, self._find(secret)
             if known is None or known.revision < min_revision:
@@ -175,25 +180,25 @@ class SnapshotSource:
         return Lookup(wanted, found, self._loader.begin(missing) if missing else None)
 
     async def digests_of(self, key: ApiKeyName) -> Secret:
-        """By which digests to ask for the snapshots of a key whose holder presents no secret; none for no such key.
+        """Return the digests that find the snapshot of a key whose holder presents no secret; none for no such key.
 
-        Costs a round trip. Raises `Unavailable` where the database cannot answer.
+        Costs a round trip. Raises `Unavailable` where the database does not respond.
         """
         return await snapshots.digests(self._database, key)
 
     async def get_within(self, connection: Connection, secret: Secret) -> VersionedSnapshot | GatekeyError:
-        """What is known of a secret as of this statement of a transaction; the error where it cannot be read.
+        """Return the snapshot of a secret as of this statement of a transaction; the error where it cannot be read.
 
-        From the database alone: what was committed before the statement is in it, whatever this process has heard of.
+        Always from the database: it includes every commit before the statement, applied by this process or not.
         """
         return _pick(await snapshots.load_within(connection, self._specs, secret), secret, 0)
 
     async def digests_of_within(self, connection: Connection, key: ApiKeyName) -> Secret:
-        """As `digests_of`, as of this statement of a transaction."""
+        """Return the same as `digests_of`, as of this statement of a transaction."""
         return await snapshots.digests(connection, key)
 
     def _find(self, secret: Secret) -> VersionedSnapshot | None:
-        """All there is to know about a secret, where that is remembered and holds."""
+        """Return the snapshot of a secret from memory, where it is current."""
         for digest in secret:
             entry = self._known.get(digest)
             if entry is not None and entry.snapshot is not None:
@@ -225,7 +230,7 @@ class SnapshotSource:
         return loaded
 
     async def _load_from_primary(self, digests: Sequence[Digest]) -> LoadResult:
-        """Load snapshots from the server that renewed the lease, which whoever asks has seen to be held."""
+        """Load snapshots from the server that renewed the lease. The caller has checked that the lease is held."""
         for _ in range(_LOAD_ATTEMPTS):
             loaded = await snapshots.load(self._database, self._specs, digests)
             self.counts.loads += 1
@@ -253,7 +258,7 @@ def _pick(loaded: LoadResult | GatekeyError, secret: Secret, min_revision: int) 
 
 
 def _first(loaded: LoadResult, secret: Secret) -> KeySnapshot | None:
-    """Raises `Unreadable`."""
+    """Return the snapshot that a load found for a secret. Raises `Unreadable`."""
     for digest in secret:
         if digest in loaded.snapshots:
             return loaded.snapshots[digest]

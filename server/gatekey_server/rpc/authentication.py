@@ -1,4 +1,4 @@
-"""Who calls: the service token in the metadata, or the key that a client certificate stands for."""
+"""Authentication of callers, by the service token in the metadata or by a client certificate."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from gatekey_server.rpc.tls import CertificateCallers
 from gatekey_server.store.database import Connection
 
 MAX_TOKENS = 10_000
-"""Tokens whose digests are remembered, by a keyed hash."""
+"""How many tokens' digests are cached, by a keyed hash."""
 
 _SCHEME = "bearer "
 
@@ -47,19 +47,19 @@ class Authenticator:
         self._tokens = Recent[Token](MAX_TOKENS)
 
     def token_of(self, authorization: str) -> Token:
-        """The token that is presented by a value of `authorization`. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
+        """Return the token in a value of `authorization`. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
         name = hashlib.blake2b(authorization.encode(), digest_size=16, key=self._hash_key).digest()
         token = self._tokens.get(name)
         if token is None:
             if not authorization[: len(_SCHEME)].lower() == _SCHEME:
                 raise Unauthenticated("TOKEN_INVALID", "`authorization` is not of the form `Bearer <service token>`")
-            # Nothing but spaces: what else looks like one would make another text of the same token.
+            # Only spaces: stripping other white space would accept several texts for one token.
             token = Token(self._keyring.digests(authorization[len(_SCHEME) :].strip(" ")))
             self._tokens.put(name, token)
         return token
 
     def knows(self, authorization: str) -> bool:
-        """Whether a token is remembered, and works."""
+        """Whether a token is in memory and valid."""
         known = self._snapshots.recall(self.token_of(authorization).digests)
         if known is None:
             return False
@@ -67,7 +67,7 @@ class Authenticator:
         return True
 
     async def token(self, _: MethodDescriptor, context: RequestContext) -> Token:
-        """Return the token of a call, which works at this time; for methods that look it up once more themselves."""
+        """Return the token of a call, which is valid now. For methods that look it up again themselves."""
         token = await self._presented(context)
         callers.identify(await self._snapshots.get(token.digests), self._clock())
         return token
@@ -90,7 +90,7 @@ class Authenticator:
         return Token(digests, key)
 
     async def call(self, method: MethodDescriptor, context: RequestContext) -> Call:
-        """Return the call of a caller who is known, and count the use of the token."""
+        """Return the call of an identified caller, and record the use of the token."""
         token = await self._presented(context)
         caller = callers.identify(await self._snapshots.get(token.digests), self._clock())
         self._usage.record(caller.snapshot, caller.now)
@@ -100,6 +100,6 @@ class Authenticator:
     async def _identify_again(self, token: Token, connection: Connection) -> Caller:
         digests = token.digests
         if token.key is not None:
-            # A certificate stands for a key, whose secrets may have been exchanged.
+            # A certificate stands for a key, whose secrets may have been rotated.
             digests = await self._snapshots.digests_of_within(connection, token.key)
         return callers.identify(await self._snapshots.get_within(connection, digests), self._clock())

@@ -1,7 +1,7 @@
-"""The files of TLS: a certificate, its key, and the certificates that clients' are signed by.
+"""The files of TLS: the server's certificate, its key, and the roots of client certificates.
 
-Read at the start and again whenever they have changed, and believed only where they would work:
-the transport itself does not say what is wrong with them.
+They are read at the start and whenever they change, and validated before use: the transport itself reports no
+reason when they do not work.
 """
 
 import ipaddress
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class MaterialError(Exception):
-    """The files cannot be used. `problems` has a line for each, which names the variable and the file."""
+    """The files cannot be used. `problems` has a line for each problem, which names the variable and the file."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -41,33 +41,33 @@ class MaterialError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where the files are."""
+    """The paths of the files."""
 
     certificate: Path | None
-    """The server's certificate, and after it those between it and the clients' root."""
+    """The server's certificate, followed by its intermediates."""
     key: Path | None
     client_ca: Path | None
-    """The certificates that every client's must be signed by; None where clients need not present any."""
+    """The roots that client certificates must be signed by; None where clients need not present one."""
 
     def stamp(self) -> Stamp:
-        """A value that changes when one of the files does."""
+        """Return a value that changes when one of the files does."""
         return tuple(_stamp(path) for path in (self.certificate, self.key, self.client_ca))
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the files hold, found usable."""
+    """The contents of the files, validated."""
 
     certificates: bytes
     """In PEM form, as all of it."""
     key: bytes = field(repr=False)
     client_ca: bytes | None
     expire_time: datetime
-    """When the server's certificate runs out."""
+    """When the server's certificate expires."""
 
 
 def problems(files: Files) -> list[str]:
-    """What is wrong with the files, as far as they are named. The lines hold nothing of a key."""
+    """Return the problems of the files that are named, a line each. No line holds any part of a key."""
     return _examine(files)[1]
 
 
@@ -80,7 +80,7 @@ def read(files: Files) -> Material:
 
 
 def is_good_for(certificate: bytes, host: str) -> bool:
-    """Whether clients take the first of the certificates (PEM) for that of a host: a DNS name or an IP address."""
+    """Whether the first of the certificates (PEM) is valid for a host: a DNS name or an IP address."""
     try:
         extensions = x509.load_pem_x509_certificate(certificate).extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -145,7 +145,7 @@ def _read_key(path: Path) -> tuple[PrivateKey, bytes]:
     except TypeError as error:
         raise ValueError("is encrypted, and there is nobody to ask for its password") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        # Without its text: nothing of a key may reach a log.
+        # Without the error's text: no part of a key may reach a log.
         raise ValueError("holds no private key in PEM form, or one that cannot be read") from error
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= MIN_RSA_BITS:
         return key, data
@@ -164,10 +164,10 @@ def _read(file: BinaryIO) -> bytes:
 
 
 def _check_private(file: BinaryIO) -> None:
-    """Refuse a key that others may read.
+    """Raise for a key file that others may read.
 
-    As PostgreSQL does it: a group may read what belongs to root, for that is how keys are mounted
-    into containers that do not run as root.
+    The rule is PostgreSQL's: a group may read a file that belongs to root, because keys are mounted so into
+    containers that do not run as root.
     """
     status = os.fstat(file.fileno())
     others = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
@@ -180,7 +180,7 @@ def _check_private(file: BinaryIO) -> None:
 
 
 def _pem(certificates: list[x509.Certificate]) -> bytes:
-    # Written anew, so that the transport sees what was examined and nothing else that the file holds.
+    # Serialized again, so that the transport gets exactly what was validated.
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
@@ -191,5 +191,5 @@ def _stamp(path: Path | None) -> Stamp | None:
         status = path.stat()
     except OSError:
         return None
-    # The time of the last change of the inode moves with the mode as well.
+    # `ctime` also changes with the mode of the file.
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,4 +1,4 @@
-"""What a call is to the code that serves it: its context, the caller's token, and the response."""
+"""A call as services see it: its context, the caller's token, and the response."""
 
 import asyncio
 import hashlib
@@ -37,16 +37,16 @@ R = TypeVar("R")
 
 
 def utc_now() -> datetime:
-    """Return the time of day, by which expiry is judged."""
+    """Return the current time, by which expiry is decided."""
     return datetime.now(UTC)
 
 
 class RequestContext(NamedTuple):
-    """What came with a request."""
+    """The metadata and the connection of a request."""
 
     metadata: Metadata
     connection: Callable[[], Mapping[str, Iterable[bytes]]] = dict
-    """What the transport tells of the other end of the connection, as grpcio's `auth_context` does."""
+    """The transport's properties of the peer, as in grpcio's `auth_context`."""
 
     def values(self, name: str) -> tuple[str, ...]:
         """Return the values of one name in the metadata."""
@@ -54,7 +54,7 @@ class RequestContext(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What goes back."""
+    """The response to a call: bytes or an error, and trailing metadata."""
 
     data: bytes
     trailers: Metadata = ()
@@ -63,7 +63,7 @@ class Response(NamedTuple):
 
     @classmethod
     def of(cls, error: GatekeyError) -> Self:
-        """Say that something is refused."""
+        """Return the response for an error."""
         trailers = ((errors.DETAILS_KEY, errors.details(error)),)
         return cls(b"", trailers, errors.status_code(error), errors.message(error))
 
@@ -79,7 +79,7 @@ class Later(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A service token, not yet looked up: as it was presented, hashed, or the one that a certificate stands for."""
+    """A service token before its lookup: the digests of the presented text, or those of a certificate's key."""
 
     digests: Secret
     key: ApiKeyName | None = None
@@ -88,11 +88,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a caller who is known."""
+    """One call of an identified caller."""
 
     caller: Caller
     identify_again: Callable[[Connection], Awaitable[Caller]]
-    """Identifies the caller in a transaction. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
+    """Returns the caller as of a transaction. Raises `Unauthenticated` (`TOKEN_INVALID`)."""
     method: MethodDescriptor
     actors: tuple[str, ...]
     """The values of the metadata `gatekey-actor`."""
@@ -100,10 +100,12 @@ class Call:
     """The values of the metadata `gatekey-wait`."""
     recorder: PropagationRecorder
     trailers: list[tuple[str, str]] = field(default_factory=list)
-    """The metadata that goes back with the answer."""
+    """The trailing metadata of the response."""
 
     def mutation(self, request: Message, answer: Callable[[R], Message]) -> Mutation[R]:
-        """What the request says about how to carry it out; `answer` writes what repetitions are answered.
+        """Return the options of a mutation, from the request and its metadata.
+
+        `answer` serializes the response, which is stored for repetitions.
 
         Raises `InvalidRequest` (`REQUEST_ID_INVALID`, `NAME_INVALID`, `WAIT_INVALID`).
         """
@@ -141,7 +143,7 @@ class Call:
 
 
 class MutationRequest(Protocol):
-    """What the requests of all mutations have."""
+    """The fields that the requests of all mutations have."""
 
     request_id: str
     validate_only: bool

@@ -1,7 +1,8 @@
-"""From bytes to a message, in a time that is bounded whatever the bytes are.
+"""Parsing messages in bounded time, whatever the bytes are.
 
-Parsing costs most where a message holds many small ones: half a microsecond and more for each, of which 500,000 fit
-into a mebibyte. So a method takes only so many bytes, and a large message is looked through before it is parsed.
+Parsing is slowest for many small submessages: at least half a microsecond each, of which 500,000 fit into a
+mebibyte. So each method limits the size of its request, and the fields of a large message are counted before it is
+parsed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 MAX_REQUEST_BYTES = 16 << 10
-"""A request of most methods."""
+"""The limit of most methods' requests."""
 
 MAX_CHECK_BYTES = 128 << 10
 MAX_CHECK_BATCH_BYTES = 1 << 20
@@ -34,26 +35,26 @@ _BYTES: Mapping[str, int] = {
 }
 
 MAX_UNSEEN_BYTES = 64 << 10
-"""A message that is no larger is parsed without a look."""
+"""The fields of messages up to this size are not counted."""
 
 MAX_FIELDS = 10_000
-"""Fields that a larger one may have, but for those of messages that hold no messages."""
+"""How many fields a larger message may have, not counting those of submessages without submessages."""
 
 _ANY_TEXT = frozenset(
     f"gatekey.v1.{name}" for name in ("CheckRequest", "BatchCheckRequest", "ResolveRequest", "IdentifySecretRequest")
 )
-"""Requests about what a service was given by its own users: keys, which are only hashed, and questions, which are
-judged one by one. None of their texts is looked up or stored."""
+"""Requests with text from a service's own users: keys, which are only hashed, and check requests, which are validated
+one by one. None of these texts is looked up or stored."""
 
 _VARINT, _I64, _LENGTH, _START, _END, _I32 = range(6)
 _FIXED = {_I64: 8, _START: 0, _END: 0, _I32: 4}
 _LAST_SHIFT = 63
 _MORE = 0x80
-"""The bit of a byte of a number that tells that more follow."""
+"""The continuation bit of a varint."""
 
 
 class _TooManyFieldsError(Exception):
-    """There are more fields than may be looked at; `path` is that of the first that is too much."""
+    """The message has too many fields. `path` is that of the first one beyond the limit."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -61,14 +62,14 @@ class _TooManyFieldsError(Exception):
 
 
 def max_bytes(method: str) -> int:
-    """How many bytes a request of a method may have, by the method's full name."""
+    """Return the maximum size of a method's request in bytes, by the method's full name."""
     return _BYTES.get(method, MAX_REQUEST_BYTES)
 
 
 def decode(message_class: type[Message], data: bytes) -> Message:
-    """Parse a request that has no more bytes than its method takes.
+    """Parse a request of at most `max_bytes`.
 
-    No text in it has a NUL, which the database has no text with; but for those of `_ANY_TEXT`.
+    Texts with NUL are refused, because the database cannot store them, except in the requests of `_ANY_TEXT`.
     Raises `InvalidRequest` (`REQUEST_MALFORMED`, `REQUEST_TOO_COMPLEX`, `TEXT_INVALID`).
     """
     descriptor = cast("Descriptor", message_class.DESCRIPTOR)
@@ -106,7 +107,7 @@ def _look_through(descriptor: Descriptor, data: bytes) -> None:
 
 
 def _refuse_nul(descriptor: Descriptor, data: bytes) -> None:
-    """Refuse the first string field with a NUL, in a message that was parsed. Raises as `decode`."""
+    """Raise as `decode` for the first string field with a NUL, in a parsed message."""
     try:
         for place, start, end in _walk(descriptor, data, _WITH_NUL):
             if place[1].is_text and data.find(0, start, end) >= 0:
@@ -114,12 +115,12 @@ def _refuse_nul(descriptor: Descriptor, data: bytes) -> None:
     except _TooManyFieldsError as error:
         raise _too_complex(error) from None
     except ValueError:
-        # An unknown group, whose fields are not what their numbers say.
+        # An unknown group: its field numbers do not mean what the descriptor says.
         raise _malformed() from None
 
 
 def _field_with_bad_text(descriptor: Descriptor, data: bytes) -> str | None:
-    """The path of the first string field that is not UTF-8, in a message that could not be parsed."""
+    """Return the path of the first string field that is not UTF-8, in a message that could not be parsed."""
     try:
         for place, start, end in _walk(descriptor, data, _ALL):
             if place[1].is_text:
@@ -134,19 +135,19 @@ def _field_with_bad_text(descriptor: Descriptor, data: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a look needs to know of a field. Descriptors make their answers anew each time."""
+    """The properties of a field that a walk needs, cached because descriptors compute them at each access."""
 
     name: str
     is_text: bool
     is_list: bool
     inner: Descriptor | None
     has_depth: bool
-    """Whether it holds messages that hold messages."""
+    """Whether its messages have submessages."""
 
 
 @cache
 def _known(descriptor: Descriptor) -> Mapping[int, _Known]:
-    """The fields of a message, by number."""
+    """Return the fields of a message, by number."""
     return {
         number: _Known(
             field.name,
@@ -160,11 +161,11 @@ def _known(descriptor: Descriptor) -> Mapping[int, _Known]:
 
 
 _Place = tuple[Any, _Known, int | None]
-"""Where a walk is: the place of the message, a field of it, and the index in a list where it is counted."""
+"""A step of a walk: the step of the message, a field of it, and the index in a list where indices are counted."""
 
 
 def _path(place: _Place) -> str:
-    """As in `spec.roles[1].grants[0].resource`."""
+    """Return a path as in `spec.roles[1].grants[0].resource`."""
     above, field, index = place
     name = f"{field.name}[{index}]" if field.is_list and index is not None else field.name
     return f"{_path(above)}.{name}" if above else name
@@ -173,18 +174,17 @@ def _path(place: _Place) -> str:
 _Open = tuple[Mapping[int, _Known], _Place | None, dict[int, int], int, int]
 
 _HOLDERS, _ALL, _WITH_NUL = range(3)
-"""Which messages a walk goes into: those that hold messages, all, or those that have a byte 0."""
+"""Which messages a walk descends into: those with submessages, all, or those with a zero byte."""
 
 
 def _walk(descriptor: Descriptor, data: bytes, into: int) -> Iterator[tuple[_Place, int, int]]:
-    """The known fields that have a length, and where their values are.
+    """Yield the known length-delimited fields, and the ranges of their values.
 
-    The fields of a message that the walk goes into come after it. Indices are only counted where a walk goes into
-    more than holders. Raises `_TooManyFieldsError` once there are more fields than may be, and `ValueError` where the
-    data are no message.
+    A message comes before its own fields. Indices are counted only where the walk descends into more than holders.
+    Raises `_TooManyFieldsError` beyond the limit of fields, and `ValueError` where the data are no message.
     """
     budget, index = MAX_FIELDS, None
-    # The innermost is last: the fields of its message, what it is, the lengths of its lists, and where it is.
+    # A stack, innermost message last: its fields, its step, the lengths of its lists, and its end.
     open_messages: list[_Open] = [(_known(descriptor), None, {}, 0, len(data))]
     while open_messages:
         fields, above, lists, at, end = open_messages.pop()

@@ -1,8 +1,8 @@
-"""What happens around every RPC: the caller is identified, the request is decoded, errors become statuses.
+"""The frame of every RPC: identify the caller, decode the request, turn errors into statuses.
 
-Servicers are plain classes with one coroutine function for each method of their service. They are registered from the
-service's descriptor: no method can be served without this, and none sees a request whose caller is not known. What
-comes out are endpoints, which the transport serves.
+Servicers are plain classes with one coroutine function for each method of their service. They are registered by the
+service's descriptor, so no method is served without this frame, and none sees a request of an unidentified caller.
+The result are endpoints, which the transport serves.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,7 +37,7 @@ class Dispatcher:
         """By the path of the method."""
 
     def register(self, service: ServiceDescriptor, servicer: object) -> None:
-        """Add all methods of a service; each gets the request and the `Call`."""
+        """Add all methods of a service. Each receives the request and the `Call`."""
         self._register(service, servicer, self._authenticator.call)
 
     def register_unidentified(
@@ -65,7 +65,7 @@ class Dispatcher:
 
 
 class Endpoint:
-    """One method. A call is identified first, by its metadata; then its request is received and answered."""
+    """One method. The caller is identified first, by the metadata. Then the request is received and served."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Endpoint:
         self._request_class = GetMessageClass(method.input_type)
         self._answer_class = GetMessageClass(method.output_type)
         self.max_bytes = decoding.max_bytes(method.full_name)
-        """How many bytes a request may have."""
+        """The maximum size of a request."""
 
     def recognise(self, metadata: Metadata) -> str | None:
         """The `authorization` of a caller whose requests can be tried at once; None where it must be identified."""
@@ -101,7 +101,7 @@ class Endpoint:
             return None
 
     async def identify(self, context: RequestContext) -> Any:
-        """Find out who calls, before there is a request; a `Response` where that is an error."""
+        """Identify the caller, before the request is received. Returns a `Response` where that fails."""
         try:
             return await self._identify(self._method, context)
         except Exception as error:  # noqa: BLE001 - the transport would send the text of whatever gets through
@@ -117,7 +117,7 @@ class Endpoint:
             return None
 
     async def answer(self, data: bytes, identity: Any) -> Response:
-        """Answer the request of a caller that was identified; errors are replies, too."""
+        """Serve the request of an identified caller. Errors are returned as responses, too."""
         try:
             return await self._try_to_answer(data, identity)
         except Exception as error:  # noqa: BLE001 - as above
@@ -143,7 +143,7 @@ class Endpoint:
         if len(data) > self.max_bytes:
             raise InvalidRequest("REQUEST_TOO_LARGE", f"the request has more than {self.max_bytes} bytes")
         is_large = len(data) > decoding.MAX_UNSEEN_BYTES
-        # To decode it takes some milliseconds.
+        # Decoding a large request takes some milliseconds.
         if is_large:
             await pauses.pause()
         request = decoding.decode(self._request_class, data)

@@ -27,21 +27,21 @@ _CODES: Mapping[type[errors.GatekeyError], grpc.StatusCode] = {
     errors.Unreadable: grpc.StatusCode.INTERNAL,
 }
 
-# Details travel in a header, in base 64; a client may refuse all headers beyond 8 KiB, and the answer with them.
+# Details travel in a header, in base 64. A client may reject a response whose headers exceed 8 KiB.
 _MAX_DETAILS_BYTES = 4000
 _MAX_MESSAGE_CHARS = 1000
-# Around the details, and around each violation: types, tags, lengths.
+# The overhead of the details and of each violation: types, tags, lengths.
 _HEAD_BYTES = 256
 _VIOLATION_HEAD_BYTES = 4
 
 
 def status_code(error: errors.GatekeyError) -> grpc.StatusCode:
-    """The status code of an error."""
+    """Return the status code of an error."""
     return _CODES[type(error)]
 
 
 def details(error: errors.GatekeyError) -> bytes:
-    """The `google.rpc.Status` of an error: `ErrorInfo`, `BadRequest` where fields are at fault, and `RetryInfo`."""
+    """Return the `google.rpc.Status` of an error: `ErrorInfo`, `BadRequest` for violations, and `RetryInfo`."""
     status = status_pb2.Status(code=status_code(error).value[0], message=message(error))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
     bad_request = _bad_request(error, _MAX_DETAILS_BYTES - _HEAD_BYTES - status.ByteSize() - info.ByteSize())
@@ -62,7 +62,7 @@ def details(error: errors.GatekeyError) -> bytes:
 
 
 def _bad_request(error: errors.GatekeyError, most_bytes: int) -> error_details_pb2.BadRequest:
-    """The violations of an error, as many as there is room for."""
+    """Return the violations of an error, as many as there is room for."""
     bad_request = error_details_pb2.BadRequest()
     room = most_bytes
     for violation in error.violations:
@@ -77,7 +77,7 @@ def _bad_request(error: errors.GatekeyError, most_bytes: int) -> error_details_p
 
 
 def message(error: errors.GatekeyError) -> str:
-    """The error's text, cut to what fits into a header."""
+    """Return the error's text, cut to what fits into a header."""
     text = error.message
     return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[: _MAX_MESSAGE_CHARS - 1]}…"
 

@@ -1,4 +1,4 @@
-"""`grpc.health.v1.Health`: whether the server can decide now, told to whoever asks, without a token."""
+"""`grpc.health.v1.Health`: whether the server can decide now. It needs no token."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -13,7 +13,7 @@ SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health:
-    """One status for all services."""
+    """The health service, with one status for all services."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset(("", *services))
@@ -22,30 +22,30 @@ class Health:
         self._changed = asyncio.Event()
 
     def set(self, *, serving: bool) -> None:
-        """Tell a status from now on."""
+        """Report a status from now on."""
         if not self._is_over:
             self._tell(SERVING if serving else NOT_SERVING)
 
     def end(self) -> None:
-        """Tell that the server does not serve, for the last time."""
+        """Report `NOT_SERVING`, finally."""
         self._is_over = True
         self._tell(NOT_SERVING)
 
     def check(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
-        """The status of a service. Raises `NotFound`."""
+        """Return the status of a service. Raises `NotFound`."""
         if request.service not in self._services:
             raise NotFound("SERVICE_NOT_FOUND", "there is no such service")
         return HealthCheckResponse(status=self._status)
 
     def list(self, _: pb.HealthListRequest) -> pb.HealthListResponse:
-        """The status of every service."""
+        """Return the status of every service."""
         return pb.HealthListResponse(
             statuses={name: HealthCheckResponse(status=self._status) for name in self._services}
         )
 
     async def watch(self, request: pb.HealthCheckRequest) -> AsyncIterator[pb.HealthCheckResponse]:
-        """The status of a service, now and whenever it changes, for ever."""
-        # By the protocol a watch of a service that is not known stays open, too.
+        """Yield the status of a service, now and whenever it changes, without end."""
+        # By the protocol, a watch of an unknown service stays open, too.
         is_known, told = request.service in self._services, None
         while True:
             changed = self._changed

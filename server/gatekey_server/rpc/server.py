@@ -1,4 +1,4 @@
-"""The gRPC server: which services there are, and how they are served."""
+"""The composition of the gRPC server: its services and their dependencies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,17 +58,17 @@ SERVICES: dict[str, ServiceDescriptor] = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A gRPC server that is ready to listen, and the health that it tells."""
+    """A gRPC server that is ready to listen, and its health."""
 
     grpc: GrpcServer
     health: Health
     endpoints: Mapping[str, Endpoint]
-    """What it serves, by path."""
+    """Its endpoints, by path."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerDependencies:
-    """What the services are made of."""
+    """The dependencies of the services."""
 
     database: Database
     snapshots: SnapshotSource
@@ -85,7 +85,7 @@ class ServerDependencies:
 
 
 def build_server(dependencies: ServerDependencies) -> Server:
-    """Put all services together. Only health and reflection answer without a service token."""
+    """Build the server with all services. Only health and reflection need no service token."""
     database, snapshots, keyring, clock, tls = (
         dependencies.database,
         dependencies.snapshots,

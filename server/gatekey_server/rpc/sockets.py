@@ -1,4 +1,4 @@
-"""The sockets that grpcio serves, which it does not hand out."""
+"""Pausing the sockets of grpcio, which does not expose them."""
 
 import os
 import socket
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _FDS = "/dev/fd"
-# More than a socket holds: it is never worth waking up for.
+# More than a socket's buffer holds, so that the socket never becomes readable.
 _NEVER = 1 << 30
 
 
 def pause_reading(port: int) -> None:
-    """Leave what comes to a port of this process, on connections new and old, with the kernel. Raises `OSError`."""
+    """Leave all data for a port of this process in the kernel, on new and old connections. Raises `OSError`."""
     _wake_at(port, _NEVER)
 
 
 def resume_reading(port: int) -> None:
-    """Take it again. Raises `OSError`."""
+    """Read again. Raises `OSError`."""
     _wake_at(port, 1)
 
 
@@ -36,5 +36,5 @@ def _sockets_of(port: int) -> Iterator[socket.socket]:
                 if each.family in (socket.AF_INET, socket.AF_INET6) and each.getsockname()[1] == port:
                     yield each
         except OSError:
-            # Closed meanwhile.
+            # The descriptor was closed meanwhile.
             continue

@@ -1,4 +1,4 @@
-"""TLS: the server's credentials, read again when their files change, and callers known by their certificates."""
+"""TLS: the server's credentials, which follow their files, and callers that are identified by certificates."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from gatekey_server.rpc import certificates
 from gatekey_server.rpc.certificates import Files, Material, MaterialError
 
 CertificateCallers = Mapping[x509.GeneralName, ApiKeyName]
-"""Service tokens, by the alternative names of the certificates that stand for them."""
+"""Service tokens, by the subject alternative names of the certificates that stand for them."""
 
 _LOOK_INTERVAL_S = 1.0
 _CERTIFICATES_MAX = 1024
@@ -27,14 +27,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """How a server secures its connections, and whom it knows by a certificate."""
+    """The credentials of a server, and the callers that it identifies by certificates."""
 
     credentials: grpc.ServerCredentials
     callers: CertificateCallers
 
 
 def server_tls(files: Files, callers: CertificateCallers) -> ServerTls:
-    """Make the credentials of a server. They follow the files from then on. Raises `MaterialError`."""
+    """Return the credentials of a server, which follow the files from then on. Raises `MaterialError`."""
     watched = WatchedFiles(files)
     credentials = grpc.dynamic_ssl_server_credentials(
         _configuration(watched.material),
@@ -45,10 +45,10 @@ def server_tls(files: Files, callers: CertificateCallers) -> ServerTls:
 
 
 class WatchedFiles:
-    """What the files of TLS hold, as they were when they could last be used. For any thread."""
+    """The newest usable contents of the TLS files. Thread-safe."""
 
     def __init__(self, files: Files, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `MaterialError`."""
+        """Read the files. Raises `MaterialError`."""
         self._files = files
         self._clock = clock
         self._lock = threading.Lock()
@@ -58,10 +58,10 @@ class WatchedFiles:
         self.material = certificates.read(files)
 
     def refresh(self) -> bool:
-        """Look for a change, at most once a second; answer whether `material` is another one now.
+        """Look for a change, at most once a second. Returns whether `material` has changed.
 
-        Files that cannot be used are logged once and tried again: they may be about to be replaced,
-        one after the other, or become valid by the clock alone.
+        Unusable files are logged once and retried: they may be replaced one after the other, or become valid by the
+        clock alone.
         """
         with self._lock:
             now = self._clock()
@@ -87,7 +87,7 @@ class WatchedFiles:
 
 
 class _Fetcher:
-    """What the transport calls before every handshake, in whichever of its threads."""
+    """Called by the transport before every handshake, in any of its threads."""
 
     def __init__(self, files: WatchedFiles) -> None:
         self._files = files
@@ -107,15 +107,15 @@ def _expiry(material: Material) -> str:
 
 
 def caller_of(auth_context: Mapping[str, Iterable[bytes]], callers: CertificateCallers) -> ApiKeyName:
-    """The service token that the certificate of a connection's other end stands for.
+    """Return the service token that the peer's certificate stands for.
 
     Args:
-        auth_context: what the transport tells of the connection. The certificate must have been verified.
+    auth_context: the transport's properties of the connection. The certificate must have been verified.
 
     Raises `Unauthenticated` (`CERTIFICATE_UNKNOWN`, `CERTIFICATE_AMBIGUOUS`).
     """
-    # The names are taken from the certificate itself: the transport's own list of them mixes their
-    # kinds, and cuts a name off at a NUL, which would make one name of another.
+    # The names are read from the certificate itself. The transport's list mixes their kinds and cuts a
+    # name off at a NUL, which would turn one name into another.
     names = frozenset[x509.GeneralName]().union(*(_names(pem) for pem in auth_context.get("x509_pem_cert", ())))
     tokens = {callers[name] for name in names if name in callers}
     if not tokens:
@@ -132,7 +132,7 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]], callers: CertificateC
 
 @lru_cache(maxsize=_CERTIFICATES_MAX)
 def _names(pem: bytes) -> frozenset[x509.GeneralName]:
-    """The alternative names of a certificate; none where it has none, or none that can be read."""
+    """Return the alternative names of a certificate; none where it has none that can be read."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         return frozenset(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)

@@ -1,7 +1,7 @@
-"""grpcio, which carries the calls: what it may take, and in which order a call is looked at.
+"""The transport, grpcio: its limits, and the order in which a call is processed.
 
-Every method is registered as one that takes a stream, so that the code here runs when there are only headers: the
-caller is identified first, and the message of one who is unknown is never put together.
+Every method is registered as one with a request stream, so that this code runs as soon as the headers are there. The
+caller is identified first, and the message of an unidentified caller is never assembled.
 """
 
 import asyncio
@@ -25,48 +25,48 @@ from gatekey_server.rpc.tls import ServerTls
 from gatekey_server.store.pauses import CALLS
 
 MAX_CONCURRENT_CALLS = 2000
-"""Calls that are being worked on; beyond, calls are refused."""
+"""Calls in progress. Beyond this, calls are refused."""
 
 MAX_PENDING_CALLS = 4000
-"""Calls that have come and were not looked at yet; beyond, they are cancelled."""
+"""Calls that wait to be processed. Beyond this, they are cancelled."""
 
 MAX_RECEIVING_CALLS = 128
-"""Calls of known callers whose request has not come whole; beyond, the oldest is ended."""
+"""Calls of identified callers with an incomplete request. Beyond this, the oldest is ended."""
 
 MAX_RECEIVING_HEALTH_CALLS = 128
-"""The same of health's calls, which need no token."""
+"""The same for calls of health, which need no token."""
 
 RECEIVE_TIMEOUT_S = 10.0
-"""How long a request may take to come."""
+"""How long a request may take to arrive."""
 
 MAX_OPEN_BYTES = 4096
-"""A request that needs no token: of health, or of reflection."""
+"""The maximum size of a request that needs no token: of health or reflection."""
 
 MAX_WATCHES = 4
-"""Watches of health on a connection."""
+"""Health watches per connection."""
 
 MAX_REFLECTIONS = 2
-"""Streams of reflection on a connection."""
+"""Reflection streams per connection."""
 
 REFLECTION_IDLE_S = 10.0
-"""Until a stream of reflection ends that asks nothing."""
+"""An idle reflection stream ends after this time."""
 
 MAX_CLIENT_CONNECTIONS = 2000
 MAX_STREAMS = 32
-"""Calls at once on a connection; a client's library keeps others back until there is room.
+"""Concurrent calls per connection. A client's library queues more until there is room.
 
-grpcio takes in one call in a turn of the loop, in the order in which they came on all connections. So whoever comes
-waits for as many as others may have brought at once: with the 100 of RFC 9113 twice as long as is bearable.
+grpcio accepts one call per turn of the loop, in the order of arrival on all connections. So a call waits for as many
+as other connections may have brought at once. With the 100 of RFC 9113, that would be twice as long as is acceptable.
 """
 
 MAX_ENDED_STREAMS = 2 * MAX_STREAMS
-"""Calls of a connection besides, which are over for the client and not yet here.
+"""Additional calls per connection, which have ended for the client and not yet for the server.
 
-grpcio counts them as well. Without room for them it refuses calls of clients that keep to `MAX_STREAMS`; with much,
-whoever comes waits behind as many calls that were cancelled as soon as they were made.
+grpcio counts them as well. Without room for them it refuses calls of clients that respect `MAX_STREAMS`. With too much
+room, a call waits behind as many that were cancelled as soon as they were made.
 """
 
-# Beyond this a message is refused before it is read, with a status but without details.
+# grpcio refuses a larger message before it is read, with a status but without details.
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_METADATA_BYTES = 16 << 10
 KEEPALIVE_TIME_S = 60
@@ -86,7 +86,7 @@ _STOPPING = Response.of(Unavailable("SERVER_STOPPING", "the server is stopping")
 
 
 class Intake:
-    """Receives requests. Those that have not come whole are bounded in number and in time."""
+    """Receives requests. Incomplete ones are bounded in number and in time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -94,10 +94,10 @@ class Intake:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def receive(self, context: Context) -> bytes:
-        """The one message of a call. Raises `InvalidRequest`, `Overloaded` and `Unavailable`."""
+        """Return the one message of a call. Raises `InvalidRequest`, `Overloaded` and `Unavailable`."""
         task = _current_task()
         if len(self._since) >= self._most:
-            # Good calls come whole in milliseconds: whoever is oldest is not one of them.
+            # Ordinary requests arrive within milliseconds, so the oldest incomplete one is not one of them.
             self._end(next(iter(self._since)))
         self._since[task] = _now()
         if self._sweep is None:
@@ -120,7 +120,7 @@ class Intake:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether some requests have not come whole."""
+        """Whether some requests are incomplete."""
         return bool(self._since)
 
     def _end(self, task: "asyncio.Task[Any]") -> None:
@@ -138,9 +138,9 @@ class GrpcServer:
     """Serves endpoints, health and reflection.
 
     Args:
-        endpoints: what to serve, by path.
-        tells: the health that it tells.
-        tls: how connections are secured.
+        endpoints: the endpoints to serve, by path.
+        tells: the health service.
+        tls: the credentials of the server.
         shares_port: whether other processes listen on the same port.
     """
 
@@ -161,7 +161,7 @@ class GrpcServer:
         self._register(endpoints)
 
     def listen(self, address: str) -> int:
-        """Listen; returns the port, 0 where that cannot be done."""
+        """Listen. Returns the port; 0 where that fails."""
         try:
             if self._tls is None:
                 self._port = self._server.add_insecure_port(address)
@@ -172,15 +172,15 @@ class GrpcServer:
         return self._port
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Finish the calls that have come, send the others away unprocessed, and end.
+        """Finish the calls that have been read, refuse the others unprocessed, and end.
 
-        grpcio cancels what comes between its decision to stop and the moment when clients know. So nothing more is
-        read first. What was read is finished. Then each client is told which call was the last one: those after it
-        were not seen by anybody, and are sent again elsewhere by the client's library.
+        grpcio cancels calls that arrive between its decision to stop and the moment when clients know. So reading
+        stops first, and the calls that were read are finished. Then each client learns which call was the last:
+        later ones were not processed, and the client's library retries them elsewhere.
         """
         self._health.end()
         ends_at = _now() + grace_s
@@ -197,14 +197,14 @@ class GrpcServer:
         await self._server.stop(None)
 
     async def _wait_until_quiet(self, ends_at: float) -> None:
-        """Wait until no call has been under way for some turns of the loop: others may have been read already."""
+        """Wait until no call has been in progress for some turns of the loop: more may have been read already."""
         quiet = turns = 0
         while quiet < _QUIET_TURNS and _now() < ends_at:
             await asyncio.sleep(_QUIET_S)
             quiet = 0 if self._calls else quiet + 1
             turns += 1
             if self._intake.is_waiting and turns % _QUIET_TURNS == 0:
-                # The rest of a request that was half read.
+                # Read the rest of a request that is incomplete.
                 with suppress(OSError):
                     sockets.resume_reading(self._port)
                     await asyncio.sleep(0)
@@ -265,7 +265,7 @@ class GrpcServer:
         try:
             if isinstance(answer, Later):
                 if answer.loading is not None:
-                    # What went wrong is in the reply.
+                    # The response holds the error.
                     with suppress(Exception):
                         await answer.loading
                 return await endpoint.answer_later(answer)
@@ -278,7 +278,7 @@ class GrpcServer:
     def _open(
         self, answer: Callable[[Any], Message], request_class: type[Message]
     ) -> Callable[[Context], Awaitable[bytes | Response]]:
-        """A method of health: without a token, and outside of the budget of other calls."""
+        """Return a handler of health: without a token, and outside the limit of other calls."""
 
         async def handle(context: Context) -> bytes | Response:
             try:
@@ -308,7 +308,7 @@ class GrpcServer:
 
     @contextmanager
     def _seat(self, name: str, most: int) -> Iterator[None]:
-        """One of the few streams of a kind on a connection. Raises `ResourceExhausted` (`TOO_MANY_STREAMS`)."""
+        """Hold one of the few streams of a kind on a connection. Raises `ResourceExhausted` (`TOO_MANY_STREAMS`)."""
         if self._seats[name] >= most:
             raise ResourceExhausted("TOO_MANY_STREAMS", f"the connection has {most} streams of this kind")
         self._seats[name] += 1
@@ -351,7 +351,7 @@ def _read(request_class: type[Any], data: bytes) -> Any:
 
 
 def _begin(tasks: "set[asyncio.Task[Any]]") -> "asyncio.Task[Any]":
-    """Count the task of a call until its answer is sent."""
+    """Count the task of a call until its response is sent."""
     task = _current_task()
     CALLS.begin(task)
     tasks.add(task)
@@ -376,28 +376,28 @@ def _now() -> float:
 
 
 def _new_server(*, shares_port: bool, ages: bool) -> grpc.aio.Server:
-    # Certificates are looked at when a connection is made; it may not outlive what was seen by much.
+    # Certificates are verified when a connection is made. It must not live much longer than they are valid.
     age = (("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if ages else ()
     return grpc.aio.server(
         options=[
-            # Two servers that know nothing of each other would each get half of the requests.
+            # Otherwise an unrelated second server on the port would get half of the connections.
             ("grpc.so_reuseport", int(shares_port)),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.http2.max_deallocating_streams", MAX_ENDED_STREAMS),
             ("grpc.max_allowed_incoming_connections", MAX_CLIENT_CONNECTIONS),
-            # Calls that the loop has not taken yet. Beyond the soft limit, grpcio cancels some at random.
+            # Calls that the loop has not accepted yet. Beyond the soft limit, grpcio cancels some at random.
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            # The soft one, beyond which calls are refused at random, and the hard one.
+            # The soft limit, beyond which calls are refused at random, and the hard one.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-            # grpcio decompresses a message before it looks at its size.
+            # grpcio decompresses a message before it checks its size.
             ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_S * 1000),
             ("grpc.max_connection_idle_ms", CONNECTION_IDLE_S * 1000),
             ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
-            # Else neither side may ping while no call is under way, and a client that does is sent away.
+            # Otherwise neither side may ping while no call is in progress, and a client that does is disconnected.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             *age,

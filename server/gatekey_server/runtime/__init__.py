@@ -1,1 +1,1 @@
-"""Processes: configuration, what a server is put together from, logs and metrics."""
+"""Processes: configuration, the composition root, logs and metrics."""

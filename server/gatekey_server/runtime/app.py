@@ -1,4 +1,4 @@
-"""The composition root: a database, the processes that answer from it, and their end in order."""
+"""The composition root: a database, the processes that serve from it, and an orderly shutdown."""
 
 import asyncio
 import errno
@@ -34,7 +34,7 @@ __all__ = ["Ready", "StartError", "migrate", "serve", "work"]
 
 _WATCH_INTERVAL_S = 1.0
 _DISK_FULL_INTERVAL_S = 5.0
-# Besides its connections to the database, a server has some of its own, and one for each client's.
+# Besides its connections to the database, a server has files of its own, and a socket for each client connection.
 _OPEN_FILES = 100
 _OPEN_FILES_MAX = 65536
 
@@ -50,22 +50,22 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What is known once the server answers."""
+    """The properties of a server that has started to serve."""
 
     address: str
-    """HOST:PORT, with the port that was taken."""
+    """HOST:PORT, with the port that was bound."""
     new_root_token: str | None
-    """A root token that was made by this start; it cannot be shown again."""
+    """A root token that was created by this start. It cannot be shown again."""
 
     def __repr__(self) -> str:
         return f"Ready(address={self.address!r})"
 
 
 def serve(settings: Settings, on_ready: Callable[[Ready], None], *, wants_root_token: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM. `on_ready` is called in a thread of its own once requests are answered.
+    """Serve until SIGINT or SIGTERM. `on_ready` is called in a thread of its own once requests are served.
 
-    With `wants_root_token` a root token is made even if this is not the first start.
-    Raises `StartError`. To be called from the main thread.
+    With `wants_root_token`, a root token is created even if this is not the first start. Raises `StartError`. Call it
+    from the main thread.
     """
     with _start_errors():
         _allow_open_files(settings)
@@ -75,9 +75,9 @@ def serve(settings: Settings, on_ready: Callable[[Ready], None], *, wants_root_t
 
 
 def work(settings: Settings, on_ready: Callable[[], None]) -> None:
-    """Be one of several processes that answer on the same port, for a supervisor that has prepared everything.
+    """Run one of several processes that serve on the same port, for a supervisor that has prepared everything.
 
-    Raises `StartError`. To be called from the main thread.
+    Raises `StartError`. Call it from the main thread.
     """
 
     async def run() -> None:
@@ -96,9 +96,9 @@ def work(settings: Settings, on_ready: Callable[[], None]) -> None:
 
 
 def migrate(settings: Settings, *, grant_to: str | None = None, tell: Callable[[str], None]) -> str:
-    """Bring the schema up to this release; returns its version. The role `grant_to` can then be a server's.
+    """Upgrade the schema to this release, and return its version. The role `grant_to` gets what a server needs.
 
-    `tell` gets a line whenever there is somebody to wait for. Raises `StartError`.
+    `tell` receives a line whenever the migration waits for others. Raises `StartError`.
     """
     if settings.embedded and not (settings.data_dir / "postgres").exists():
         raise StartError(
@@ -111,7 +111,7 @@ def migrate(settings: Settings, *, grant_to: str | None = None, tell: Callable[[
 
 
 def _allow_open_files(settings: Settings) -> None:
-    """Use what the system allows; raise `StartError` where that is too little to start with."""
+    """Raise the limit of open files to the system's. Raises `StartError` where that is too low to start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _OPEN_FILES + settings.max_connections
     wanted = _OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_MAX)
@@ -129,7 +129,7 @@ def _start_errors() -> Iterator[None]:
     try:
         yield
     except _START_PROBLEMS as error:
-        # Callers are not told why the database cannot be reached; the operator is.
+        # The reason is for the operator. Callers are not told why the database cannot be reached.
         if isinstance(error, Unavailable) and error.reason == "DATABASE_UNAVAILABLE":
             cause = error.__cause__ or error
             why = str(cause) if isinstance(cause, ConnectError) else why_not(cause)
@@ -190,9 +190,9 @@ async def _run_processes(
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """An event that the first SIGINT or SIGTERM sets; the second one ends this process at once.
+    """Return an event that the first SIGINT or SIGTERM sets. The second signal ends this process at once.
 
-    Its workers are then told by the kernel, and its embedded database too.
+    Its workers and its embedded database are then signalled by the kernel.
     """
     stop = asyncio.Event()
 
@@ -202,7 +202,7 @@ def _stop_on_signals() -> asyncio.Event:
         stop.set()
 
     def hang_up() -> None:
-        # From the terminal, which has gone. Elsewhere it asks to read files again, which is done without being asked.
+        # From a terminal that was closed, it stops the server. Elsewhere it means "reload", which needs no signal.
         stop.set() if sys.stderr.isatty() else _log.info("server.hangup_ignored")
 
     loop = asyncio.get_running_loop()
@@ -213,7 +213,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Do the work; None where `stop` was set before it was done."""
+    """Run the work; None where `stop` was set before it was done."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -242,22 +242,22 @@ async def _check_schema(database: Database) -> None:
     needed, found = schema.newest_version(), await schema.current_version(database)
     if found is None:
         raise StartError("the database holds no Gatekey schema: run `gatekey migrate`")
-    # Versions are numbers of four digits. A newer schema is fine: migrations keep the previous release working.
+    # Versions have four digits. A newer schema is accepted: migrations keep the previous release working.
     if found < needed:
         raise StartError(f"the database's schema is {found}, and {needed} is needed: run `gatekey migrate`")
 
 
 async def _keep_alive(embedded: EmbeddedPostgres, stop: asyncio.Event) -> str:
-    """Bring an embedded database back that has died; returns why where that fails, and stops the server.
+    """Restart an embedded database that has died. Where that fails, stop the server and return the reason.
 
-    Where the disk is full, it is tried again until there is space.
+    Where the disk is full, retry until there is space.
     """
     while True:
         pause_s = _WATCH_INTERVAL_S
         if not embedded.running:
             _log.error("embedded_database.died")
             try:
-                # Blocks the loop, and may: nothing can be answered meanwhile. It must be the main thread.
+                # Blocking the loop is fine: nothing can be served meanwhile. It must run in the main thread.
                 embedded.stop()
                 embedded.start()
             except EmbeddedDatabaseError as error:

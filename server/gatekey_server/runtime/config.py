@@ -24,7 +24,7 @@ _TOKENS = f"{builtin.SYSTEM_TENANT}/apiKeys/"
 _DNS_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 
-# Read by the command line, never by the server; the same prefix, so known here.
+# Read by the command line only. They have the same prefix, so they are known here.
 _CLIENT_VARIABLES = frozenset(
     f"GATEKEY_{name}"
     for name in ("ADDRESS", "TOKEN", "CONFIG", "ACTOR", "CA", "CLIENT_CERTIFICATE", "CLIENT_KEY", "DEBUG")
@@ -32,7 +32,7 @@ _CLIENT_VARIABLES = frozenset(
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` has a line for each variable at fault."""
+    """The configuration is invalid. `problems` has a line for each problem, which names the variable."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -40,7 +40,7 @@ class ConfigError(Exception):
 
 
 def parse_peppers(text: str) -> dict[int, bytes]:
-    """Read peppers, by version: `VERSION:BASE64`, separated by commas or white space.
+    """Return peppers by version, from `VERSION:BASE64` entries that are separated by commas or white space.
 
     Raises `ValueError`, whose text holds no pepper.
     """
@@ -64,10 +64,12 @@ def parse_peppers(text: str) -> dict[int, bytes]:
 
 
 def parse_tls_callers(text: str) -> dict[x509.GeneralName, ApiKeyName]:
-    """Read which certificates stand for which service tokens: `NAME=TOKEN`, separated by commas or white space.
+    """Return the service tokens that certificates stand for, from `NAME=TOKEN` entries.
 
-    NAME is a whole subject alternative name, a URI if it holds a colon, else a DNS name. TOKEN is the
-    resource name of the token, which comes after the last `=`. Raises `ValueError`.
+    Entries are separated by commas or white space.
+
+    NAME is a whole subject alternative name: a URI if it contains a colon, else a DNS name. TOKEN is the resource name
+    of the token, after the last `=`. Raises `ValueError`.
     """
     callers: dict[x509.GeneralName, ApiKeyName] = {}
     for number, entry in enumerate(text.replace(",", " ").split(), 1):
@@ -130,7 +132,7 @@ def _check_root_token(token: SecretStr) -> SecretStr:
 
 
 class Settings(BaseSettings):
-    """What can be configured. Each field is read from the variable `GATEKEY_` and its name in capitals."""
+    """The settings of a server. Each field is read from the variable `GATEKEY_` plus its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=variables.PREFIX, frozen=True, hide_input_in_errors=True)
 
@@ -138,46 +140,46 @@ class Settings(BaseSettings):
     """The address to serve on, as HOST:PORT; port 0 picks a free one."""
 
     workers: int = Field(default=1, ge=1, le=256)
-    """How many processes answer on that address."""
+    """How many processes serve on that address."""
 
     transport: Annotated[Literal["auto", "grpcio"], BeforeValidator(_check_transport)] = "auto"
-    """What carries the calls. There is one: `grpcio`, which `auto` chooses."""
+    """The transport. There is one: `grpcio`, which `auto` chooses."""
 
     metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = None
-    """Where to serve metrics for Prometheus over HTTP, as HOST:PORT; each further worker takes the next port."""
+    """The address of the Prometheus metrics over HTTP, as HOST:PORT. Each further worker takes the next port."""
 
     tls_certificate: Path | None = None
-    """A PEM file: the server's certificate, followed by those between it and the clients' root."""
+    """A PEM file: the server's certificate, followed by its intermediates."""
 
     tls_key: Path | None = None
-    """A PEM file: the certificate's private key. Only the server may be able to read it."""
+    """A PEM file: the certificate's private key. Others must not be able to read it."""
 
     tls_client_ca: Path | None = None
-    """A PEM file of certificates; then every client must present one that is signed by one of these."""
+    """A PEM file of root certificates. If set, every client must present a certificate signed by one of them."""
 
     tls_callers: Annotated[str, AfterValidator(_check_tls_callers)] | None = None
-    """Which client certificates stand for which service tokens, as NAME=TOKEN, separated by commas."""
+    """The service tokens that client certificates stand for, as NAME=TOKEN, separated by commas."""
 
     insecure: bool = False
-    """Serve other machines without TLS, because something in between encrypts."""
+    """Serve other machines without TLS, because a proxy in between encrypts."""
 
     database_url: Annotated[SecretStr, AfterValidator(_check_database_url)] | None = None
-    """A PostgreSQL to use, versions 15 to 18. Without it, one is started in `data_dir`."""
+    """The URL of a PostgreSQL, versions 15 to 18. Without it, one is started in `data_dir`."""
 
     data_dir: Path = Path(".gatekey")
-    """Where the embedded database and its secrets are kept."""
+    """The directory of the embedded database and its secrets."""
 
     peppers: Annotated[SecretStr, AfterValidator(_check_peppers)] | None = None
-    """The keys that secrets are hashed under, as VERSION:BASE64, separated by commas; the newest seals."""
+    """The keys that secrets are hashed under, as VERSION:BASE64, separated by commas. The newest hashes new secrets."""
 
     peppers_file: Path | None = None
     """A file that holds `peppers`."""
 
     root_token: Annotated[SecretStr, AfterValidator(_check_root_token)] | None = None
-    """A service token that may do everything; stored at the start if it is not yet."""
+    """A service token that may do everything. It is stored at the start if it is not stored yet."""
 
     max_connections: int = Field(default=16, ge=2, le=1000)
-    """The size of the pool of database connections, of which each kind of work has its share."""
+    """The size of the pool of database connections. Each kind of work has a share of them."""
 
     statement_timeout_s: float = Field(default=5, gt=0, le=600)
     """How long one statement may take."""
@@ -186,13 +188,13 @@ class Settings(BaseSettings):
     """How long a request may wait for a free connection."""
 
     migrate_lock_timeout_s: float = Field(default=60, ge=0, le=86400)
-    """How long `migrate` waits for another one to end."""
+    """How long `migrate` waits for another migration to end."""
 
     cache_entries: int = Field(default=1_000_000, ge=1000, le=100_000_000)
-    """How many secrets a process remembers the snapshots of."""
+    """How many secrets' snapshots a process caches."""
 
     cache_mb: int = Field(default=256, ge=1, le=1_000_000)
-    """How much memory these may take in a process, in MB."""
+    """How much memory these may take per process, in MB."""
 
     tenant_retention_days: float = Field(default=30, ge=0, le=3650)
     """How long a deleted tenant can be undeleted, until it is purged."""
@@ -201,16 +203,16 @@ class Settings(BaseSettings):
     """How long an expired or revoked key can still be read, until it is purged."""
 
     usage_flush_s: float = Field(default=10, gt=0, le=3600)
-    """How often the last uses of keys are written down; what a crash can lose of them."""
+    """How often the last uses of keys are written. A crash can lose those of one interval."""
 
     maintenance_interval_s: float = Field(default=60, gt=0, le=86400)
-    """How often deleted tenants, ended keys and old request ids are looked for that are to be purged."""
+    """How often maintenance looks for deleted tenants, ended keys and old request ids to purge."""
 
     shutdown_grace_s: float = Field(default=10, ge=0, le=600)
-    """How long requests that are being answered may take to finish after SIGTERM or Ctrl-C."""
+    """How long requests in progress may take to finish after SIGTERM or Ctrl-C."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least important messages to log."""
+    """The lowest level to log."""
 
     log_format: Literal["auto", "console", "json"] = "auto"
     """`auto`: for people on a terminal, else JSON lines."""
@@ -222,7 +224,7 @@ class Settings(BaseSettings):
 
     @property
     def tls_files(self) -> certificates.Files:
-        """Where the files of TLS are."""
+        """The paths of the TLS files."""
         return certificates.Files(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
@@ -232,10 +234,10 @@ class Settings(BaseSettings):
 
 
 def load(environment: Mapping[str, str] | None = None, *, serving: bool = True, **overrides: Any) -> Settings:
-    """Read the configuration; `overrides` (by field name, None for none) win over the environment.
+    """Return the settings. `overrides`, by field name, win over the environment; None stands for no override.
 
-    Without `serving` it may say nothing of how connections are secured, or point to files that are
-    not there. Raises `ConfigError` with every problem.
+    Without `serving`, the settings of TLS may be missing, or name files that do not exist. Raises `ConfigError` with
+    every problem.
     """
     environment = os.environ if environment is None else environment
     known = {f"{variables.PREFIX}{name.upper()}" for name in Settings.model_fields} | _CLIENT_VARIABLES
@@ -248,10 +250,10 @@ def load(environment: Mapping[str, str] | None = None, *, serving: bool = True, 
         for problem in error.errors(include_input=False, include_url=False):
             field = str(problem["loc"][0])
             unusable.add(field)
-            # One variable may have several problems, a line for each.
+            # One variable may have several problems, on a line each.
             lines = problem["msg"].removeprefix("Value error, ").splitlines()
             problems.extend(f"{variables.PREFIX}{field.upper()}: {line}" for line in lines)
-        # What is wrong with the others is told along with it.
+        # Validate the other variables as well, to report all problems at once.
         settings = Settings(**given | {field: Settings.model_fields[field].default for field in unusable})
     is_set = {field for field in Settings.model_fields if getattr(settings, field) is not None} | unusable
     problems.extend(_pepper_problems(is_set))

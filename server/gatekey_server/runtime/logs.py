@@ -1,8 +1,8 @@
-"""Logging, for people and for machines. Every line is written here, whoever logs it.
+"""Logging, as text for people or JSON for machines. Every line is written here, also those of libraries.
 
-What comes from the network may be in any text: a line holds no control character that is not ours. What the transport
-logs is never shown with its arguments, which may be metadata, and so tokens, nor with anything that could be one.
-Errors and warnings are bounded in rate: whoever can cause one could cause as many as there are calls.
+Any text may contain bytes from the network, so control characters are escaped. Lines of the transport are logged
+without their arguments, which may be metadata and so tokens, and with anything that looks like a token removed.
+Errors and warnings are limited in rate: whoever can cause one could cause one per call.
 """
 
 import io
@@ -21,13 +21,13 @@ import structlog
 from gatekey_server.runtime.config import Settings
 
 MAX_TEXT = 10_000
-"""Characters of one text in a log line."""
+"""The maximum length of one text in a log line."""
 
 MAX_LINES = 10
-"""Errors and warnings of one kind in a period; others are counted."""
+"""How many errors and warnings of one kind are logged per period. Others are counted."""
 
 MAX_TRANSPORT_LINES = 5
-"""The same of lines that the transport logs, of any level."""
+"""The same for lines of the transport, of any level."""
 
 PERIOD_S = 10.0
 
@@ -37,14 +37,14 @@ _CORE = "grpc.core"
 _CORE_LINE = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ ([^\] ]+)\] (.*)", re.DOTALL)
 _MAX_CORE_LINE = 500
 _STDERR = 2
-# As long as the random part of a secret, nearly: a peer may have its own token in a text that the transport logs.
+# Nearly the length of a secret's random part: a peer's own token may appear in a text that the transport logs.
 _LIKE_A_SECRET = re.compile(r"[0-9A-Za-z]{20,}")
 
 Event = MutableMapping[str, Any]
 
 
 def configure(settings: Settings) -> None:
-    """Log to standard error, ours and the libraries': for people on a terminal, else one JSON object a line."""
+    """Log to standard error, including libraries: as text on a terminal, else one JSON object a line."""
     _take_what_libraries_write()
     console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -52,7 +52,7 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     rendering: list[structlog.typing.Processor] = [
-        # The default would print the local variables of every frame, and with them keys and tokens.
+        # The default prints the local variables of every frame, and so keys and tokens.
         structlog.processors.format_exc_info,
         escape,
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
@@ -75,9 +75,9 @@ def configure(settings: Settings) -> None:
 
 
 class _Unfailing(io.RawIOBase):
-    """A descriptor that loses what it cannot write: a full disk, or a reader that has gone, must not stop the service.
+    """A descriptor that drops what it cannot write: a full disk or a closed pipe must not stop the service.
 
-    Nothing is kept to be tried again: Python does so with buffers when it ends, and then ends with an error.
+    Nothing is buffered for a retry: Python flushes buffers at exit, and would then exit with an error.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -102,7 +102,7 @@ class _Unfailing(io.RawIOBase):
 
 
 def _take_what_libraries_write() -> None:
-    """Log what libraries write to the descriptor of standard error, as grpcio's core does; write there ourselves."""
+    """Turn what libraries write to the descriptor of standard error into log lines, as grpcio's core does."""
     reading, writing = os.pipe()
     ours = os.dup(_STDERR)
     os.dup2(writing, _STDERR)
@@ -131,14 +131,14 @@ def _relay(reading: int) -> None:
 
 
 def escape(_: object, __: str, event: Event) -> Event:
-    """Leave no character in a line that could end it, forge another one, or command a terminal."""
+    """Escape all characters that could end a line, forge another one, or control a terminal."""
     return {
         _plain(str(key)): _indented(value) if key == "exception" else _escaped(value) for key, value in event.items()
     }
 
 
 def _indented(traceback: Any) -> str:
-    """A text of several lines, none of which can be taken for the beginning of another."""
+    """Return a text of several lines, indented so that none looks like the beginning of a log line."""
     return "\n".join(f"  {_plain(line)}" for line in str(traceback)[-MAX_TEXT:].split("\n"))
 
 
@@ -162,18 +162,18 @@ def _visible(character: str) -> str:
 
 
 class Rate:
-    """Bounds the lines of each kind in a period, and counts what it leaves out."""
+    """Limits the lines of each kind per period, and counts those that it drops."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
         self._kinds: dict[str, list[float]] = {}
-        """When the period of each kind began, how many lines it had, and how many were left out before it."""
+        """By kind: when its period began, how many lines it had, and how many were dropped before it."""
 
     def admit(self, kind: str, others: str) -> int | None:
-        """How many lines of a kind were left out before this one; None where this one is left out.
+        """Return how many lines of a kind were dropped before this one; None where this one is dropped.
 
-        `others` is the kind of all that are too many to be told apart.
+        `others` is the kind that lines count as once there are too many kinds.
         """
         kind = kind[:MAX_TEXT]
         if len(self._kinds) >= _MAX_KINDS and kind not in self._kinds:
@@ -190,7 +190,7 @@ class Rate:
 
 
 def limited(rate: Rate) -> "structlog.typing.Processor":
-    """Bound the rate of our own errors and warnings."""
+    """Return a processor that limits the rate of the server's own errors and warnings."""
 
     def limit(_: object, method: str, event: Event) -> Event:
         if logging.getLevelNamesMapping().get(method.upper(), logging.ERROR) < logging.WARNING:
@@ -207,14 +207,14 @@ def limited(rate: Rate) -> "structlog.typing.Processor":
 
 
 class TransportFilter(logging.Filter):
-    """What the transport's libraries log: without arguments, tracebacks and secrets, and only so often."""
+    """Filters the transport's log records: no arguments, tracebacks or secrets, and a limited rate."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._rate = Rate(MAX_TRANSPORT_LINES, clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write a record, which is made harmless."""
+        """Whether to write a record, which is sanitized in place."""
         if record.name.partition(".")[0] not in _TRANSPORT:
             return True
         left_out = self._rate.admit(f"{record.name} {getattr(record, 'place', record.msg)}", record.name)
@@ -229,7 +229,7 @@ class TransportFilter(logging.Filter):
 
 
 def _suppressed(_: object, __: str, event: Event) -> Event:
-    """Tell how many lines of its kind were left out before this one."""
+    """Return a note on how many lines of its kind were dropped before this one."""
     left_out = getattr(event.get("_record"), "suppressed", 0)
     if left_out:
         event["suppressed"] = left_out

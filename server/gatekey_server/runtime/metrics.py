@@ -1,7 +1,6 @@
-"""What can be measured of a process, in the format of Prometheus.
+"""The metrics of a process, in the format of Prometheus.
 
-Nothing is counted for this while a request is answered: the numbers are read where they are, when
-they are asked for.
+Serving a request updates no metric: the numbers are collected from their sources at each scrape.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from gatekey_server.runtime.variables import Address
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the numbers are."""
+    """The sources of the numbers."""
 
     snapshots: SnapshotSource
     index: InvalidationIndex
@@ -32,7 +31,7 @@ class Sources:
 
 
 def serve(address: Address, sources: Sources) -> str:
-    """Serve the metrics over HTTP, in a thread of their own; returns HOST:PORT. Raises `OSError`."""
+    """Serve the metrics over HTTP, in a thread of its own. Returns HOST:PORT. Raises `OSError`."""
     registry = CollectorRegistry()
     registry.register(_Metrics(sources))
     server, _ = start_http_server(address.port, address.host, registry)

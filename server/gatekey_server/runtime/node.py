@@ -1,4 +1,4 @@
-"""A process that answers: its parts, and what it does beside answering."""
+"""A process that serves: its parts, and its background tasks."""
 
 import asyncio
 import errno
@@ -34,22 +34,22 @@ from gatekey_server.store.database import Database, Share
 
 _PING_INTERVAL_S = 1.0
 _RESTART_S = 1.0
-# How long work beside the event loop keeps it waiting each time that it wakes up, which is several times a call.
+# How long other threads may keep the event loop waiting each time that it wakes up, which is several times a call.
 _SWITCH_INTERVAL_S = 0.0005
 GOODBYE_S = 5.0
-"""After the time that its requests have to finish, a process has this long to write what is left."""
+"""After the grace for its requests, a process has this long to write what is pending."""
 _YOUNG_OBJECTS = 10_000
 
 _log = structlog.get_logger()
 
 
 class StartError(Exception):
-    """The server cannot start; the text is for the operator."""
+    """The server cannot start. The text is for the operator."""
 
 
 @asynccontextmanager
 async def connect(settings: Settings, dsn: str) -> AsyncIterator[Database]:
-    """Open a pool of connections as it is configured."""
+    """Open the configured pool of connections."""
     async with Database.connect(
         dsn,
         max_connections=settings.max_connections,
@@ -68,7 +68,7 @@ async def serve(
     *,
     shares_port: bool = False,
 ) -> None:
-    """Answer requests until `stop` is set. `on_ready` is called with the address once they are answered.
+    """Serve requests until `stop` is set. `on_ready` is called with the address once they are served.
 
     With `shares_port` other processes may listen on the same port. Raises `StartError`.
     """
@@ -94,7 +94,7 @@ async def serve(
             database, snapshots, log, lease, keyring, utc_now, usage, recorder, retention, tls, shares_port
         )
     )
-    # grpcio says nothing of the reason but in its own log. What others share is held by the supervisor already.
+    # grpcio reports the reason only in its own log. A shared port is bound by the supervisor already.
     if not shares_port and (error := _why_not(settings.listen)) is not None:
         raise cannot_listen(settings.listen, "GATEKEY_LISTEN", error)
     address = _bind(server, settings.listen)
@@ -121,12 +121,12 @@ async def serve(
             task.cancel()
         goodbye = tasks.create_task(_say_goodbye(usage, recorder, poller))
         await asyncio.wait([goodbye, *background], timeout=GOODBYE_S)
-        # While the database is away each of them waits for it, and for longer than their work is worth.
+        # While the database is away, each of them would wait for it longer than its work is worth.
         database.terminate()
 
 
 async def _say_goodbye(usage: UsageRecorder, recorder: PropagationRecorder, poller: ChangePoller) -> None:
-    """Write what is left to be written."""
+    """Write what is pending, and unregister."""
     with suppress(GatekeyError):
         await usage.flush()
         await recorder.flush()
@@ -134,10 +134,10 @@ async def _say_goodbye(usage: UsageRecorder, recorder: PropagationRecorder, poll
 
 
 def _tune_gc() -> None:
-    """Let the garbage collector look at what is young, and leave what is old alone.
+    """Let the garbage collector collect young objects only.
 
-    A full collection looks at everything that is remembered, which takes seconds where there is much, and nothing
-    is answered meanwhile. There are no cycles in what is remembered, and other cycles die young.
+    A full collection visits the whole cache. That takes seconds for a large one, while nothing is served. Cached
+    objects have no cycles, and other cycles die young.
     """
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 10, sys.maxsize >> 32)
@@ -148,7 +148,7 @@ async def _announce(on_ready: Callable[[str], Awaitable[None]], address: str) ->
 
 
 async def _supervise(work: Callable[[], Awaitable[None]]) -> None:
-    """Do what never ends, and do it again if it does: no fault in it is worth the answers of this process."""
+    """Run a task that never ends, and restart it if it does: a failing background task must not stop serving."""
     while True:
         try:
             await work()
@@ -182,7 +182,7 @@ def _bind(server: Server, listen: str) -> str:
 
 
 def _why_not(listen: str) -> Exception | None:
-    """What the system has against an address."""
+    """Return the system's reason why an address cannot be used."""
     address = Address.parse(listen)
     try:
         family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
@@ -196,7 +196,7 @@ def _why_not(listen: str) -> Exception | None:
 
 
 def cannot_listen(listen: str, variable: str, error: Exception | None) -> StartError:
-    """What to tell when an address cannot be listened on, and what to do about it."""
+    """Return the message for an address that cannot be listened on, with what to do about it."""
     number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or "not a name that can be looked up"
     if error is None or number == errno.EADDRINUSE:
         host = listen.rpartition(":")[0]
@@ -208,7 +208,7 @@ def cannot_listen(listen: str, variable: str, error: Exception | None) -> StartE
 
 
 class _Health:
-    """Whether the database answers and is the primary, told to whoever asks for the server's health."""
+    """Reports as the server's health whether the database responds and is the primary."""
 
     def __init__(self, server: Server, database: Database, lease: PrimaryLease) -> None:
         self._server = server
@@ -232,10 +232,10 @@ class _Health:
 
 
 async def _run_maintenance(settings: Settings, database: Database) -> None:
-    """Remove what is over, again and again."""
+    """Purge what has expired, at intervals."""
     retention = timedelta(days=settings.key_retention_days)
     while True:
-        # Servers that were started together do not do it together.
+        # Random, so that servers that were started together do not run it together.
         await asyncio.sleep(settings.maintenance_interval_s * random.uniform(0.8, 1.2))  # noqa: S311
         try:
             removed = await maintenance.purge_expired(database, retention, utc_now())

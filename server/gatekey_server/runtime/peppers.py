@@ -1,4 +1,4 @@
-"""The peppers of this deployment: read from where they are configured, or made at the first start."""
+"""The peppers of a deployment: read from the configuration, or generated at the first start."""
 
 import os
 import secrets
@@ -13,12 +13,12 @@ from gatekey_server.runtime.config import ConfigError, Settings, parse_peppers
 
 
 def path(settings: Settings) -> Path:
-    """The file that holds the peppers, where they are not given in a variable."""
+    """Return the path of the file of peppers, for when no variable holds them."""
     return settings.peppers_file or settings.data_dir / "peppers"
 
 
 def load(settings: Settings) -> Keyring:
-    """Read the peppers; the first start with an embedded database makes them. Raises `ConfigError`."""
+    """Return the peppers. The first start with an embedded database generates them. Raises `ConfigError`."""
     if settings.peppers is not None:
         return Keyring(parse_peppers(settings.peppers.get_secret_value()))
     file = path(settings)
@@ -28,7 +28,7 @@ def load(settings: Settings) -> Keyring:
                 raise ConfigError([f"{file} is gone, and the database's keys are sealed under it: bring it back"])
             _write_private(file, generate(1) + "\n")
         if settings.workers > 1 and not file.is_file():
-            # Each worker reads them again.
+            # Each worker reads them itself.
             open_regular(file).close()
         return Keyring(parse_peppers(variables.read_file(file)))
     except (OSError, ValueError) as error:
@@ -38,7 +38,7 @@ def load(settings: Settings) -> Keyring:
 
 
 def generate(version: int) -> str:
-    """Make a pepper, in the form of `GATEKEY_PEPPERS`."""
+    """Return a new pepper, in the form of `GATEKEY_PEPPERS`."""
     return f"{version}:{b64encode(secrets.token_bytes(32)).decode()}"
 
 
@@ -47,5 +47,5 @@ def _write_private(file: Path, text: str) -> None:
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
         opened.write(text)
         opened.flush()
-        # A pepper that is lost after keys were sealed under it loses the keys.
+        # Synced to disk: losing a pepper means losing all keys that were hashed under it.
         os.fsync(opened.fileno())

@@ -1,4 +1,4 @@
-"""Several processes that answer on one port, and the supervisor that starts, restarts and stops them."""
+"""The supervisor, which starts, restarts and stops several processes that serve on one port."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 5.0
 _LIVED_LONG_S = 10.0
 _START_TIMEOUT_S = 60.0
-# A worker that takes this much longer than it should is killed.
+# A worker that takes this much longer than it should to stop is killed.
 _PATIENCE_S = 5.0
 
 READY_FD = "GATEKEY_WORKER_READY_FD"
@@ -39,14 +39,14 @@ class Supervisor:
         self._dsn = dsn
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[str], Awaitable[None]]) -> None:
-        """Keep the workers running until `stop` is set, then let them finish. Raises `StartError`."""
+        """Keep the workers running until `stop` is set, then stop them. Raises `StartError`."""
         with _reserve(self._settings.listen) as reserved:
             port = reserved.getsockname()[1]
             address = f"{self._settings.listen.rpartition(':')[0]}:{port}"
             try:
                 await self._run_all(address, stop, on_ready)
             except ExceptionGroup as group:
-                # One that cannot start ends them all, and each would have the same to say.
+                # If one worker cannot start, all are stopped: each would fail for the same reason.
                 raise group.exceptions[0] from None
 
     async def _run_all(self, address: str, stop: asyncio.Event, on_ready: Callable[[str], Awaitable[None]]) -> None:
@@ -82,7 +82,7 @@ class Supervisor:
             await _wait(stop, backoff)
 
     async def _run_one(self, number: int, address: str, stop: asyncio.Event, started: "asyncio.Future[None]") -> int:
-        """Run one worker to its end; answers its exit code."""
+        """Run one worker to its end. Returns its exit code."""
         reading, writing = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -91,9 +91,9 @@ class Supervisor:
                 "gatekey_server.runtime.worker",
                 env=self._environment(number, address, writing),
                 pass_fds=(writing,),
-                # The descriptor of this process is read by its own log.
+                # Not descriptor 2, which this process relays to its own log.
                 stderr=sys.stderr,
-                # Ctrl-C is for the supervisor, which tells the workers in its time.
+                # Ctrl-C must reach the supervisor only, which then stops the workers.
                 start_new_session=True,
             )
         finally:
@@ -145,7 +145,7 @@ class Supervisor:
 
 
 def _read_ready(reading: int) -> bool:
-    """Wait until a worker says that it answers, or has ended."""
+    """Wait until a worker reports that it serves, or has ended."""
     with os.fdopen(reading, "rb") as pipe:
         return pipe.read(1) != b""
 
@@ -159,11 +159,11 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
 
 
 def _reserve(listen: str) -> socket.socket:
-    """Take a port without listening on it, so that it stays the workers' while none of them runs."""
+    """Bind a port without listening, so that it stays reserved while no worker runs."""
     host, port = Address.parse(listen)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # Without sharing first: that fails where the workers of another supervisor are.
+        # First without sharing, which fails where another supervisor's workers use the port.
         with socket.socket(family, socket.SOCK_STREAM) as alone:
             alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             alone.bind(address)

@@ -1,4 +1,4 @@
-"""Environment variables as text: which are Gatekey's, and what a value may look like."""
+"""Environment variables as text: which are Gatekey's, and the form of their values."""
 
 import difflib
 import ipaddress
@@ -15,12 +15,12 @@ PREFIX = "GATEKEY_"
 
 LAST_PORT = 65535
 MAX_FILE_BYTES = MAX_BYTES
-"""The longest file that a variable may name."""
+"""The maximum size of a file that a variable names."""
 _MEANT = {"HOST": "LISTEN", "PORT": "LISTEN", "ADDR": "LISTEN", "BIND": "LISTEN", "DSN": "DATABASE_URL"}
 
 
 class Address(NamedTuple):
-    """Where to listen."""
+    """An address to listen on."""
 
     host: str
     """Without brackets."""
@@ -28,7 +28,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Read HOST:PORT; an IPv6 address is in brackets. Raises `ValueError`."""
+        """Parse HOST:PORT. An IPv6 address is in brackets. Raises `ValueError`."""
         host, colon, port = text.rpartition(":")
         if not colon or not re.fullmatch(r"[0-9]+", port):
             raise ValueError("is not HOST:PORT, for example 127.0.0.1:50051")
@@ -58,10 +58,10 @@ class Address(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """The text without white space around it and without a byte order mark, which editors and shells add.
+    """Return the text without surrounding white space and byte order mark, which editors and shells add.
 
-    Raises `ValueError`, without repeating the text, for what would be taken for a part of the value by
-    mistake: nothing at all, quotes around it, and characters that cannot be seen.
+    Raises `ValueError`, without repeating the text, for an empty value, surrounding quotes and invisible characters,
+    which are in a value by mistake.
     """
     stripped = bare(text)
     if not stripped:
@@ -69,14 +69,14 @@ def clean(text: str) -> str:
     if in_quotes(stripped):
         raise ValueError("is in quotes, which would be a part of the value: leave them out")
     for character in stripped:
-        # Line breaks and tabs separate the entries of lists.
+        # Line breaks and tabs may separate the entries of a list.
         if character not in " \t\r\n" and unicodedata.category(character)[0] in "CZ":
             raise ValueError(f"holds a character that cannot be seen, {_code_point(character)}: remove it")
     return stripped
 
 
 def read_file(path: Path) -> str:
-    """Read a value from a file. Raises `OSError`, or `ValueError` without repeating what the file holds."""
+    """Return a value from a file. Raises `OSError`, or `ValueError` without repeating the content of the file."""
     try:
         return clean(read_bounded(path).decode("utf-8"))
     except UnicodeDecodeError:
@@ -84,7 +84,7 @@ def read_file(path: Path) -> str:
 
 
 def unknown(environment: Mapping[str, str], known: Collection[str]) -> list[str]:
-    """A line for each variable that looks like one of Gatekey and is none."""
+    """Return a line for each variable that looks like one of Gatekey's and is none."""
     names = (name for name in sorted(environment) if name.startswith(PREFIX) and name not in known)
     return [
         f"{name} is not a variable of Gatekey{_suggestion(name, known)}"
@@ -94,10 +94,10 @@ def unknown(environment: Mapping[str, str], known: Collection[str]) -> list[str]
 
 
 def is_service_link(name: str, value: str) -> bool:
-    """Whether this is what Kubernetes tells each pod of a Service of its namespace that is called `gatekey…`.
+    """Whether this is a variable that Kubernetes sets in each pod for a Service named `gatekey…` in its namespace.
 
-    Both the name and the value must have the form that Kubernetes gives them, so that nothing that was
-    meant for Gatekey is taken for one.
+    Both the name and the value must have the form that Kubernetes gives them, so that no setting of Gatekey is
+    mistaken for one.
     """
     return any(re.fullmatch(pattern, name) and check(value) for pattern, check in _SERVICE_LINKS)
 

@@ -1,4 +1,4 @@
-"""One of several processes that answer on one port. Started by the supervisor, and by nobody else."""
+"""The entry point of one of several processes that serve on one port. Only the supervisor starts it."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Answer until SIGTERM, or until the supervisor is gone."""
+    """Serve until SIGTERM, or until the supervisor is gone."""
     ready_fd, parent = int(os.environ.pop(supervisor.READY_FD)), int(os.environ.pop(supervisor.PARENT))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -19,7 +19,7 @@ def main() -> int:
     try:
         settings = config.load()
     except config.ConfigError as error:
-        # The files that variables name may have changed since the supervisor read them.
+        # The files that variables name may have changed since the supervisor read them, so this may fail.
         sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
         return 1
     logs.configure(settings)

@@ -1,6 +1,6 @@
-"""PostgreSQL: the only place that knows SQL and the driver.
+"""PostgreSQL: the only package that knows SQL and the driver.
 
-One module an aggregate; the SQL itself is in `queries/`. Functions take a `Connection` that a
-transaction gave (`Database.transaction`) and answer domain values. What is not there is answered
-with None; a database that cannot be reached raises `domain.errors.Unavailable`.
+It has one module per aggregate, and the SQL is in `queries/`. Functions take the `Connection` of a transaction
+(`Database.transaction`) and return values of `gatekey.core`; None for a row that does not exist. A database that
+cannot be reached raises `gatekey.core.errors.Unavailable`.
 """

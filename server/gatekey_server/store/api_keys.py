@@ -1,8 +1,9 @@
-"""API keys and what is stored of their secrets."""
+"""API keys, and the digests of their secrets."""
 
 import json
 import uuid
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TypeVar
@@ -11,6 +12,7 @@ import asyncpg
 import structlog
 from gatekey.core.entities import ApiKey, Creator, Principal, SecretInfo, Tenant
 from gatekey.core.grants import Grant
+from gatekey.core.key_rules import KeySettings
 from gatekey.core.names import ApiKeyName, TenantName, format_key_id, parse_key_id
 from gatekey.core.secrets import Digest, SealedSecret
 from gatekey.core.specs import AccessMode, KeyKind
@@ -27,17 +29,17 @@ _LABELS = TypeAdapter(dict[str, str])
 _SLOTS = (1, 2)
 _NOBODY = Creator()
 SCANNED_KEYS = 5000
-"""How many keys of a tenant one query passes over at most, of owners that have been removed."""
+"""How many keys of removed owners one query skips at most."""
 
 _log = structlog.get_logger()
 T = TypeVar("T")
 _UPDATE_USES_SQL: str = queries.usage_update.sql
 _INSERT_USES_SQL: str = queries.usage_insert.sql
-_FIND_USED_SQL: str = queries.usage_find.sql
+_RESOLVE_UIDS_SQL: str = queries.usage_find.sql
 
 
 async def get(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> ApiKey | None:
-    """Read a key of the tenant."""
+    """Return a key of the tenant."""
     row = await queries.key_get(connection, tenant_uid=tenant.uid, key_uid=key_uid)
     return None if row is None else _to_key(tenant, row)
 
@@ -45,7 +47,7 @@ async def get(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> Api
 async def page(
     connection: Connection, tenant: Tenant, after: uuid.UUID, limit: int, owner: Principal | Tenant | None = None
 ) -> Slice[ApiKey, uuid.UUID]:
-    """Read up to `limit` keys in the tenant, or of one owner in it, from the one after `after`."""
+    """Return up to `limit` keys of the tenant, or of one owner in it, after the uid `after`."""
     if isinstance(owner, Tenant):
         rows = queries.key_list_of_tenant(connection, tenant_uid=tenant.uid, after=after, limit=limit)
         return Slice.of(await _to_keys(tenant, rows), limit, lambda key: key.uid)
@@ -65,7 +67,7 @@ async def page(
 
 
 async def _to_keys(tenant: Tenant, rows: AsyncIterable[asyncpg.Record]) -> list[ApiKey]:
-    """Read rows, and let others work meanwhile: many grants take a millisecond."""
+    """Return the keys of rows. Yields to the event loop, because parsing many grants takes a millisecond."""
     keys, pause = [], Pauses()
     async for row in rows:
         keys.append(_to_key(tenant, row))
@@ -111,51 +113,43 @@ async def insert(
     await _insert_secret(connection, tenant, key_uid, _SLOTS[0], secret)
 
 
-async def update(
-    connection: Connection,
-    tenant: Tenant,
-    key_uid: uuid.UUID,
-    *,
-    display_name: str,
-    description: str,
-    labels: Mapping[str, str],
-    mode: AccessMode | None,
-    grants: tuple[Grant, ...],
-    expire_time: datetime | None,
-) -> None:
-    """Change a key of a locked tenant."""
+async def update(connection: Connection, tenant: Tenant, key_uid: uuid.UUID, settings: KeySettings) -> None:
+    """Change the settings of a key of a locked tenant."""
     await queries.key_update(
         connection,
         tenant_uid=tenant.uid,
         key_uid=key_uid,
-        display_name=display_name,
-        description=description,
-        labels=json.dumps(dict(labels)),
-        mode=mode,
-        grants=_write_grants(mode, grants),
-        expire_time=expire_time,
+        display_name=settings.display_name,
+        description=settings.description,
+        labels=json.dumps(dict(settings.labels)),
+        mode=settings.mode,
+        grants=_write_grants(settings.mode, settings.grants),
+        expire_time=settings.expire_time,
     )
 
 
-async def disable(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> None:
-    """Switch a key off."""
-    await queries.key_disable(connection, tenant_uid=tenant.uid, key_uid=key_uid)
+async def disable(connection: Connection, tenant: Tenant, key: ApiKey) -> ApiKey:
+    """Disable a key of a locked tenant. Returns the changed key."""
+    row = await queries.key_disable(connection, tenant_uid=tenant.uid, key_uid=key.uid)
+    return replace(key, disable_time=row["disable_time"], version=row["version"])
 
 
-async def enable(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> None:
-    """Switch a key on."""
-    await queries.key_enable(connection, tenant_uid=tenant.uid, key_uid=key_uid)
+async def enable(connection: Connection, tenant: Tenant, key: ApiKey) -> ApiKey:
+    """Enable a key of a locked tenant. Returns the changed key."""
+    row = await queries.key_enable(connection, tenant_uid=tenant.uid, key_uid=key.uid)
+    return replace(key, disable_time=None, version=row["version"])
 
 
-async def revoke(connection: Connection, tenant: Tenant, key_uid: uuid.UUID, reason: str) -> None:
-    """Switch a key off for good."""
-    await queries.key_revoke(connection, tenant_uid=tenant.uid, key_uid=key_uid, reason=reason)
+async def revoke(connection: Connection, tenant: Tenant, key: ApiKey, reason: str) -> ApiKey:
+    """Revoke a key of a locked tenant. Returns the changed key."""
+    row = await queries.key_revoke(connection, tenant_uid=tenant.uid, key_uid=key.uid, reason=reason)
+    return replace(key, revoke_time=row["revoke_time"], revoke_reason=reason, version=row["version"])
 
 
 async def rotate(
     connection: Connection, tenant: Tenant, key_uid: uuid.UUID, secret: SealedSecret, grace: timedelta
 ) -> None:
-    """Give a key of a locked tenant a new secret; of the older ones only the newest lives on, for the grace."""
+    """Give a key of a locked tenant a new secret. Of the older ones only the newest keeps working, for `grace`."""
     rows = [row async for row in queries.secret_slots(connection, tenant_uid=tenant.uid, key_uid=key_uid)]
     where = {"tenant_uid": tenant.uid, "key_uid": key_uid}
     gone = rows if not grace else rows[1:]
@@ -175,18 +169,18 @@ async def count_up_to(connection: Connection, tenant: Tenant, limit: int) -> int
 
 
 async def count_living(connection: Connection, tenant: Tenant, now: datetime, limit: int) -> int:
-    """Count the keys of a tenant that may work, disabled ones included, as far as `limit`."""
+    """Count the keys of a tenant that are neither revoked nor expired, as far as `limit`."""
     return int(await queries.key_count_living(connection, tenant_uid=tenant.uid, now=now, limit=limit))
 
 
 async def display_name(connection: Connection, tenant_uid: int, key_uid: uuid.UUID) -> str | None:
-    """Read the name for people of a key; None where there is no such key."""
+    """Return the display name of a key; None where there is no such key."""
     name: str | None = await queries.key_display_name(connection, tenant_uid=tenant_uid, key_uid=key_uid)
     return name
 
 
 async def list_ended(connection: Connection, retention: timedelta, limit: int) -> list[ApiKeyName]:
-    """Keys that expired or were revoked longer ago than `retention`; up to about `limit`."""
+    """Return up to about `limit` keys that expired or were revoked longer ago than `retention`."""
     rows = queries.key_list_ended(connection, retention=retention, limit=limit)
     return [
         ApiKeyName(TenantName(row["product_id"], row["tenant_id"]), format_key_id(row["key_uid"])) async for row in rows
@@ -194,30 +188,30 @@ async def list_ended(connection: Connection, retention: timedelta, limit: int) -
 
 
 async def record_uses(database: Database, uses: Mapping[tuple[int, uuid.UUID], datetime]) -> None:
-    """Write down when keys were last used, by the uids of tenant and key."""
-    # Most were used before: their keys' rows need not be locked, which would write those as well.
+    """Store when keys were last used, by the uids of tenant and key."""
+    # Most were used before. Updating these does not lock the rows of their keys, which would write those as well.
     rows = await database.fetch(_UPDATE_USES_SQL, *_columns(uses))
     written = {(row["tenant_uid"], row["key_uid"]) for row in rows}
     others = {uid: time for uid, time in uses.items() if uid not in written}
     if others:
-        # In a transaction of its own, for this one waits.
+        # In a transaction of its own, because it may wait for locks.
         await database.fetch(_INSERT_USES_SQL, *_columns(others))
 
 
 async def resolve_key_uids(database: Database, keys: Sequence[ApiKeyName]) -> dict[ApiKeyName, tuple[int, uuid.UUID]]:
-    """The uids of tenant and key of those keys that there are."""
+    """Return the uids of tenant and key, for those of the keys that exist."""
     by_uid = {uid: key for key in keys if (uid := parse_key_id(key.api_key)) is not None}
     parents = [key.parent for key in by_uid.values()]
     rows = await database.fetch(
-        _FIND_USED_SQL, [parent.product for parent in parents], [parent.tenant for parent in parents], list(by_uid)
+        _RESOLVE_UIDS_SQL, [parent.product for parent in parents], [parent.tenant for parent in parents], list(by_uid)
     )
     return {by_uid[row["key_uid"]]: (row["tenant_uid"], row["key_uid"]) for row in rows}
 
 
 async def locate(connection: Connection, digests: Sequence[Digest]) -> tuple[ApiKeyName, SecretInfo] | None:
-    """The name of the key that a secret belongs to, or belonged to, and when the secret ends or ended.
+    """Return the name of the key that a secret belongs or belonged to, and the secret's times.
 
-    None for a secret that never was, or has been gone for longer than `purge_past_secrets` was told to keep it.
+    None for a secret that never existed, or that ended longer ago than the retention of `purge_past_secrets`.
     """
     row = await queries.secret_locate(connection, digests=digests)
     if row is None:
@@ -228,18 +222,18 @@ async def locate(connection: Connection, digests: Sequence[Digest]) -> tuple[Api
 
 
 async def purge_past_secrets(connection: Connection, retention: timedelta, limit: int) -> int:
-    """Forget up to `limit` secrets that have been gone for longer than `retention`; answers how many."""
+    """Purge up to `limit` secrets that ended longer ago than `retention`. Returns how many."""
     return int(await queries.past_secret_purge(connection, retention=retention, limit=limit))
 
 
 async def delete(connection: Connection, tenant: Tenant, key_uid: uuid.UUID) -> tuple[bool, int | None]:
-    """Remove a key with its secrets. Answers whether there was one, and its owner's uid."""
+    """Delete a key with its secrets. Returns whether it existed, and its owner's uid."""
     row = await queries.key_delete(connection, tenant_uid=tenant.uid, key_uid=key_uid)
     return (False, None) if row is None else (True, row["principal_uid"])
 
 
 def parse_grants(text: str | None) -> tuple[Grant, ...]:
-    """Read grants as they are stored; null stands for none."""
+    """Parse stored grants. Null stands for none."""
     return _GRANTS.validate_json(text) if text else ()
 
 
@@ -273,7 +267,7 @@ async def _insert_secret(
 
 
 def _legible(read: Callable[[str], T], text: str, otherwise: T) -> T:
-    """What was stored, or what stands for it where that makes no sense: the key can be listed and revoked."""
+    """Return the parsed value, or `otherwise` where it cannot be parsed, so that the key can be listed and revoked."""
     try:
         return read(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The audit log, and the ids of requests that are safe to repeat."""
+"""The audit log, and request ids."""
 
 import json
 import uuid
@@ -17,7 +17,7 @@ from gatekey_server.store.queries import queries
 from gatekey_server.store.slices import Slice
 
 SCANNED_EVENTS = 10_000
-"""How many events one query looks at, at most, for those that a filter lets through."""
+"""How many events one query reads at most to find those that match a filter."""
 
 _LONG_CHARS = 50_000
 
@@ -26,17 +26,17 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event and the hash that was stored with it."""
+    """An event, and the hash that was stored with it."""
 
     event: Event
     hash: bytes
     receipt_wait: timedelta | None
-    """How long the caller waited until it was known everywhere; None where nobody waited, or it was not written."""
+    """How long the caller waited for propagation; None where it did not wait, or the wait was not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which events of a chain to list; None and empty texts let everything through."""
+    """The filter of a list of events. None and empty texts match everything."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -47,30 +47,30 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class ChainInfo:
-    """The events of a product itself, or of one tenant."""
+    """The chain of a product itself, or of one tenant."""
 
     product: str
     tenant: str
     """Empty for the product itself."""
     sequence: int
-    """Of the newest event."""
+    """The time of the newest event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the next event of a chain goes."""
+    """The end of a chain, after which the next event is appended."""
 
     product: str
     tenant: str
     sequence: int
-    """Of the newest event; 0 where there is none."""
+    """The sequence number of the newest event; 0 where there is none."""
     hash: bytes
     caller_display_name: str | None
-    """What people call the token of the caller that is about to append."""
+    """The display name of the token of the caller that is about to append."""
 
 
 async def head(connection: Connection, product: str, tenant: str, caller: tuple[int, uuid.UUID] | None = None) -> Head:
-    """The end of a chain that is locked, for a caller whose token has these uids; None for the server itself."""
+    """Return the end of a locked chain, for a caller whose token has these uids; None for the server itself."""
     tenant_uid, key_uid = caller or (None, None)
     row = await queries.audit_head(
         connection, product_id=product, tenant_id=tenant, caller_tenant_uid=tenant_uid, caller_key_uid=key_uid
@@ -80,7 +80,7 @@ async def head(connection: Connection, product: str, tenant: str, caller: tuple[
 
 
 async def append(connection: Connection, event: Event, hash_: bytes) -> None:
-    """Add an event to its chain, which the caller has locked."""
+    """Append an event to its chain, which the caller has locked."""
     await queries.audit_insert(
         connection,
         product_id=event.product,
@@ -103,9 +103,9 @@ async def append(connection: Connection, event: Event, hash_: bytes) -> None:
 async def page(
     connection: Connection, product: str, tenant: str, filter_: Filter, after: int, limit: int
 ) -> Slice[StoredEvent, int]:
-    """Read up to `limit` events of a chain that a filter lets through, from the one after the number `after`.
+    """Return up to `limit` events of a chain that match a filter, after the sequence number `after`.
 
-    Among the next `SCANNED_EVENTS`: there may be any number in between that it does not let through.
+    Only the next `SCANNED_EVENTS` are searched, because any number of events may not match.
     """
     end = after + SCANNED_EVENTS
     rows = queries.audit_list(
@@ -131,9 +131,9 @@ async def page(
 async def chains(
     connection: Connection, product: str | None, after: tuple[str, str] | None, limit: int
 ) -> Slice[ChainInfo, tuple[str, str]]:
-    """Read up to `limit` chains of a product, or of all, from the one after `after`, by product and tenant.
+    """Return up to `limit` chains of a product, or of all, after `after`, ordered by product and tenant.
 
-    The product's own chain, whose tenant is empty, comes first; None for the first page.
+    The product's own chain, whose tenant is empty, comes first. `after` is None for the first page.
     """
     start = after or (product or "", "")
     rows = queries.audit_chains(connection, product_id=start[0], tenant_id=start[1], only=product, limit=limit + 1)
@@ -144,7 +144,7 @@ async def chains(
 
 
 async def last_before(connection: Connection, product: str, tenant: str, target: str) -> Description | None:
-    """What was told of something when it was removed, if that is among the newest `SCANNED_EVENTS` of its chain."""
+    """Return the description of a removed target, if the event is among the newest `SCANNED_EVENTS` of its chain."""
     text = await queries.audit_last_before(
         connection, product_id=product, tenant_id=tenant, target=target, scan=SCANNED_EVENTS, limit=1
     )
@@ -153,13 +153,13 @@ async def last_before(connection: Connection, product: str, tenant: str, target:
 
 
 async def begin_request(connection: Connection, caller: str, request_id: uuid.UUID, fingerprint: bytes) -> bool:
-    """Claim a request id; False where it was claimed before. Waits for a call with the same id to end."""
+    """Claim a request id. Returns False where it was claimed before. Waits for a call with the same id to end."""
     row = await queries.request_begin(connection, caller=caller, request_id=request_id, fingerprint=fingerprint)
     return row is not None
 
 
 async def add_receipts(connection: Connection, waits: Mapping[tuple[str, str, int], timedelta]) -> None:
-    """Note how long the callers of mutations waited, by product, tenant and sequence number of the event."""
+    """Store how long the callers of mutations waited, by product, tenant and sequence number of the event."""
     await queries.receipts_insert(
         connection,
         product_ids=[product for product, _, _ in waits],
@@ -170,21 +170,21 @@ async def add_receipts(connection: Connection, waits: Mapping[tuple[str, str, in
 
 
 async def lock_request(connection: Connection, caller: str, request_id: uuid.UUID) -> tuple[bytes, bytes | None] | None:
-    """The fingerprint and the answer of a claimed request; None where it was not claimed.
+    """Return the fingerprint and the response of a claimed request; None where it was not claimed.
 
-    To be committed before it is answered: then the claim is as durable as that.
+    Commit before responding: then the first call's change is as durable as this transaction.
     """
     row = await queries.request_lock(connection, caller=caller, request_id=request_id)
     return None if row is None else (row["fingerprint"], row["answer"])
 
 
 async def finish_request(connection: Connection, caller: str, request_id: uuid.UUID, answer: bytes) -> None:
-    """Keep the answer of a request that this transaction claimed."""
+    """Store the response of a request that this transaction claimed."""
     await queries.request_finish(connection, caller=caller, request_id=request_id, answer=answer)
 
 
 async def purge_requests(connection: Connection, limit: int) -> int:
-    """Forget up to `limit` requests that are older than a day; answers how many."""
+    """Purge up to `limit` requests that are older than a day. Returns how many."""
     return int(await queries.request_purge(connection, limit=limit))
 
 
@@ -202,7 +202,7 @@ async def _read(text: str | None) -> Any:
     except ValueError as error:
         _log.error("audit_event.unreadable", error=type(error).__name__)
         description = None
-    # The others of the page are to be read, and verification finds this one by its hash.
+    # The other events of the page must still be readable. Verification finds this one by its hash.
     return description if isinstance(description, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""What has changed since, and which processes have applied it."""
+"""The database's changes, and the processes that have applied them."""
 
 import asyncio
 import uuid
@@ -16,13 +16,13 @@ from gatekey_server.store.database import SESSION, Connection, Database, transla
 from gatekey_server.store.queries import queries
 
 MAX_CHANGES = 10_000
-"""How many changes a process applies one by one; one that is further behind starts anew."""
+"""How many changes a process applies one by one. A process that is further behind starts anew."""
 
 KEPT_REVISIONS = 10_000
-"""How many revisions' changes are kept for processes that are behind."""
+"""How many revisions are kept for processes that are behind."""
 
 FORK_WAIT_S = 5.0
-"""For how long after a fork mutations wait for a whole lease: for longer than one can last that began before it."""
+"""For this long after a fork, mutations wait for a whole lease. Leases from before the fork end earlier."""
 
 _CHANNEL = "gatekey_change"
 _PURGE_BATCH = 1000
@@ -30,18 +30,18 @@ _PURGE_BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that may answer from its cache."""
+    """A process that may decide from its cache."""
 
     uid: uuid.UUID
     applied_revision: int
     last_poll: uuid.UUID
-    """Another after every poll."""
+    """A new value for every poll."""
     server: datetime
-    """When the server was started that says so."""
+    """The start time of the database server that reported it."""
 
 
 class ChangeConnection:
-    """A connection of its own to the primary, on which a process learns of changes."""
+    """A separate connection to the primary, on which a process receives changes."""
 
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", process: uuid.UUID, timeout_s: float) -> None:
         self._connection = connection
@@ -65,18 +65,18 @@ class ChangeConnection:
                 await connection.add_listener(_CHANNEL, link.wake)
                 yield link
             finally:
-                # At once: a peer that is gone would be waited for.
+                # Not `close`, which would wait for a peer that is gone.
                 connection.terminate()
 
     async def register(self, applied: Position) -> None:
-        """Make the process one that mutations wait for."""
+        """Register the process, so that mutations wait for it."""
         with translated_errors():
             await queries.process_register(
                 self._connection, process_uid=self._process, applied=applied.revision, stamp=applied.stamp
             )
 
     async def poll(self, applied: Position) -> Poll:
-        """Acknowledge what was applied and ask for what has changed since."""
+        """Acknowledge the applied position, and return what has changed since."""
         self._woken.clear()
         with translated_errors():
             rows = queries.changes_poll(
@@ -90,17 +90,17 @@ class ChangeConnection:
         return _to_poll(found)
 
     async def processes(self) -> list[Process]:
-        """Read all processes that may answer from their caches."""
+        """Return all processes that may decide from their caches."""
         with translated_errors():
             return await _processes(self._connection)
 
     async def remove(self, process: Process) -> None:
-        """Remove a process whose lease is over, unless it has polled since it was read."""
+        """Remove a process whose lease has expired, unless it has polled since it was read."""
         with translated_errors():
             await queries.process_remove(self._connection, process_uid=process.uid, last_poll=process.last_poll)
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait for a notification, the end of the connection, or the timeout, whichever is first."""
+        """Return at a notification, the end of the connection, or the timeout, whichever is first."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._woken.wait()
@@ -113,33 +113,33 @@ class ChangeConnection:
 
 
 async def unregister(database: Database, process: uuid.UUID) -> None:
-    """Let mutations no longer wait for a process, which answers nothing from its cache any more."""
+    """Unregister a process that decides nothing from its cache any more, so that mutations do not wait for it."""
     async with database.connection() as connection:
         await queries.process_unregister(connection, process_uid=process)
 
 
 async def processes(database: Database) -> list[Process]:
-    """Read all processes that may answer from their caches."""
+    """Return all processes that may decide from their caches."""
     async with database.connection() as connection:
         return await _processes(connection)
 
 
 async def take_position(connection: Connection) -> Commit:
-    """Return the position that this transaction's changes get; the last one where it has made none.
+    """Return the position of this transaction's changes; the last position where it has made none.
 
-    To be called towards the end of a transaction: all others that change something wait until it is over.
+    Call it near the end of a transaction: all other changes wait until the transaction ends.
     """
     row = await queries.position_take(connection, patience=timedelta(seconds=FORK_WAIT_S))
     return Commit(Position(row["reached"], row["its_stamp"]), row["is_after_fork"])
 
 
 async def current_position(database: Database) -> Commit:
-    """Return the position of the last change that was committed."""
+    """Return the position of the last committed change."""
     return await database.transaction(take_position)
 
 
 async def purge(database: Database) -> int:
-    """Forget the changes that no process needs any more; answers how many."""
+    """Purge the changes that no process needs any more. Returns how many."""
     count = 0
     while True:
         async with database.connection() as connection:
@@ -158,7 +158,7 @@ async def _processes(connection: Any) -> list[Process]:
 
 def _to_poll(rows: Sequence[asyncpg.Record]) -> Poll:
     if not rows:
-        # As in `snapshots.load`.
+        # See `snapshots.load`.
         raise unavailable()
     first = rows[0]
     changes = None

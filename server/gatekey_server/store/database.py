@@ -1,4 +1,4 @@
-"""Connections, transactions, and what the driver's errors mean."""
+"""Connections and transactions, and the translation of the driver's errors."""
 
 import asyncio
 import enum
@@ -26,52 +26,52 @@ TRANSACTION_ATTEMPTS = 5
 IDLE_IN_TRANSACTION_S = 1.0
 LOCK_TIMEOUT_S = 2.0
 MAX_WAITING = 1000
-"""How many may wait for a connection of one share."""
+"""How many requests may wait for a connection of one share."""
 
 _MAX_LOADS = 4
 _CLOSE_S = 2.0
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""PostgreSQL's."""
+"""PostgreSQL's epoch."""
 _MICROSECOND = timedelta(microseconds=1)
 
-# A plan that was made while a table was as good as empty, when any index was as good as another, is soon made again.
+# Plans from when a table was nearly empty may use any index. They must be made again soon.
 _MAX_PLAN_AGE_S = 10
 
-# While a session is being made, whatever the server says against it.
+# Any error of a connection attempt means: not this host.
 _NOT_THIS_HOST = (
     *(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
-    # A name that no name server could be asked for.
+    # A host name that cannot be encoded for a name server.
     UnicodeError,
 )
 
 Host: TypeAlias = tuple[str | None, int | None]
-"""A host and its port; None for the driver's default."""
+"""A host and its port. None stands for the driver's default."""
 
 SESSION: Mapping[str, str] = {
     "timezone": "UTC",
-    # A plan is made once for each connection: making one takes longer than most queries do, and the server would make
-    # a new one for every list of digests.
+    # Plan once per connection: planning takes longer than most queries, and the server would plan again for every list
+    # of digests.
     "plan_cache_mode": "force_generic_plan",
-    # Such a plan may be made while a table is empty, and is used until statistics are gathered, which may be
-    # thousands of rows later: it must not be one that reads the whole table.
+    # Plans cached on empty tables must not use sequential scans after the tables grow. They stay in use until
+    # statistics are gathered, which may be thousands of rows later.
     "enable_seqscan": "off",
-    # Nor one that begins with the products and reads all keys of all tenants, or joins by reading tables whole: tables
-    # are joined in the order that the queries name them, each row by an index.
+    # For the same reason tables are joined in the order of the query, each row by an index. A plan must not start at
+    # the products and read all keys of all tenants, or join by reading whole tables.
     "join_collapse_limit": "1",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
-    # By which plans look expensive enough to be compiled where there is no other way than to read a whole table.
+    # With sequential scans off, plans that need one look expensive enough to be compiled.
     "jit": "off",
 }
 """The settings of a server's sessions."""
 
 
 class ConnectError(ConnectionError):
-    """None of the hosts will do; the text says why, one after the other."""
+    """No host can be used. The text has the reason for each."""
 
 
 class Primary:
-    """The way to the one of a URL's hosts that takes writes. A hot standby is never used.
+    """Connects to the host of a URL that takes writes. A hot standby is never used.
 
     Raises `dsn.DsnError` for a URL that cannot be used.
     """
@@ -88,9 +88,10 @@ class Primary:
         server_settings: Mapping[str, str],
         **options: Any,
     ) -> "asyncpg.Connection[asyncpg.Record]":
-        """Connect to the first host that will do, beginning with the one that did before; each gets its share of time.
+        """Connect to the first usable host, starting with the last one that worked.
 
-        The driver would give all the time to a host that does not answer. Raises `ConnectError`.
+        Each gets an equal share of the time: the driver would spend it all on a host that does not respond. Raises
+        `ConnectError`.
         """
         share = min(timeout / len(self._hosts), self._url.connect_timeout_s or timeout)
         problems = []
@@ -120,7 +121,7 @@ class Primary:
             await connection.set_type_codec(
                 "timestamptz", schema="pg_catalog", format="tuple", encoder=_write_time, decoder=read_time
             )
-            # Not in the first message: poolers refuse settings there that they do not know, or leave them out.
+            # Not in the startup message: poolers refuse or drop settings there that they do not know.
             if statements := _set(settings):
                 await connection.execute(statements)
         except BaseException:
@@ -129,11 +130,11 @@ class Primary:
         return connection
 
     def demote_current_host(self) -> None:
-        """Begin with another host the next time: this one accepts connections, but may no longer be the primary."""
+        """Start with another host next time: this one accepts connections, but may no longer be the primary."""
         self._avoid(self._hosts[0])
 
     def _avoid(self, host: "Host") -> None:
-        # Of several who find out at the same time, only the first moves it.
+        # Of several callers that fail at the same time, only the first rotates the list.
         if self._hosts[0] == host:
             self._hosts.rotate(-1)
 
@@ -143,9 +144,9 @@ def _write_time(time: datetime) -> tuple[int]:
 
 
 def read_time(microseconds: tuple[int]) -> datetime:
-    """Read a time as PostgreSQL sends it; what Python has no time for is the nearest one that requests may name.
+    """Return a time from PostgreSQL's format. One outside of Python's range becomes the nearest that requests may name.
 
-    The driver would make a time without a zone of infinity, and would fail with the whole statement at others.
+    The driver would return infinity without a time zone, and would fail the whole statement for others.
     """
     try:
         return _EPOCH + timedelta(microseconds=microseconds[0])
@@ -154,7 +155,7 @@ def read_time(microseconds: tuple[int]) -> datetime:
 
 
 def why_not(error: BaseException, waited_s: float | None = None) -> str:
-    """Why a database cannot be used, in one line; for the operator."""
+    """Return the reason why a database cannot be used, in one line for the operator."""
     match error:
         case TimeoutError():
             return "no response in time" if waited_s is None else f"no response within {waited_s:g} s"
@@ -186,7 +187,7 @@ def _set(settings: Mapping[str, str]) -> str:
 
 
 class Share(enum.Enum):
-    """What connections are set aside for, so that one kind of work never waits for another."""
+    """A kind of work with its own connections, so that one kind never waits for another."""
 
     LOADS = enum.auto()
     """Checks of keys that are not in memory."""
@@ -194,13 +195,13 @@ class Share(enum.Enum):
     READS = enum.auto()
     """Gets and lists."""
     CONTROL = enum.auto()
-    """Receipts and health."""
+    """Propagation and health."""
     BACKGROUND = enum.auto()
-    """Maintenance, and what is written down later."""
+    """Maintenance, and deferred writes."""
 
 
 def share_sizes(connections: int) -> dict[frozenset[Share], int]:
-    """How many of a pool's connections each kind of work has; of fewer than five, some have theirs together."""
+    """Return how many of a pool's connections each kind of work has. With fewer than five, some kinds share theirs."""
     slow, quick = {Share.MUTATIONS, Share.READS}, {Share.CONTROL, Share.BACKGROUND}
     if connections == 2:
         groups: list[set[Share]] = [quick | {Share.LOADS}, slow]
@@ -221,7 +222,7 @@ def share_sizes(connections: int) -> dict[frozenset[Share], int]:
 
 
 class _Places:
-    """Some connections of a pool, and those who wait for one of them."""
+    """A number of a pool's connections, and the queue for them."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -245,10 +246,10 @@ class _Places:
 
 
 class Database:
-    """A bounded pool of connections to one PostgreSQL, by shares; this is the way to one of them.
+    """One share of a bounded pool of connections to PostgreSQL.
 
-    Every method raises `Unavailable` (`DATABASE_UNAVAILABLE`) where the database cannot answer in time, and
-    `Overloaded` (`OVERLOADED`) where too many wait for it.
+    Every method raises `Unavailable` (`DATABASE_UNAVAILABLE`) where the database does not respond in time, and
+    `Overloaded` (`OVERLOADED`) where too many requests wait for it.
     """
 
     def __init__(
@@ -268,7 +269,7 @@ class Database:
         self._share = share
 
     def share(self, share: Share) -> Self:
-        """The same pool, by the connections that are set aside for one kind of work."""
+        """Return another share of the same pool."""
         return type(self)(self.primary, self._pool, self._acquire_timeout_s, self._places, self._turns, share)
 
     @classmethod
@@ -276,27 +277,27 @@ class Database:
     async def connect(
         cls, dsn: str, *, max_connections: int, statement_timeout_s: float, acquire_timeout_s: float
     ) -> AsyncIterator["Database"]:
-        """Open a pool and close it at the end."""
+        """Open a pool, and close it at the end."""
         with translated_errors():
             primary = Primary(dsn)
             pool = asyncpg.create_pool(
                 connect=primary.connect,
                 reset=_leave_as_it_is,
-                # Connections are made when they are needed and kept: a pool that keeps some ready by itself
-                # would go on trying, and logging, while the database is away.
+                # Connections are made on demand and kept. A pool with a minimum size would retry, and log, all the
+                # time while the database is away.
                 min_size=0,
                 max_inactive_connection_lifetime=0,
                 max_size=max_connections,
-                # The server's own limit is the shorter, so that it answers before the client hangs up.
+                # The server's own limit is shorter, so that it responds before the client gives up.
                 command_timeout=statement_timeout_s + 1,
                 timeout=acquire_timeout_s,
                 server_settings={
                     **SESSION,
                     "application_name": "gatekey",
                     "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
-                    # Of a lock that another process holds: whoever waits for it has one of few connections.
+                    # A request that waits for another process's lock occupies one of few connections.
                     "lock_timeout": f"{min(statement_timeout_s, LOCK_TIMEOUT_S) * 1000:.0f}",
-                    # A process that is stopped in the middle of a transaction must not hold up the others' for long.
+                    # A process that is stopped within a transaction must not block the others for long.
                     "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S * 1000:.0f}",
                 },
             )
@@ -317,10 +318,10 @@ class Database:
             await asyncio.gather(closing, return_exceptions=True)
 
     async def transaction(self, work: Callable[[Connection], Awaitable[T]], *, scope: Scope | None = None) -> T:
-        """Do `work` in one transaction, and again where a concurrent one got in its way.
+        """Run `work` in one transaction, with retries on conflict.
 
-        `work` must have no effects but those on the connection it is given. With `scope`, it locks that tenant or
-        product, and waits for its turn among the mutations before it takes one of their connections.
+        `work` must have no effects except on its connection. With `scope`, it locks that tenant or product, and waits
+        for its turn among the mutations before it takes one of their connections.
         """
         share = self._share if scope is None else Share.MUTATIONS
 
@@ -335,13 +336,13 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Borrow a connection, for statements that need no transaction."""
+        """Borrow a connection, for statements outside of a transaction."""
         with translated_errors():
             async with self._borrow(self._share) as connection:
                 yield connection
 
     async def fetch(self, sql: str, *arguments: object) -> Sequence[asyncpg.Record]:
-        """Run one query outside a transaction, and again where a concurrent change got in its way."""
+        """Run one query outside of a transaction, with retries on conflict."""
 
         async def attempt() -> Sequence[asyncpg.Record]:
             async with self._borrow(self._share) as connection:
@@ -351,11 +352,11 @@ class Database:
         return await _with_retries(attempt)
 
     def terminate(self) -> None:
-        """Break all connections off: whoever waits for the database has waited long enough."""
+        """Close all connections at once. Whatever waits for the database fails."""
         self._pool.terminate()
 
     async def expire_connections(self) -> None:
-        """Make new connections from now on: the old ones may lead to what is no longer the primary."""
+        """Replace all connections: the old ones may lead to a former primary."""
         await self._pool.expire_connections()
 
     @asynccontextmanager
@@ -368,9 +369,9 @@ class Database:
 
 
 async def _leave_as_it_is(_: object) -> None:
-    """Nothing is ever left behind in a session: no settings, locks or cursors that outlive their transaction.
+    """Skip the reset of a session. No settings, locks or cursors outlive their transaction here.
 
-    The driver would have the server reset it after each use, which is a round trip for every query.
+    The driver would send a reset after each use, which is a round trip for every query.
     """
 
 
@@ -388,15 +389,15 @@ async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 def unavailable() -> Unavailable:
-    """Return the error for a database that cannot do something now."""
+    """Return the error for a database that cannot serve now."""
     return Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn what the driver says of an absent database into `Unavailable`.
+    """Turn the driver's errors for an absent database into `Unavailable`.
 
-    Its texts may hold addresses and SQL: they stay in the cause, for the log. `failures` says which these are.
+    Their texts may hold addresses and SQL, and stay in the cause, for the log. `failures` lists these errors.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The URL of a PostgreSQL, read as libpq reads it: what a parameter means here, or why it cannot be had.
+"""The URL of a PostgreSQL, parsed as by libpq: the meaning of each parameter here, or why it is not supported.
 
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
 """
@@ -42,7 +42,7 @@ _FOR_DRIVER = (
     *("sslmode", "sslnegotiation", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl"),
     *("ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib"),
 )
-"""What the driver takes in the form in which libpq does."""
+"""The parameters that the driver accepts in libpq's form."""
 
 _ANY_VALUE = (
     *("host", "port", "dbname", "user", "password", "service", "application_name", "fallback_application_name"),
@@ -50,7 +50,7 @@ _ANY_VALUE = (
 )
 _WHOLE_NUMBERS = (
     "connect_timeout",
-    # Gatekey gives up a connection on which nothing comes long before these would: they are taken, and not used.
+    # Gatekey drops an idle connection long before these would. They are accepted and not used.
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
 )
 _VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -78,7 +78,7 @@ _VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "min_protocol_version": (("3.0",), ""),
     "max_protocol_version": (("3.0", "3.2", "latest"), ""),
 }
-"""The values of a parameter that can be had, and why others cannot."""
+"""The supported values of a parameter, and why others are not."""
 
 _KNOWN = (*_ANY_VALUE, *_WHOLE_NUMBERS, *_VALUES)
 
@@ -103,7 +103,7 @@ _REFUSED: Mapping[str, str] = {
     "pool_max_conns": _POOL,
     "statement_timeout": "leave it out, and use GATEKEY_STATEMENT_TIMEOUT_S",
 }
-"""Parameters of libpq that cannot be had, and some of other programs, with what to do."""
+"""Unsupported parameters of libpq, and some of other programs, with what to do."""
 
 _VARIABLES: Mapping[str, str] = {
     "PGHOST": "host",
@@ -133,11 +133,11 @@ _VARIABLES: Mapping[str, str] = {
     "PGKRBSRVNAME": "krbsrvname",
     "PGGSSLIB": "gsslib",
 }
-"""libpq's own variables, which say what a URL does not."""
+"""libpq's own variables, which apply to parameters that the URL does not set."""
 
 
 class DsnError(ValueError):
-    """The URL cannot be used. `problems` has a line for each reason; none repeats a password."""
+    """The URL cannot be used. `problems` has a line for each reason. None repeats a password."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -146,24 +146,24 @@ class DsnError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
-    """What a URL says, for the driver."""
+    """A parsed URL, for the driver."""
 
     hosts: tuple[tuple[str | None, int | None], ...]
-    """Names, addresses or directories of sockets, with ports; None where the driver has a default."""
+    """Host names, addresses or socket directories, with ports. None stands for the driver's default."""
     user: str
     password: str | None = field(repr=False)
     database: str
     connect_timeout_s: float | None
-    """The longest wait for one host."""
+    """The timeout for one host."""
     application: str
-    """The name by which the server shows Gatekey's sessions."""
+    """The application name of Gatekey's sessions."""
     options: str | None
     passfile: str | None
     security: Mapping[str, str] = field(repr=False)
     """The parameters about TLS and Kerberos."""
 
     def arguments(self, host: str | None, port: int | None) -> dict[str, Any]:
-        """The driver's arguments for a connection to one of the hosts."""
+        """Return the driver's arguments for a connection to one of the hosts."""
         given: dict[str, Any] = {
             "host": host,
             "port": port,
@@ -179,13 +179,13 @@ class Dsn:
         return {name: value for name, value in given.items() if value is not None}
 
     def session(self, application: str) -> dict[str, str]:
-        """What the server is told as a session begins, which Gatekey calls by a name that begins with its own."""
+        """Return the settings of the startup message. The URL's application name replaces Gatekey's own."""
         told = {"application_name": application.replace(_APPLICATION, self.application, 1)}
         return told | ({"options": self.options} if self.options else {})
 
 
 def parse(url: str, environment: Mapping[str, str] | None = None) -> Dsn:
-    """Read a URL. `environment` has libpq's own variables. Raises `DsnError` with every problem."""
+    """Parse a URL. `environment` has libpq's own variables. Raises `DsnError` with every problem."""
     reader = _Reader(os.environ if environment is None else environment)
     dsn = reader.read(url)
     if dsn is None:
@@ -194,7 +194,7 @@ def parse(url: str, environment: Mapping[str, str] | None = None) -> Dsn:
 
 
 class _Reader:
-    """Collects the parameters from where they may be, and what is wrong with them."""
+    """Collects the parameters from their sources, and their problems."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.problems: list[str] = []
@@ -245,7 +245,7 @@ class _Reader:
         elif "@" in match["hosts"]:
             self.problems.append("has an `@` in the user or the password, which is written %40")
         elif match["user"] is None and "@" in (match["dbname"] or "") + (match["parameters"] or ""):
-            # Maybe the end of a password, which must not be repeated as the name of something.
+            # It may be the end of a password, which no message must repeat.
             self.problems.append("has an `@` after the hosts: in a password a `/` is written %2F, elsewhere an `@` %40")
         else:
             return match
@@ -261,7 +261,7 @@ class _Reader:
             if name == "ssl" and value == "true":
                 name, value = "sslmode", "require"
             self._has_secret_parameter |= name in _SECRETS
-            # Of several the last one counts.
+            # The last of several counts.
             self._given["dbname" if name == "database" else name] = value
         self._take_place(match)
 
@@ -300,7 +300,7 @@ class _Reader:
         self.problems.append(f"{self._called('service')}: there is no such service in {places}")
 
     def _add(self, name: str, value: str, place: str = "") -> None:
-        """Take a value, unless there is one from a place that counts for more."""
+        """Add a value, unless a source of higher priority has set one."""
         if value and name not in self._given:
             self._given[name] = value
             if place:
@@ -376,7 +376,7 @@ class _Reader:
         try:
             return getpass.getuser()
         except (KeyError, OSError):
-            # The id of a container's user often has no name.
+            # A container's user id often has no name.
             self.problems.append(f"names no user, and the user id {os.getuid()} of this process has no name")
             return ""
 
@@ -388,7 +388,7 @@ class _Reader:
             return ""
 
     def _shown(self, name: str) -> str:
-        # After a password among the parameters it may be the rest of that.
+        # After a password among the parameters, it may be the rest of the password.
         is_tellable = _WORD.fullmatch(name) and not self._has_secret_parameter
         return f"`{name}`" if is_tellable else "a parameter"
 
@@ -407,14 +407,14 @@ def _is_port(text: str) -> bool:
 
 
 def _tls_context(security: Mapping[str, str]) -> ssl.SSLContext:
-    """What the files are good for. Raises `OSError` or `ValueError`."""
+    """Return the TLS context of the files. Raises `OSError` or `ValueError`."""
     root = security.get("sslrootcert")
     context = ssl.create_default_context(cafile=None if root == "system" else root)
     if "sslcrl" in security:
         context.load_verify_locations(cafile=security["sslcrl"])
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     if "sslcert" in security:
-        # Without a password OpenSSL would ask on the terminal.
+        # Without a password, OpenSSL would prompt on the terminal.
         password = security.get("sslpassword", "")
         context.load_cert_chain(security["sslcert"], security.get("sslkey"), lambda: password)
     for name, attribute in (("min", "minimum_version"), ("max", "maximum_version")):

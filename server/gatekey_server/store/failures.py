@@ -1,4 +1,4 @@
-"""What the errors of PostgreSQL and of its driver mean, in one table: by SQLSTATE, its class, or the driver's type."""
+"""The meaning of the errors of PostgreSQL and its driver, in one table: by SQLSTATE, its class, or the type."""
 
 import enum
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from asyncpg.exceptions import ClientConfigurationError
 
 
 class Meaning(enum.Enum):
-    """What is to be done about an error."""
+    """How to handle an error."""
 
     NOT_NOW = "the database cannot do it now: `UNAVAILABLE`, and the background tries again later"
     AGAIN = "others got in the way: the transaction is tried again at once"
@@ -22,7 +22,7 @@ BY_CLASS: Mapping[str, Meaning] = {
     "01": _FAULT,
     "02": _FAULT,
     "03": _FAULT,
-    # The connection; 08P01 is also a pooler's word for "no server".
+    # The connection. Poolers also send 08P01 for "no server".
     "08": _NOT_NOW,
     "09": _FAULT,
     "0A": _FAULT,
@@ -34,15 +34,15 @@ BY_CLASS: Mapping[str, Meaning] = {
     "10": _FAULT,
     "20": _FAULT,
     "21": _FAULT,
-    # What a request may send is checked before: that it gets here is a fault.
+    # Requests are validated before: an invalid value here is a bug.
     "22": _FAULT,
     "23": _FAULT,
     "24": _FAULT,
     "25": _FAULT,
-    # The statement was prepared on a connection that a pooler has given to somebody else.
+    # The statement was prepared on a connection that a pooler has handed to another client.
     "26": _NOT_NOW,
     "27": _FAULT,
-    # Refused by name or password: nothing that a request could mend.
+    # The role or password was refused, which no request can change.
     "28": _NOT_NOW,
     "2B": _FAULT,
     "2D": _FAULT,
@@ -51,12 +51,12 @@ BY_CLASS: Mapping[str, Meaning] = {
     "38": _FAULT,
     "39": _FAULT,
     "3B": _FAULT,
-    # No such database: one is being renamed into place.
+    # No such database: it is being renamed into place.
     "3D": _NOT_NOW,
-    # No such schema: one is being restored.
+    # No such schema: it is being restored.
     "3F": _NOT_NOW,
     "40": _AGAIN,
-    # A test prepares every query: it is right for the schema.
+    # A test prepares every query, so the query matches the schema.
     "42": _FAULT,
     "44": _FAULT,
     # Connections, memory, disk space.
@@ -75,40 +75,40 @@ BY_CLASS: Mapping[str, Meaning] = {
     "P0": _FAULT,
     "XX": _NOT_NOW,
 }
-"""By the first two characters; a class that is not here is a fault."""
+"""By the first two characters. A class that is not listed is a bug."""
 
 BY_SQLSTATE: Mapping[str, Meaning] = {
-    # A primary that has become a standby; a new connection finds the new primary.
+    # The primary has become a standby. A new connection finds the new primary.
     "25006": _NOT_NOW,
-    # A transaction of ours ends with its first error: this one is somebody else's, on a connection of a pooler.
+    # Gatekey's transactions end with their first error: this one is another client's, on a pooler's connection.
     "25P02": _NOT_NOW,
-    # This process was stopped, or blocked, in the middle of a transaction.
+    # This process was stopped or blocked within a transaction.
     "25P03": _NOT_NOW,
     "25P04": _NOT_NOW,
-    # It may have been committed: not again.
+    # It may have been committed, so it must not be retried.
     "40003": _NOT_NOW,
-    # A constraint that is checked at the commit.
+    # A constraint is checked at the commit.
     "40002": _FAULT,
-    # The role for servers has not been granted its due yet, as in the middle of a restore.
+    # The servers' role does not have its privileges yet, as in the middle of a restore.
     "42501": _NOT_NOW,
     # Columns, functions, types and tables that a restore has not made yet, or a migration.
     "42703": _NOT_NOW,
     "42883": _NOT_NOW,
     "42704": _NOT_NOW,
     "42P01": _NOT_NOW,
-    # A restore that has made the table `revision`, and not its row yet.
+    # A restore has created the table `revision`, and not its row yet.
     "P0002": _NOT_NOW,
-    # Of one row, or one index.
+    # One row or index is damaged.
     "XX001": _FAULT,
     "XX002": _FAULT,
 }
-"""Exceptions from their class."""
+"""Exceptions to their class."""
 
 BY_TYPE: Mapping[type, Meaning] = {
-    # The schema was migrated meanwhile, and the driver's plans are of the old one.
+    # The schema was migrated meanwhile, and the driver's plans are for the old one.
     asyncpg.InvalidCachedStatementError: _AGAIN,
     asyncpg.OutdatedSchemaCacheError: _AGAIN,
-    # The driver's word for a connection that broke, or is another host's than the primary's.
+    # The connection broke, or leads to another host than the primary.
     asyncpg.InternalClientError: _NOT_NOW,
     # A URL that cannot be understood.
     ClientConfigurationError: _FAULT,
@@ -119,11 +119,11 @@ BY_TYPE: Mapping[type, Meaning] = {
     TimeoutError: _NOT_NOW,
     EOFError: _NOT_NOW,
 }
-"""Errors without an SQLSTATE, and those whose SQLSTATE says less than their type; the nearest type counts."""
+"""Errors without an SQLSTATE, and those whose type says more than their SQLSTATE. The nearest type counts."""
 
 
 def meaning_of(error: BaseException) -> Meaning:
-    """Return what an error means; whatever is not known here is a fault."""
+    """Return what an error means. An unknown error is a bug."""
     for kind in type(error).__mro__:
         if kind in BY_TYPE:
             return BY_TYPE[kind]

@@ -1,8 +1,8 @@
-"""The lock of migrations: one at a time, and whoever waits is told for whom.
+"""The lock of migrations: one runs at a time, and a waiting one reports what it waits for.
 
-It belongs to a transaction that does nothing else. A pooler in between cannot keep it when its client is gone, as it
-can keep the lock of a session. Previous releases lock by the same number for their session, and both exclude
-each other.
+The lock belongs to a transaction that does nothing else. A pooler in between cannot keep it when its client is gone,
+as it could keep the lock of a session. Previous releases take a session lock by the same number, and both exclude each
+other.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _RETRY_S = 0.1
 _LOOK_INTERVAL_S = 0.5
 
-# Whatever the role's own settings say: a migration may take longer.
+# These override the role's own settings, because a migration may take longer.
 _WITHOUT_LIMITS = """
     select set_config(name, '0', true) from pg_settings where name in (
         'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'
@@ -40,11 +40,11 @@ _SESSIONS = """
 
 
 class LockTimeoutError(Exception):
-    """The lock was not to be had in time, or was lost; the text is for the operator."""
+    """The lock could not be taken in time, or was lost. The text is for the operator."""
 
 
 class MigrationLock:
-    """Holds the lock on one connection, and looks on another one who else is in the way."""
+    """Holds the lock on one connection, and finds on another one what blocks it."""
 
     def __init__(self, number: int, runner: Connection, watcher: Connection, tell: Tell) -> None:
         self._number = number
@@ -55,13 +55,13 @@ class MigrationLock:
 
     @asynccontextmanager
     async def held(self, timeout_s: float) -> AsyncIterator[None]:
-        """Wait for the lock and hold it. Raises `LockTimeoutError`."""
-        give_up_at = asyncio.get_running_loop().time() + timeout_s
+        """Wait for the lock, and hold it. Raises `LockTimeoutError`."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
         told: list[int] = []
         while not await self._attempt():
             holders = [row["pid"] for row in await self._watcher.fetch(_HOLDER, self._number)]
-            if asyncio.get_running_loop().time() >= give_up_at:
-                raise LockTimeoutError(await self._given_up(timeout_s, holders))
+            if asyncio.get_running_loop().time() >= deadline:
+                raise LockTimeoutError(await self._timeout_text(timeout_s, holders))
             if holders and holders != told:
                 told = holders
                 who = await self._described(holders)
@@ -74,7 +74,7 @@ class MigrationLock:
                 await self._runner.execute("rollback")
 
     async def guard(self, work: Coroutine[Any, Any, T], worker: Connection) -> T:
-        """Do the work of a session while the lock is held, and tell for whom it waits. Raises `LockTimeoutError`."""
+        """Run the work of a session while the lock is held, and report what it waits for. Raises `LockTimeoutError`."""
         session = await worker.fetchval("select pg_backend_pid()")
         task = asyncio.create_task(work)
         self._runner.add_termination_listener(lambda _: task.cancel())
@@ -92,11 +92,11 @@ class MigrationLock:
             watch.cancel()
 
     async def _attempt(self) -> bool:
-        # Asked again and again: whoever waits inside a statement keeps an index from being built concurrently.
+        # Polled: waiting inside a statement would keep an index from being built concurrently.
         await self._runner.execute("begin isolation level read committed")
         await self._runner.execute(_WITHOUT_LIMITS)
         if await self._runner.fetchval("select pg_try_advisory_xact_lock($1)", self._number):
-            # This puts an end to the last statement's snapshot, for which such an index would wait as well.
+            # This releases the last statement's snapshot, for which such an index would wait as well.
             await self._runner.execute("select")
             return True
         await self._runner.execute("rollback")
@@ -115,7 +115,7 @@ class MigrationLock:
         rows = await self._watcher.fetch(_SESSIONS, pids)
         return "; ".join(_description(row) for row in rows) or "a session that has just ended"
 
-    async def _given_up(self, timeout_s: float, holders: list[int]) -> str:
+    async def _timeout_text(self, timeout_s: float, holders: list[int]) -> str:
         who = await self._described(holders)
         end = f"select pg_terminate_backend({holders[0]})" if holders else "select pg_terminate_backend(PID)"
         return (

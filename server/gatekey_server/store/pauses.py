@@ -1,7 +1,7 @@
-"""Letting other calls go on in the middle of long work.
+"""Yielding to other calls in the middle of long work.
 
-Calls with long work go on one at a time. Otherwise each turn of the loop would be as long as there are such calls, and
-a short call, which needs several turns, would wait for each of them several times.
+Calls with long work proceed one at a time. Otherwise each turn of the loop would include a step of every such call,
+and a short call, which needs several turns, would wait for each of them several times.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from weakref import WeakKeyDictionary
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# One thread, so that the event loop has to wait for no more than one.
+# One thread, so that the event loop competes with one at most.
 _ASIDE = ThreadPoolExecutor(1, "gatekey-aside")
 
 MAX_TURN_S = 0.005
-"""For how long a call works before others have their turn."""
+"""How long a call works before it yields to others."""
 
 REST_S = 0.001
-"""A call with long work goes on when nothing new has come for so long, and no call is under way that came lately."""
+"""A call with long work continues when no call has come for this long, and no recent call is in progress."""
 
 MAX_REST_S = 0.02
-"""How long it waits for that: where there is no end of short calls, long ones go on all the same."""
+"""How long it waits for that at most, so that long calls proceed under any number of short ones."""
 
 LATELY_S = 0.05
 
@@ -33,7 +33,7 @@ _TURNS = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
 
 class Calls:
-    """The calls under way that have no long work, as far as is known."""
+    """The calls in progress that have no long work so far."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -46,19 +46,19 @@ class Calls:
         task.add_done_callback(self.forget)
 
     def forget(self, task: "asyncio.Task[Any]") -> None:
-        """Leave out a call that is over, or has long work."""
+        """Remove a call that has ended, or has long work."""
         self._began.pop(task, None)
 
     async def rest(self) -> None:
-        """Wait until the others have been answered, for some time at most."""
-        give_up_at = time.perf_counter() + MAX_REST_S
+        """Wait until the other calls have ended, for `MAX_REST_S` at most."""
+        deadline = time.perf_counter() + MAX_REST_S
         while True:
             count = self._count
             await asyncio.sleep(REST_S)
             now = time.perf_counter()
             newest = next(reversed(self._began.values()), 0.0)
-            # The transport takes in one call a turn of the loop: others may be waiting outside.
-            if now > give_up_at or (count == self._count and now - newest > LATELY_S):
+            # The transport accepts one call per turn of the loop: more may be waiting.
+            if now > deadline or (count == self._count and now - newest > LATELY_S):
                 return
 
 
@@ -66,7 +66,7 @@ CALLS = Calls()
 
 
 async def pause() -> None:
-    """Let short calls go on, and the long ones whose turn it is before this one's."""
+    """Yield to short calls, and to long ones that are first in line."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     if task is not None:
         CALLS.forget(task)
@@ -78,7 +78,7 @@ async def pause() -> None:
 
 
 class Pauses:
-    """Awaited between the steps of long work, lets the event loop go whenever it was held for some milliseconds."""
+    """Awaited between the steps of long work: yields to the event loop after some milliseconds of work."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -90,7 +90,7 @@ class Pauses:
 
 
 async def each(items: Iterable[T]) -> list[T]:
-    """Make a list of what is made one by one, and let others work meanwhile."""
+    """Return the items as a list, yielding to the event loop between them."""
     made, pauses = [], Pauses()
     for item in items:
         made.append(item)
@@ -99,5 +99,5 @@ async def each(items: Iterable[T]) -> list[T]:
 
 
 async def aside(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Do pure work that cannot be done in steps beside the event loop, which gets its turn every few milliseconds."""
+    """Run pure work that has no steps in a thread. The event loop gets a turn every few milliseconds."""
     return await asyncio.get_running_loop().run_in_executor(_ASIDE, partial(work, *arguments, **named))

@@ -18,21 +18,21 @@ PURGE_BATCH_ROWS = 1000
 
 
 class RemovedPrincipal(NamedTuple):
-    """What is left of a principal that has been removed."""
+    """The uids of a removed principal whose rows are not purged yet."""
 
     tenant_uid: int
     principal_uid: int
 
 
 def principal_name(tenant: TenantName, kind: str, principal_id: str) -> PrincipalName:
-    """The resource name of a principal."""
+    """Return the resource name of a principal."""
     if kind == PrincipalKind.MACHINE_USER:
         return MachineUserName(tenant, principal_id)
     return MemberName(tenant, principal_id)
 
 
 async def get(connection: Connection, tenant: Tenant, name: PrincipalName) -> Principal | None:
-    """Read a principal of the tenant."""
+    """Return a principal of the tenant."""
     row = await queries.principal_get(connection, tenant_uid=tenant.uid, **_identity(name))
     return None if row is None else _to_principal(tenant, row)
 
@@ -50,7 +50,7 @@ async def insert(
 async def page(
     connection: Connection, tenant: Tenant, after: int, limit: int, kind: PrincipalKind | None = None
 ) -> list[Principal]:
-    """Read up to `limit` principals, of one kind or of both, from the one after the uid `after`."""
+    """Return up to `limit` principals, of one kind or of both, after the uid `after`."""
     if kind is None:
         rows = queries.principal_list(connection, tenant_uid=tenant.uid, after=after, limit=limit)
     else:
@@ -59,12 +59,12 @@ async def page(
 
 
 async def remove(connection: Connection, tenant: Tenant, principal: Principal) -> None:
-    """Remove a principal of a locked tenant: nothing of it counts any more, and its rows are purged later."""
+    """Mark a principal of a locked tenant as removed, with its keys. Its rows are purged later."""
     await queries.principal_remove(connection, tenant_uid=tenant.uid, principal_uid=principal.uid)
 
 
 async def next_removed(database: Database, but: Sequence[int] = ()) -> RemovedPrincipal | None:
-    """A removed principal whose rows are still there, but none of some uids."""
+    """Return a removed principal whose rows still exist, and whose uid is not in `but`."""
     async with database.connection() as connection:
         row = await queries.principal_next_removed(connection, but=but)
     return None if row is None else RemovedPrincipal(row["tenant_uid"], row["principal_uid"])
@@ -73,9 +73,10 @@ async def next_removed(database: Database, but: Sequence[int] = ()) -> RemovedPr
 async def purge_removed(
     database: Database, principal: RemovedPrincipal, rest: Callable[[float], Awaitable[None]]
 ) -> bool:
-    """Remove the rows of a removed principal in transactions of bounded size; False where another server has done it.
+    """Delete the rows of a removed principal in transactions of bounded size. Returns False where another server did.
 
-    `rest` is called with the seconds that each took. May be interrupted and called again, and by several at once.
+    `rest` is called with the seconds that each took. The purge may be interrupted and repeated, and run several times
+    at once.
     """
     identity = principal._asdict()
     after: uuid.UUID | None = uuid.UUID(int=0)
@@ -102,7 +103,7 @@ async def _purge(connection: Connection, *, identity: Mapping[str, int]) -> bool
 
 
 async def delete_if_keyless(connection: Connection, tenant: Tenant, principal_uid: int) -> bool:
-    """Remove a machine user that has no key left; nothing happens to any other principal."""
+    """Delete a machine user that has no key left. Does nothing for other principals."""
     uid = await queries.principal_delete_if_keyless(connection, tenant_uid=tenant.uid, principal_uid=principal_uid)
     return uid is not None
 
@@ -147,7 +148,7 @@ async def count_keys(connection: Connection, tenant: Tenant, principal: Principa
 
 
 async def key_ids(connection: Connection, tenant: Tenant, principal: Principal, limit: int) -> list[str]:
-    """The ids of a principal's first `limit` keys, in the order of their creation."""
+    """Return the ids of a principal's first `limit` keys, in the order of their creation."""
     rows = queries.principal_key_uids(connection, tenant_uid=tenant.uid, principal_uid=principal.uid, limit=limit)
     return [format_key_id(row["key_uid"]) async for row in rows]
 

@@ -28,20 +28,20 @@ _log = structlog.get_logger()
 
 
 class CompiledSpecs:
-    """The specs that this process has compiled, by the digest of their text; the least used go first.
+    """The compiled specs of this process, by the digest of their text. The least recently used are evicted first.
 
-    A digest stands for one text for ever, so that nothing in here can be stale.
+    A digest always stands for the same text, so no entry can be stale.
     """
 
     def __init__(self) -> None:
         self._compiled: OrderedDict[bytes, CompiledSpec] = OrderedDict()
 
     def known(self) -> Mapping[bytes, CompiledSpec]:
-        """The compiled specs that are here now, whatever goes meanwhile."""
+        """Return a copy of the current entries, which later evictions do not affect."""
         return dict(self._compiled)
 
     def compiled(self, known: Mapping[bytes, CompiledSpec], digest: bytes, spec: str | None) -> CompiledSpec:
-        """The spec, compiled; `spec` may be left out where the digest is among `known`."""
+        """Return the compiled spec. `spec` may be None where the digest is among `known`."""
         compiled = known.get(digest) or self._compiled.get(digest)
         if compiled is None:
             if spec is None:
@@ -55,35 +55,35 @@ class CompiledSpecs:
 
 
 async def get(connection: Connection, name: ProductName) -> Product | None:
-    """Read a product. Raises `Unreadable`, as all that answers one product."""
+    """Return a product. Raises `Unreadable`, as does every function that returns one product."""
     return _product(await queries.product_get(connection, product_id=name.product))
 
 
 async def lock_shared(connection: Connection, name: ProductName) -> Product | None:
-    """Read a product and keep its spec as it is until the end of the transaction."""
+    """Return a product, and lock its spec against changes until the end of the transaction."""
     return _product(await queries.product_lock_shared(connection, product_id=name.product))
 
 
 async def lock(connection: Connection, name: ProductName) -> Product | None:
-    """Read a product and keep everyone else from changing or using it until the end of the transaction."""
+    """Return a product, and lock it against changes and use by others until the end of the transaction."""
     return _product(await queries.product_lock(connection, product_id=name.product))
 
 
 async def lock_whatever_it_is(connection: Connection, name: ProductName) -> Product | UnreadableProduct | None:
-    """As `lock`, also where the spec cannot be read."""
+    """Do the same as `lock`, also where the spec cannot be read."""
     row = await queries.product_lock(connection, product_id=name.product)
     return None if row is None else _read(row)
 
 
 async def page(connection: Connection, after: str, limit: int) -> list[Product | UnreadableProduct]:
-    """Read up to `limit` products by id, from the one after `after`."""
+    """Return up to `limit` products by id, after the id `after`."""
     return [_read(row) async for row in queries.product_list(connection, after=after, limit=limit)]
 
 
 async def insert(
     connection: Connection, spec: ProductSpec, *, spec_version: int = 1, built_in: bool = False
 ) -> Product | None:
-    """Create a product without its prefixes; None where the id is taken."""
+    """Create a product without its prefixes. Returns None where the id is taken."""
     text, digest = _write(spec)
     row = await queries.product_insert(
         connection,
@@ -106,9 +106,9 @@ async def update_spec(connection: Connection, spec: ProductSpec, spec_version: i
 
 
 async def claim_prefixes(connection: Connection, spec: ProductSpec) -> KeyKind | None:
-    """Give a product the prefixes of its spec; answers the kind of key whose prefix another one has."""
+    """Assign a product the prefixes of its spec. Returns the kind of key whose prefix another product has, if any."""
     await queries.prefix_delete_by_product(connection, product_id=spec.product)
-    # In one order for all, so that two products cannot wait for each other.
+    # Always in the same order, so that two products cannot deadlock.
     for kind, prefix in sorted(spec.prefixes.items(), key=lambda item: item[1]):
         row = await queries.prefix_insert(connection, prefix=prefix, product_id=spec.product, kind=kind)
         if row is None:
@@ -117,12 +117,12 @@ async def claim_prefixes(connection: Connection, spec: ProductSpec) -> KeyKind |
 
 
 async def delete(connection: Connection, name: ProductName) -> None:
-    """Remove a product that has no tenants, with its prefixes."""
+    """Delete a product without tenants, with its prefixes."""
     await queries.product_delete(connection, product_id=name.product)
 
 
 async def mark_deleted(connection: Connection, product: Product) -> None:
-    """Make a locked product a deleted one: nothing of it counts any more, its prefixes are free, its rows are left."""
+    """Mark a locked product as deleted, with all it holds. Its prefixes become free, and its rows are purged later."""
     spec = product.compiled.spec
     text, digest = _write(replace(spec, collections=()))
     await queries.prefix_delete_by_product(connection, product_id=spec.product)
@@ -130,14 +130,14 @@ async def mark_deleted(connection: Connection, product: Product) -> None:
 
 
 async def next_deleted(database: Database, but: Sequence[str] = ()) -> ProductName | None:
-    """A deleted product that has not been purged yet, but none of some ids."""
+    """Return a deleted product that is not purged yet, and whose id is not in `but`."""
     async with database.connection() as connection:
         product = await queries.product_next_deleted(connection, but=but)
     return None if product is None else ProductName(product)
 
 
 async def purge(database: Database, name: ProductName) -> AsyncGenerator[float, None]:
-    """Remove a deleted product with everything in it, as `tenants.purge_contents` does."""
+    """Delete the rows of a deleted product with everything in it, as `tenants.purge_contents` does."""
     while (tenant := await tenants.next_of_deleted(database, name)) is not None:
         async for took_s in tenants.purge_contents(database, tenant):
             yield took_s
@@ -149,7 +149,7 @@ async def purge(database: Database, name: ProductName) -> AsyncGenerator[float, 
 
 
 async def prefixes_of_others(connection: Connection, spec: ProductSpec) -> set[str]:
-    """Which prefixes of a spec belong to other products."""
+    """Return the prefixes of a spec that belong to other products."""
     prefixes = list(spec.prefixes.values())
     return {
         row["prefix"]
@@ -157,7 +157,7 @@ async def prefixes_of_others(connection: Connection, spec: ProductSpec) -> set[s
     }
 
 
-# Every mutation reads the spec of its product; to compile a large one takes longer than all else it does.
+# Every mutation reads the spec of its product. Compiling a large one takes longer than the rest of the mutation.
 @lru_cache(maxsize=MAX_COMPILED_SPECS)
 def _compile(text: str) -> CompiledSpec:
     return CompiledSpec(_SPEC.validate_json(text))

@@ -1,7 +1,7 @@
-"""The schema's migrations: which are needed, which are there, how to run them, and what a server may do afterwards.
+"""The migrations of the schema: its versions, running migrations, and granting servers their privileges.
 
-Migrations only go forward, hold their locks briefly or give up, and leave a schema that the
-previous release can go on using.
+Migrations only go forward. They hold locks briefly or give up, and leave a schema that the previous release can
+still use.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ _SLOW_S = 3
 _LOCK_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_S = 300
 
-# What a server needs, by kind of object: the word for it, and the privileges.
+# The privileges that a server needs, by kind of object, with the SQL word for the kind.
 _PRIVILEGES = {
     "database": ("database", "connect"),
     "schema": ("schema", "usage"),
     "table": ("table", "select, insert, update, delete"),
-    # Whoever could write through a view could write to what is below it.
+    # Writing through a view would write to the tables below it.
     "view": ("table", "select"),
     "sequence": ("sequence", "usage"),
     "routine": ("routine", "execute"),
@@ -38,7 +38,7 @@ _LESS = {
     ("table", "schema_version"): "select",
 }
 
-# Everything in the schema, so that nothing is forgotten that a later migration adds.
+# All objects of the schema, so that those of later migrations are included.
 _OBJECTS = """
     with gatekey as (select relnamespace as oid from pg_class where oid = 'schema_version'::regclass),
     extension as (select classid, objid from pg_depend where deptype = 'e'),
@@ -62,7 +62,7 @@ _OBJECTS = """
     )
     select kind, name, id, owner, is_given, pg_has_role(owner, 'usage') as is_ours from thing
 """
-# By the effect: privileges also come from PUBLIC and from other roles, and from those that it can switch to.
+# Effective privileges: they also come from PUBLIC, from other roles, and from roles that it can switch to.
 _TOO_MUCH = """
     with audit as (select oid, relnamespace from pg_class where oid = 'audit_event'::regclass)
     select rolname as role, case
@@ -86,17 +86,17 @@ _TOO_MUCH = """
 
 
 class SchemaError(Exception):
-    """The role that migrates may not do so, or the one for servers cannot be given its due; for the operator."""
+    """The migrating role lacks a privilege, or the servers' role cannot be granted its own. For the operator."""
 
 
 def newest_version() -> str:
-    """The version of the schema that this release needs."""
-    # Versions are numbers of four digits.
+    """Return the version of the schema that this release needs."""
+    # Versions have four digits.
     return max(path.name[:4] for path in _MIGRATIONS.glob("[0-9]*.py"))
 
 
 async def current_version(database: Database) -> str | None:
-    """The version of the database's schema; None where it holds none."""
+    """Return the version of the database's schema; None where there is none."""
     (found,) = await database.fetch("select to_regclass('schema_version') is not null as is_there")
     if not found["is_there"]:
         return None
@@ -112,17 +112,16 @@ async def migrate(
     lock_timeout_s: float = 60,
     tell: Tell = lambda _: None,
 ) -> str:
-    """Bring the schema up to a version; returns that which it then has. A newer one is left as it is.
+    """Upgrade the schema to a version, and return the version that it has afterwards. A newer schema is left unchanged.
 
-    Of two at once one waits; an interrupted one is taken up by the next.
+    Only one migration runs at a time. The next one continues an interrupted one.
 
-    The role `grant_to` is then given what a server needs, and loses what else it has been given in this
-    database: it can add audit events, and neither change nor remove any. `tell` gets a line whenever there is
-    somebody to wait for.
+    The role `grant_to` is then granted what a server needs, and loses its other privileges in this database. It can
+    append audit events, and neither change nor delete any. `tell` receives a line whenever the migration waits.
 
     Raises `Unavailable` where the database cannot be reached, `UnfitError` where it cannot be used,
-    `LockTimeoutError` where a lock was not to be had in time, and `SchemaError` where privileges are missing, or
-    where `grant_to` is not there or could do more all the same.
+    `LockTimeoutError` where a lock could not be taken in time, and `SchemaError` where privileges are missing, or
+    where `grant_to` does not exist or has more privileges from elsewhere.
     """
     primary = Primary(url)
     slow = f"the database does not respond yet; giving up after {_CONNECT_TIMEOUT_S} s"
@@ -133,7 +132,7 @@ async def migrate(
         note.cancel()
     with translated_errors():
         async with AsyncExitStack() as stack:
-            # A session for the work, one that holds the lock meanwhile, and one to look who is in the way.
+            # One session for the work, one that holds the lock meanwhile, and one that finds what blocks them.
             worker, runner, watcher = [await stack.enter_async_context(_session(primary)) for _ in range(3)]
             lock = MigrationLock(_ADVISORY_LOCK, runner, watcher, tell)
             async with lock.held(lock_timeout_s):
@@ -144,7 +143,7 @@ async def migrate(
 async def _session(primary: Primary) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
     settings = {
         "application_name": "gatekey-migrate",
-        # Whoever waits for a lock makes everyone behind it wait: give up early and be called again.
+        # Waiting for a lock blocks everyone behind it, so give up early. The migration is then retried.
         "lock_timeout": f"{_LOCK_TIMEOUT_S}s",
         "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
         "timezone": "UTC",
@@ -157,7 +156,7 @@ async def _session(primary: Primary) -> "AsyncIterator[asyncpg.Connection[asyncp
 
 
 async def _work(connection: "asyncpg.Connection[asyncpg.Record]", version: str, grant_to: str | None) -> str:
-    # Alembic and SQLAlchemy take longer to load than the rest of a server, and more memory in every worker.
+    # Loaded here only: Alembic and SQLAlchemy take longer to load than the rest of a server, and more memory.
     from gatekey_server.store import upgrade  # noqa: PLC0415
 
     try:
@@ -183,7 +182,7 @@ async def _grant(connection: asyncpg.Connection, role: str) -> None:
         if not thing["is_ours"]:
             if thing["is_given"]:
                 continue
-            # PostgreSQL would only warn that it granted nothing.
+            # PostgreSQL would grant nothing and only warn.
             raise _not_granted(f"{word} {thing['name']} belongs to another role; migrate as that one")
         granted = _LESS.get((thing["kind"], thing["id"]), privileges)
         await connection.execute(f"revoke all {on} from {grantee} cascade; grant {granted} {on} to {grantee}")

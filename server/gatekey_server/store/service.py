@@ -1,4 +1,4 @@
-"""What the service keeps about itself: its peppers' fingerprints, and the lock of its first start."""
+"""The service's own rows: the fingerprints of its peppers, and the lock of the first start."""
 
 from collections.abc import Sequence
 
@@ -9,23 +9,23 @@ from gatekey_server.store.queries import queries
 
 
 async def ping(database: Database) -> None:
-    """Raise `Unavailable` unless the database answers."""
+    """Raise `Unavailable` unless the database responds."""
     async with database.connection() as connection:
         await queries.ping(connection)
 
 
 async def lock_bootstrap(connection: Connection) -> None:
-    """Keep other servers from setting up until the end of the transaction."""
+    """Keep other servers from bootstrapping until the end of the transaction."""
     await queries.bootstrap_lock(connection)
 
 
 async def pepper_fingerprints(connection: Connection) -> dict[int, bytes]:
-    """The fingerprint of each pepper that was ever in use here, by version."""
+    """Return the fingerprint of each pepper that was ever in use, by version."""
     return {row["version"]: row["fingerprint"] async for row in queries.pepper_list(connection)}
 
 
 async def add_pepper(connection: Connection, version: int, fingerprint: bytes) -> None:
-    """Make a new pepper known."""
+    """Store the fingerprint of a new pepper."""
     await queries.pepper_insert(connection, version=version, fingerprint=fingerprint)
 
 

@@ -1,4 +1,4 @@
-"""Whether a database is fit for Gatekey, and gives each connection a session of its own."""
+"""Checking that a database is fit for Gatekey, and that each connection has a session of its own."""
 
 from contextlib import AsyncExitStack
 
@@ -6,7 +6,7 @@ import asyncpg
 
 from gatekey_server.store.database import ConnectError, Primary, translated_errors
 
-# So that a pooler gives itself away, whether it hands out the connection used last or the next one in turn.
+# Enough to detect a pooler, whether it reuses the last connection or takes the next in turn.
 _TURNS = (0, 1, 0, 0, 1, 1, 0, 1)
 
 _SHARED = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
@@ -16,11 +16,11 @@ MIN_VERSION = 15
 
 
 class UnfitError(Exception):
-    """The database cannot be used as it is; the text is for the operator."""
+    """The database cannot be used as it is. The text is for the operator."""
 
 
 class PoolerError(UnfitError):
-    """The URL leads to a pooler that shares sessions; the text is for the operator."""
+    """The URL leads to a pooler that shares sessions. The text is for the operator."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -33,7 +33,7 @@ class PoolerError(UnfitError):
 async def check(primary: Primary, timeout_s: float) -> None:
     """Raise `UnfitError` for a server that is too old or has no Unicode, and `PoolerError` for shared sessions.
 
-    Two connections then turn out to have the same session, or one to have several.
+    Sessions are shared where two connections have the same session, or one connection has several.
     Raises `Unavailable` where the database cannot be reached.
     """
     with translated_errors():

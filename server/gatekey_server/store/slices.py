@@ -1,4 +1,4 @@
-"""Parts of lists, as they are read."""
+"""Slices of lists."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, slots=True)
 class Slice(Generic[T, C]):
-    """Some items of a list."""
+    """Consecutive items of a list."""
 
     items: Sequence[T]
     last: C | None
-    """Behind which to read on; None at the end of the list."""
+    """The cursor of the next slice; None at the end of the list."""
 
     @classmethod
     def of(cls, items: Sequence[T], limit: int, cursor: Callable[[T], C]) -> Self:
-        """What was found where `limit` were asked for."""
+        """Return the slice of the items that a query with `limit` found."""
         return cls(items, cursor(items[-1]) if len(items) == limit else None)

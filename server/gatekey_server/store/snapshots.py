@@ -1,4 +1,4 @@
-"""The snapshots behind secrets."""
+"""Loading the snapshots of secrets."""
 
 import sys
 import uuid
@@ -28,7 +28,7 @@ _DIGESTS_SQL: str = queries.digests_by_key.sql
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Why a snapshot cannot be read, and of which product it is."""
+    """Why a snapshot cannot be read, and its product."""
 
     product: str
     cause: Exception
@@ -36,23 +36,23 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """Snapshots, and the revision that they are as of."""
+    """Snapshots, and the revision at which they were read."""
 
     revision: int
     snapshots: Mapping[Digest, KeySnapshot]
-    """By digest; a digest of no secret is left out, and so is one whose snapshot cannot be read."""
+    """By digest. Digests without a secret, and those whose snapshot cannot be read, are absent."""
     server: datetime
-    """When the database's server was started, by which it is told from others."""
+    """The start time of the database server, which identifies it."""
     unreadable: Mapping[Digest, Damage] = field(default_factory=dict)
-    """What cannot be read, by digest."""
+    """The snapshots that cannot be read, by digest."""
     positions: Sequence[tuple[int, uuid.UUID]] = ()
-    """What the statements that have read it were as of: revisions and stamps."""
+    """The revisions and stamps of the statements that have read them."""
 
 
 async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Digest]) -> LoadResult:
-    """Read the snapshots behind digests in one round trip; where that fails for some, in as many as find out for which.
+    """Return the snapshots behind digests, in one round trip. Where some cannot be read, more round trips find which.
 
-    Raises `Unavailable` where the database cannot answer.
+    Raises `Unavailable` where the database does not respond.
     """
     try:
         known = specs.known()
@@ -65,7 +65,7 @@ async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Diges
         if len(digests) == 1:
             rows = await database.fetch(_PRODUCT_SQL, digests[0])
             if not rows:
-                # It was there a moment ago.
+                # It existed a moment ago.
                 raise unavailable() from error
             damage = Damage(rows[0]["product_id"], error)
             return replace(await load(database, specs, ()), unreadable={digests[0]: damage})
@@ -74,7 +74,7 @@ async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Diges
 
 
 async def load_within(connection: Connection, specs: CompiledSpecs, digests: Sequence[Digest]) -> LoadResult:
-    """Read the snapshots behind digests in a transaction, as of this statement."""
+    """Return the snapshots behind digests in a transaction, as of this statement."""
     known = specs.known()
     return await _to_loaded(specs, known, await connection.fetch(_SNAPSHOTS_SQL, list(known), digests))
 
@@ -83,12 +83,12 @@ async def _to_loaded(
     specs: CompiledSpecs, known: Mapping[bytes, CompiledSpec], rows: Sequence[asyncpg.Record]
 ) -> LoadResult:
     if not rows:
-        # A restore has made the table `revision`, and not its row yet.
+        # A restore has created the table `revision`, and not its row yet.
         raise unavailable()
     snapshots, unreadable = dict[Digest, KeySnapshot](), dict[Digest, Damage]()
     pause = Pauses()
     for row in rows:
-        # Many grants take a millisecond, and large specs several.
+        # Yield: many grants take a millisecond, and large specs several.
         await pause()
         if row["digest"] is not None:
             digest = Digest(row["digest"])
@@ -101,7 +101,7 @@ async def _to_loaded(
 
 
 def _together(one: LoadResult, other: LoadResult) -> LoadResult:
-    """What two statements have read, as of the older one: what is newer is taken for older, never the reverse."""
+    """Return the results of two statements, as of the older one: newer data may pass for older, never the reverse."""
     if one.server != other.server:
         raise unavailable()
     return LoadResult(
@@ -114,7 +114,7 @@ def _together(one: LoadResult, other: LoadResult) -> LoadResult:
 
 
 async def digests(where: "Database | Connection", key: ApiKeyName) -> tuple[Digest, ...]:
-    """Read the digests of a key's secrets, the one that lives longest first; none where there is no such key."""
+    """Return the digests of a key's secrets, the one that expires last first; none where there is no such key."""
     key_uid = parse_key_id(key.api_key)
     if key_uid is None:
         return ()
@@ -127,7 +127,7 @@ def _to_snapshot(row: asyncpg.Record, compiled: CompiledSpec) -> KeySnapshot:
     owner = Owner(PrincipalKind(row["owner_kind"]), row["owner_id"], role) if row["owner_kind"] else None
     return KeySnapshot(
         compiled=compiled,
-        # One text for all snapshots that share it.
+        # One string object for all snapshots that share it.
         tenant=sys.intern(row["tenant_id"]),
         tenant_suspended=row["is_suspended"],
         tenant_deleted=row["is_deleted"],
@@ -146,7 +146,7 @@ def _to_snapshot(row: asyncpg.Record, compiled: CompiledSpec) -> KeySnapshot:
     )
 
 
-# Many keys are given the same; their snapshots share it.
+# Many keys have the same grants, and their snapshots share the set.
 @lru_cache(maxsize=4096)
 def _grants(text: str | None) -> GrantSet:
     return GrantSet.of(parse_grants(text))

@@ -1,4 +1,4 @@
-"""What a product's keys and people are given, in slices, and what of that has changed since."""
+"""Reading what the keys and principals of a product are given, in slices, and what of that has changed since."""
 
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -16,7 +16,7 @@ from gatekey_server.store.database import Connection
 from gatekey_server.store.queries import queries
 
 FEW = 25
-"""Of tenants that have no more than this many keys, or people, many are looked at together."""
+"""Tenants with up to this many keys, or principals, are read many at a time."""
 
 _SCAN = 1000
 FIRST_KEY, _LAST_KEY = uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)
@@ -29,7 +29,7 @@ KeyUid = tuple[int, uuid.UUID]
 
 @dataclass(frozen=True, slots=True)
 class KeyGroup:
-    """Keys that are given the same."""
+    """Keys with the same kind, owner, mode and grants."""
 
     kind: KeyKind
     owner: KeyOwner | None
@@ -42,44 +42,44 @@ class KeyGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrincipalGroup:
-    """Members that have the same role, or machine users."""
+    """Members with the same role, or machine users."""
 
     role: str | None
     """None for machine users."""
     count: int
     first: Sequence[tuple[int, str]]
-    """Their ids, and the uids of their tenants."""
+    """The ids of the principals, and the uids of their tenants."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What has changed in the living tenants of a product, up to a position."""
+    """The changes in the tenants of a product that are not deleted, up to a position."""
 
     position: Position
     tenants: dict[int, str] = field(default_factory=dict)
-    """The ids of those that something has changed in, by uid."""
+    """The ids of the tenants with changes, by uid."""
     whole: set[int] = field(default_factory=set)
-    """The uids of those in which anything may have changed."""
+    """The uids of the tenants in which anything may have changed."""
     principals: set[tuple[int, int]] = field(default_factory=set)
     keys: set[KeyUid] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class PrincipalFilter:
-    """Which members and machine users are looked for."""
+    """The filter of members and machine users."""
 
     roles: Collection[str]
     machine_users: bool
 
 
 async def position(connection: Connection) -> Position:
-    """Read where the history is now: whatever is read afterwards is as of then, or has changed since."""
+    """Return the current position. Whatever is read afterwards is as of then, or has changed since."""
     row = await queries.position_read(connection)
     return Position(row["current"], row["stamp"])
 
 
 async def changes_since(connection: Connection, product: ProductName, since: Position, limit: int) -> Changed | None:
-    """Read what has changed in a product; None where it cannot be told, or is among more than `limit` changes."""
+    """Return what has changed in a product; None where that is unknown, or more than `limit` changes would be read."""
     rows = [
         row
         async for row in queries.product_changes(
@@ -93,7 +93,7 @@ async def changes_since(connection: Connection, product: ProductName, since: Pos
 
 
 def _add(changed: Changed, row: asyncpg.Record) -> bool:
-    """Note one change. False for one of everything."""
+    """Add one change. Returns False for a change of everything."""
     tenant, principal, key = row["tenant_uid"], row["principal_uid"], row["key_uid"]
     if tenant is None:
         return row["change_uid"] is None or row["product_id"] is not None
@@ -110,25 +110,25 @@ def _add(changed: Changed, row: asyncpg.Record) -> bool:
 
 
 async def with_many_keys(connection: Connection, tenant_uids: Sequence[int]) -> list[int]:
-    """Which of some tenants have more than `FEW` keys."""
+    """Return the tenants that have more than `FEW` keys."""
     rows = queries.tenant_list_with_many_keys(connection, tenant_uids=tenant_uids, few=FEW)
     return [row["tenant_uid"] async for row in rows]
 
 
 async def with_many_principals(connection: Connection, tenant_uids: Sequence[int]) -> list[int]:
-    """Which of some tenants have more than `FEW` members and machine users."""
+    """Return the tenants that have more than `FEW` members and machine users."""
     rows = queries.tenant_list_with_many_principals(connection, tenant_uids=tenant_uids, few=FEW)
     return [row["tenant_uid"] async for row in rows]
 
 
 async def end_of_keys(connection: Connection, tenant_uid: int, after: uuid.UUID) -> uuid.UUID | None:
-    """Where the next slice of a tenant's keys ends; None where that is the last."""
+    """Return the end of the next slice of a tenant's keys; None for the last slice."""
     end: uuid.UUID | None = await queries.key_scan_end(connection, tenant_uid=tenant_uid, after=after, scan=_SCAN)
     return end
 
 
 async def end_of_principals(connection: Connection, tenant_uid: int, after: int) -> int | None:
-    """Where the next slice of a tenant's members and machine users ends; None where that is the last."""
+    """Return the end of the next slice of a tenant's members and machine users; None for the last slice."""
     end: int | None = await queries.principal_scan_end(connection, tenant_uid=tenant_uid, after=after, scan=_SCAN)
     return end
 
@@ -136,20 +136,20 @@ async def end_of_principals(connection: Connection, tenant_uid: int, after: int)
 async def key_groups(
     connection: Connection, tenant_uids: Sequence[int], after: uuid.UUID = FIRST_KEY, last: uuid.UUID | None = None
 ) -> list[KeyGroup]:
-    """Group the unrevoked keys of some tenants from the one after `after` to `last`, or to the end."""
+    """Return the unrevoked keys of some tenants in groups, after `after` and up to `last`, or to the end."""
     rows = queries.key_groups(connection, tenant_uids=tenant_uids, after=after, last=last or _LAST_KEY)
     return [_to_key_group(row) async for row in rows]
 
 
 async def key_groups_of(connection: Connection, keys: Iterable[KeyUid]) -> list[KeyGroup]:
-    """Group some keys, as far as they are there and not revoked."""
+    """Return some keys in groups, as far as they exist and are not revoked."""
     tenant_uids, key_uids = _columns(keys)
     rows = queries.key_groups_of(connection, tenant_uids=tenant_uids, key_uids=key_uids)
     return [_to_key_group(row) async for row in rows]
 
 
 async def grants_of(connection: Connection, keys: Iterable[KeyUid]) -> dict[KeyUid, tuple[Grant, ...]]:
-    """Read what some keys are given, as far as they are there."""
+    """Return the grants of some keys, as far as they exist."""
     tenant_uids, key_uids = _columns(keys)
     rows = queries.key_grants(connection, tenant_uids=tenant_uids, key_uids=key_uids)
     return {(row["tenant_uid"], row["key_uid"]): parse_grants(row["grants"]) async for row in rows}
@@ -162,7 +162,7 @@ async def principal_groups(
     after: int = FIRST_UID,
     last: int | None = None,
 ) -> list[PrincipalGroup]:
-    """Group the wanted principals of some tenants from the one after `after` to `last`, or to the end."""
+    """Return the matching principals of some tenants in groups, after `after` and up to `last`, or to the end."""
     rows = queries.principal_groups(
         connection,
         tenant_uids=tenant_uids,
@@ -177,7 +177,7 @@ async def principal_groups(
 async def principal_groups_of(
     connection: Connection, principals: Iterable[tuple[int, int]], wanted: PrincipalFilter
 ) -> list[PrincipalGroup]:
-    """Group the wanted ones of some principals, as far as they are there."""
+    """Return the matching ones of some principals in groups, as far as they exist."""
     tenant_uids, principal_uids = _columns(principals)
     rows = queries.principal_groups_of(
         connection,
@@ -190,7 +190,7 @@ async def principal_groups_of(
 
 
 async def losing_owners(connection: Connection, tenant_uids: Iterable[int], before: str, after: str) -> list[int]:
-    """Which of some tenants have members of the role that owned the tenant, and none of the one that will."""
+    """Return the tenants with members of the role that owned the tenant, and none of the role that will."""
     rows = queries.tenant_list_losing_owners(connection, tenant_uids=list(tenant_uids), before=before, after=after)
     return [row["tenant_uid"] async for row in rows]
 

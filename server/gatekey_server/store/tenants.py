@@ -1,4 +1,4 @@
-"""Tenants, and the purge of what was below a deleted one."""
+"""Tenants, and purging what a deleted one holds."""
 
 import time
 import uuid
@@ -19,26 +19,26 @@ PURGE_BATCH_ROWS = 1000
 
 
 async def get(connection: Connection, name: TenantName) -> Tenant | None:
-    """Read a tenant, deleted or not."""
+    """Return a tenant, deleted or not."""
     return _tenant(await queries.tenant_get(connection, product_id=name.product, tenant_id=name.tenant))
 
 
 async def lock(connection: Connection, name: TenantName) -> Tenant | None:
-    """Read a tenant and keep every other mutation inside it waiting until the end of the transaction."""
+    """Return a tenant, and lock it against other mutations inside it until the end of the transaction."""
     return _tenant(await queries.tenant_lock(connection, product_id=name.product, tenant_id=name.tenant))
 
 
 async def page(
     connection: Connection, product: ProductName, after: int, limit: int, *, show_deleted: bool
 ) -> Slice[Tenant, int]:
-    """Read up to `limit` tenants of a product, from the one after the uid `after`."""
+    """Return up to `limit` tenants of a product, after the uid `after`."""
     rows = queries.tenant_list(connection, product_id=product.product, after=after, limit=limit)
     found = Slice.of([_to_tenant(row) async for row in rows], limit, lambda tenant: tenant.uid)
     return found if show_deleted else Slice([t for t in found.items if t.delete_time is None], found.last)
 
 
 async def insert(connection: Connection, name: TenantName, display_name: str) -> Tenant | None:
-    """Create a tenant; None where the id is taken."""
+    """Create a tenant. Returns None where the id is taken."""
     row = await queries.tenant_insert(
         connection, product_id=name.product, tenant_id=name.tenant, display_name=display_name
     )
@@ -61,13 +61,13 @@ async def resume(connection: Connection, tenant: Tenant) -> Tenant:
 
 
 async def mark_deleted(connection: Connection, tenant: Tenant, retention: timedelta) -> Tenant:
-    """Make a locked tenant a deleted one, to be purged after the retention period."""
+    """Mark a locked tenant as deleted, to be purged after the retention."""
     row = await queries.tenant_mark_deleted(connection, tenant_uid=tenant.uid, retention=retention)
     return _to_tenant(row)
 
 
 async def undelete(connection: Connection, tenant: Tenant) -> Tenant | None:
-    """Take back the deletion of a locked tenant; None where it may be being purged already."""
+    """Undelete a locked tenant. Returns None where its purge may have begun."""
     return _tenant(await queries.tenant_undelete(connection, tenant_uid=tenant.uid))
 
 
@@ -77,7 +77,7 @@ async def count(connection: Connection, product: ProductName, limit: int) -> int
 
 
 async def next_of_deleted(database: Database, product: ProductName) -> Tenant | None:
-    """A tenant of a deleted product that has not been purged yet."""
+    """Return a tenant of a deleted product that is not purged yet."""
     async with database.connection() as connection:
         return _tenant(await queries.tenant_next_of_deleted_product(connection, product_id=product.product))
 
@@ -89,16 +89,16 @@ async def count_contents_of_all(connection: Connection, product: ProductName, li
 
 
 async def next_due(database: Database, but: Sequence[int] = ()) -> Tenant | None:
-    """A deleted tenant whose retention period is over, but none of some uids."""
+    """Return a deleted tenant whose retention is over, and whose uid is not in `but`."""
     async with database.connection() as connection:
         return _tenant(await queries.tenant_next_due(connection, but=but))
 
 
 async def purge_contents(database: Database, tenant: Tenant) -> AsyncGenerator[float, None]:
-    """Remove everything below a deleted tenant, in transactions of bounded size; yields the seconds that each took.
+    """Delete everything in a deleted tenant, in transactions of bounded size. Yields the seconds that each took.
 
-    Nothing of it has counted since the deletion, so that nobody is told. May be interrupted and begun again, and by
-    several at once.
+    None of it has been in force since the deletion, so no cache is invalidated. It may be interrupted and repeated, and
+    run several times at once.
     """
     for remove, first in ((queries.tenant_purge_keys, uuid.UUID(int=0)), (queries.tenant_purge_principals, 0)):
         after: object = first
@@ -114,12 +114,12 @@ async def _purge_some(connection: Connection, *, tenant: Tenant, remove: Any, af
 
 
 async def purge(connection: Connection, tenant: Tenant) -> None:
-    """Remove a deleted tenant with nothing below it."""
+    """Delete the row of a deleted tenant that holds nothing."""
     await queries.tenant_purge(connection, tenant_uid=tenant.uid)
 
 
 async def purge_of_deleted(connection: Connection, *, tenant: Tenant) -> None:
-    """The same for a tenant of a deleted product, of which nobody need be told."""
+    """Do the same for a tenant of a deleted product, without invalidating caches."""
     await queries.purge_begin(connection)
     await queries.tenant_purge(connection, tenant_uid=tenant.uid)
 

@@ -1,7 +1,7 @@
-"""Whose transaction is next: one at a time in a tenant, and no product takes all the places there are.
+"""The queue of mutations: one transaction at a time in a tenant, and no product takes all slots.
 
-Mutations of one tenant run one after the other in any case, by the lock of the tenant's row. Whoever waits here for
-that holds no connection, so that a crowd in one tenant costs the others nothing but their turn.
+Mutations of one tenant run one after the other in any case, because they lock the tenant's row. Waiting here for that
+occupies no connection, so many mutations of one tenant cost the others no more than a turn.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ MAX_WAITING = 2048
 """How many transactions may wait in a process."""
 
 MAX_WAITING_IN_SCOPE = 512
-"""How many of one tenant, or of one product itself, may wait."""
+"""How many transactions of one tenant, or of one product itself, may wait."""
 
 TURN_TIMEOUT_S = 5.0
-"""How long one may wait."""
+"""How long a transaction may wait."""
 
 Scope: TypeAlias = tuple[str, str]
-"""Product and tenant whose lock a transaction takes; an empty tenant stands for the product itself."""
+"""The product and the tenant that a transaction locks. An empty tenant stands for the product itself."""
 
 _Queue: TypeAlias = deque["asyncio.Future[None]"]
 
 
 class Turns:
-    """Gives `slots` places to transactions, by turns among products, and among the tenants of each."""
+    """Assigns `slots` to transactions in turn: among products, and among the tenants of each."""
 
     def __init__(self, slots: int) -> None:
         self._free = slots
@@ -37,11 +37,11 @@ class Turns:
         self._busy_of_product: Counter[str] = Counter()
         self._waiting: OrderedDict[str, OrderedDict[Scope, _Queue]] = OrderedDict()
         self.waiting = 0
-        """How many wait now."""
+        """How many transactions wait."""
 
     @asynccontextmanager
     async def take(self, scope: Scope) -> AsyncIterator[None]:
-        """Wait for a turn, and give the place back at the end. Raises `Overloaded` (`OVERLOADED`)."""
+        """Hold a slot, after waiting for a turn. Raises `Overloaded` (`OVERLOADED`)."""
         if self._free and self._may_begin(scope) and not self._queue_of(scope):
             self._begin(scope)
         else:
@@ -58,7 +58,7 @@ class Turns:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(scope[0], OrderedDict()).setdefault(scope, deque()).append(turn)
         self.waiting += 1
-        # Whoever waits for the future itself cancels it on leaving, and is in the queue until its task runs again.
+        # Waiting for the future directly would cancel it early, and leave it in the queue until the task runs again.
         try:
             await asyncio.wait([turn], timeout=TURN_TIMEOUT_S)
         except BaseException:
@@ -92,7 +92,7 @@ class Turns:
         while self._free and (following := self._next()) is not None:
             turn = self._waiting[following[0]][following][0]
             self._leave(following, turn)
-            # Behind the others, in the product and among the products.
+            # Last in line, in the product and among the products.
             if following in self._waiting.get(following[0], {}):
                 self._waiting[following[0]].move_to_end(following)
             if following[0] in self._waiting:
@@ -101,7 +101,7 @@ class Turns:
             turn.set_result(None)
 
     def _next(self) -> Scope | None:
-        # What is passed over is at work: never more than there are places.
+        # Skipped entries have a running transaction, so there are never more of them than slots.
         for product, scopes in self._waiting.items():
             if self._busy_of_product[product] < self._most_of_product:
                 for scope in scopes:

@@ -1,4 +1,4 @@
-"""Alembic, which runs the migrations over a connection that is given to it."""
+"""Running the migrations with Alembic, over a given connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from sqlalchemy.pool import StaticPool
 
 
 async def run(connection: "asyncpg.Connection[asyncpg.Record]", version: str, *, newest: str) -> None:
-    """Bring the schema up to a version. One that is newer than `newest` is left as it is.
+    """Upgrade the schema to a version. A schema newer than `newest` is left unchanged.
 
     Raises the driver's errors.
     """
@@ -26,12 +26,12 @@ async def run(connection: "asyncpg.Connection[asyncpg.Record]", version: str, *,
     except SQLAlchemyError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            # It complains of the transaction that was broken off.
+            # On cancellation SQLAlchemy raises an error about the aborted transaction instead.
             raise asyncio.CancelledError from error
-        # It wraps the driver's error twice.
+        # SQLAlchemy wraps the driver's error twice.
         raise (isinstance(error, DBAPIError) and error.orig and error.orig.__cause__) or error from None
     finally:
-        # Its end would end the connection, too.
+        # Closing it would close the connection, too.
         await engine.dispose(close=False)
 
 
@@ -44,7 +44,7 @@ def _giver(connection: asyncpg.Connection) -> Callable[[], Awaitable[asyncpg.Con
 
 def _upgrade(connection: SyncConnection, version: str, newest: str) -> None:
     context = MigrationContext.configure(connection, opts={"version_table": "schema_version"})
-    # A newer schema serves this release as well, which may have been put back.
+    # This release also works with a newer schema, as after a rollback.
     is_newer = (context.get_current_revision() or "") > newest
     connection.rollback()
     if is_newer:

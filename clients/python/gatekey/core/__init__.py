@@ -1,1 +1,1 @@
-"""What is true about keys, whoever asks and wherever it is stored. Pure: no I/O, no framework."""
+"""The rules and values that clients and servers share. Pure: no I/O, no framework."""

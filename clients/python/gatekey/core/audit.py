@@ -1,9 +1,8 @@
-"""Audit events, and the chain of hashes that shows whether one was changed or removed.
+"""Audit events, and the hash chain that shows whether one was changed or removed.
 
-Each product and each tenant has a chain of its own, numbered from 1 without gaps. The hash of an
-event is the SHA-256 of its predecessor's hash and of the event itself, written as JSON with sorted
-keys and without white space. What was cut off at the end of a chain cannot be seen from the chain
-alone: keep the newest sequence number and hash elsewhere, and compare.
+Each product and each tenant has its own chain, numbered from 1 without gaps. The hash of an event is the SHA-256 of
+its predecessor's hash and of the event itself, as JSON with sorted keys and without white space. A chain alone does
+not show whether its end was cut off: keep the newest sequence number and hash elsewhere, and compare.
 """
 
 import hashlib
@@ -16,19 +15,19 @@ from typing import Any
 from gatekey.core.entities import ApiKey, Deleted, Principal, Product, Tenant
 
 GENESIS = bytes(32)
-"""What stands in for the hash before the first event."""
+"""The hash that the first event follows."""
 
 Description = Mapping[str, Any]
-"""What can be told of a thing, as JSON. No secrets."""
+"""The JSON description of a resource. It holds no secrets."""
 
 
 AuditPosition = tuple[str, str, int]
-"""Where an event stands: product, tenant (empty for the product's own chain) and sequence number."""
+"""The position of an event: product, tenant (empty for the product's own chain) and sequence number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What was done, by whom, and what it changed. Empty texts stand for what does not apply."""
+    """An audit event: the change, its caller and its actor. Texts that do not apply are empty."""
 
     product: str
     tenant: str
@@ -42,12 +41,12 @@ class Event:
     before: Description | None
     after: Description | None
     revision: int | None = None
-    """The revision of the change; None for events that were written before there were revisions."""
+    """The revision of the change; None for events from before there were revisions."""
     caller_display_name: str | None = None
-    """What people called the caller's token; None where there was none, and in events that are older than this."""
+    """The display name of the caller's token; None without a token, and in events from before this field."""
 
     def hash_after(self, previous: bytes) -> bytes:
-        """The event's hash, given its predecessor's."""
+        """Return the event's hash, given its predecessor's."""
         content: dict[str, Any] = {
             "product": self.product,
             "tenant": self.tenant,
@@ -70,7 +69,7 @@ class Event:
 
 
 def describe(thing: Product | Tenant | Principal | ApiKey | None) -> Description | None:
-    """What an event tells of a thing as it was, or is."""
+    """Return the description of a resource for an event; None for None."""
     if thing is None:
         return None
     if isinstance(thing, Product):
@@ -105,17 +104,17 @@ def describe(thing: Product | Tenant | Principal | ApiKey | None) -> Description
 
 
 def describe_with_contents(thing: Product | Tenant, contents: Deleted) -> Description:
-    """What an event tells of a product or a tenant that is deleted with all it holds, as far as that was counted."""
+    """Return the description of a deleted product or tenant, with the counts of what it held."""
     return {**(describe(thing) or {}), "contents": asdict(contents)}
 
 
 def describe_removed(principal: Principal, keys: int, named: Sequence[str]) -> Description:
-    """What an event tells of a principal that was removed with its keys, of which some are named."""
+    """Return the description of a removed principal, with the number of its keys and the names of some."""
     return {"display_name": principal.display_name, "role": principal.role, "api_key_count": keys, "api_keys": named}
 
 
 def _plain(value: Any) -> Any:
-    """A value of a spec as JSON has it. By hand: `dataclasses.asdict` takes several times as long."""
+    """Return a value of a spec as JSON. Written by hand because `dataclasses.asdict` takes several times as long."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):

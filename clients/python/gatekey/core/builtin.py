@@ -23,10 +23,9 @@ from gatekey.core.specs import (
 PRODUCT = ProductName("gatekey")
 SYSTEM_TENANT = TenantName(PRODUCT.product, "system")
 TOKEN_PREFIX = "gk_"  # noqa: S105 - how tokens start
-ROOT_MACHINE_USER = "root"
 
 SPEC_VERSION = 2
-"""Raised with every change of `SPEC`; a server never replaces a newer release's spec with its own."""
+"""Incremented with every change of `SPEC`. A server never replaces the spec of a newer release with its own."""
 
 SPEC = ProductSpec(
     product=PRODUCT.product,
@@ -63,7 +62,7 @@ SPEC = ProductSpec(
     secret_keys=SecretKeyPolicy(
         prefix=TOKEN_PREFIX,
         modes=(AccessMode.RESTRICTED, AccessMode.READ_ONLY, AccessMode.ALL),
-        # A token for which nothing was chosen is refused rather than made all-powerful.
+        # A token without a chosen mode is refused rather than made all-powerful.
         default_mode=AccessMode.RESTRICTED,
         restricted=RestrictedPolicy(RestrictedScope.RESOURCES, (Grant(ANY, (ANY,)),)),
     ),

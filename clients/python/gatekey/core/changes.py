@@ -1,4 +1,4 @@
-"""What has changed, as one process hears it from the database, and a client from a process."""
+"""Changes, as a process receives them from the database and a client from a process."""
 
 import uuid
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _NOTHING = uuid.UUID(int=0)
 
 @dataclass(frozen=True, slots=True)
 class ScopeChange:
-    """A scope in which something changed at a revision. What is None widens it; all None is everything."""
+    """A scope in which something changed at a revision. Each None widens it; all None stands for everything."""
 
     revision: int
     product: str | None
@@ -21,14 +21,14 @@ class ScopeChange:
     key_uid: uuid.UUID | None
     digest: Digest | None
     stamp: uuid.UUID = _NOTHING
-    """Of the revision."""
+    """The stamp of the revision."""
     tenant_product: str | None = None
-    """Where the tenant is; None where there is no tenant, or it is gone."""
+    """The product of the tenant; None where there is no tenant, or it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the database's history."""
+    """A position in the database's history: a revision, and the stamp that tells histories apart."""
 
     revision: int
     stamp: uuid.UUID
@@ -36,28 +36,28 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Where in the history a transaction stands that was, or is about to be, committed."""
+    """The position of a transaction that was committed, or is about to be."""
 
     position: Position
     is_after_fork: bool
-    """Whether processes may still serve from a history that this one was copied from: a dump was restored a moment
-    ago. They need not be registered here."""
+    """Whether processes may still serve from the history that this one was copied from, because a dump was restored a
+    moment ago. They may not be registered here."""
 
 
 NOWHERE = Position(-1, _NOTHING)
-"""Where a process is that has applied nothing yet."""
+"""The position of a process that has applied nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one poll found, as of one snapshot."""
+    """The result of one poll, as of one snapshot of the database."""
 
     head: Position
     registered: bool
-    """Whether the process is one that mutations wait for; if not, it must not answer from its cache."""
+    """Whether mutations wait for the process. If not, it must not decide from its cache."""
     changes: Sequence[ScopeChange] | None
-    """What changed since the position that was asked from; None where that cannot be said."""
+    """The changes since the requested position; None where they are not known."""
     server: datetime
-    """When the database's server was started, by which it is told from others."""
+    """The start time of the database server, which identifies it."""
     scope_key: uuid.UUID = _NOTHING
-    """With which scopes are given names for clients."""
+    """The key of the pseudonyms of scopes."""

@@ -10,11 +10,11 @@ from gatekey.core.grants import ANY, EVERYTHING, NOTHING, Grant, GrantSet, Path,
 from gatekey.core.specs import AccessMode, KeyKind, KeyOffer, KeyOwner, ProductSpec
 
 RULES = 2
-"""Which rules `decide` goes by: another number as soon as it decides something otherwise than before, or by more."""
+"""The version of the rules of `decide`. It changes when a decision changes, or depends on more than before."""
 
 
 class Reason(enum.Enum):
-    """Why a check was answered as it was, in the order in which the rules are tested."""
+    """The reason of a decision, in the order in which the rules are tested."""
 
     ALLOWED = "allowed"
     KEY_UNKNOWN = "there is no such key"
@@ -31,14 +31,14 @@ class Reason(enum.Enum):
 
 
 class PrincipalKind(enum.StrEnum):
-    """What kind of principal owns a key."""
+    """The kind of a principal."""
 
     MEMBER = "MEMBER"
     MACHINE_USER = "MACHINE_USER"
 
 
 class CompiledSpec:
-    """A valid spec, made ready to decide by."""
+    """A valid spec, compiled for fast decisions."""
 
     __slots__ = (
         "_actions",
@@ -59,7 +59,7 @@ class CompiledSpec:
         if secret_keys is None:
             raise ValueError("the spec was not validated")
         self.spec = spec
-        # By the ids of the collections alone: `domains/acme.com/links/abc` is found as (domains, links).
+        # Keyed by the names of the collections alone: `domains/acme.com/links/abc` is found as (domains, links).
         self._actions: Mapping[Path, frozenset[str]] = {
             tuple(c.pattern.split("/")[::2]): frozenset(c.actions) for c in spec.collections
         }
@@ -81,39 +81,39 @@ class CompiledSpec:
 
     @property
     def grantable(self) -> GrantSet:
-        """What a restricted key can be given."""
+        """The grants that a restricted key can be given."""
         return self._grantable
 
     @property
     def publishable_grants(self) -> GrantSet:
-        """What every publishable key may do."""
+        """The grants of every publishable key."""
         return self._publishable
 
     @property
     def tenant_noun(self) -> str:
-        """What the product calls a tenant."""
+        """The product's word for a tenant."""
         return self.spec.tenant_noun or "tenant"
 
     def actions_on(self, path: Path) -> frozenset[str] | None:
-        """The actions that the spec declares for the resource; None where there is no such resource."""
+        """Return the actions that the spec declares for the resource; None where it declares no such resource."""
         return self._actions.get(path[::2])
 
     def role_grants(self, role: str | None) -> GrantSet:
-        """What a role gives; a role that the spec no longer has gives nothing."""
+        """Return the grants of a role; none for a role that the spec no longer has."""
         return self._roles.get(role, NOTHING) if role is not None else NOTHING
 
     def administration(self, role: str | None) -> GrantSet:
-        """What a role may administer; a role that the spec no longer has may administer nothing."""
+        """Return the permissions to administer of a role; none for a role that the spec no longer has."""
         return self._administration.get(role, NOTHING) if role is not None else NOTHING
 
     @property
     def machine_administration(self) -> GrantSet:
-        """What machine users may administer."""
+        """The permissions to administer of machine users."""
         return self._machine_administration
 
     @property
     def offer(self) -> KeyOffer:
-        """What keys can be given."""
+        """The kinds, owners, modes and grants that keys can have."""
         if self._offer is None:
             self._offer = KeyOffer(self.spec)
         return self._offer
@@ -127,7 +127,7 @@ class CompiledSpec:
         return any(known.role == role and known.owner for known in self.spec.roles)
 
     def key_allows(self, kind: KeyKind, mode: AccessMode | None, grants: GrantSet, path: Path, action: str) -> bool:
-        """Whether a key by itself gives the action. What the spec no longer offers, no key has."""
+        """Whether a key by itself gives the action. A key never has more than the spec now offers."""
         if kind is KeyKind.PUBLISHABLE:
             return self._publishable.allows(path, action)
         if mode not in self._modes:
@@ -139,7 +139,7 @@ class CompiledSpec:
         return grants.allows(path, action) and self._grantable.allows(path, action)
 
     def key_grants(self, mode: AccessMode | None, grants: GrantSet) -> GrantSet:
-        """What a secret key of the mode is given, as grants, for comparing keys with one another."""
+        """Return what a secret key of the mode is given, as grants, to compare keys with one another."""
         if mode is AccessMode.ALL:
             return EVERYTHING
         return self._read_only if mode is AccessMode.READ_ONLY else grants
@@ -157,7 +157,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class KeySnapshot:
-    """What one secret stands for: everything that a decision about it depends on, but the time."""
+    """The data behind one secret: everything that a decision depends on, except the time."""
 
     compiled: CompiledSpec
     tenant: str
@@ -172,15 +172,15 @@ class KeySnapshot:
     key_revoked: bool
     key_disabled: bool
     expire_time: datetime | None
-    """The earlier of the key's and the secret's; with time zone."""
+    """The earlier of the key's and the secret's, with time zone."""
     uid: tuple[int, uuid.UUID] = (0, uuid.UUID(int=0))
-    """The database's own ids of the tenant and the key; no decision depends on them."""
+    """The database's ids of the tenant and the key. No decision depends on them."""
     principal_uid: int | None = None
-    """The database's own id of the owner; no decision depends on it."""
+    """The database's id of the owner. No decision depends on it."""
     was_used: bool = True
-    """Whether a use of the key was written down before."""
+    """Whether a use of the key was recorded before."""
     actor_required: bool = False
-    """Whether changes that are made with it must name an actor; no decision depends on it."""
+    """Whether mutations by this service token must name an actor. No decision depends on it."""
 
     @property
     def product(self) -> str:
@@ -189,7 +189,7 @@ class KeySnapshot:
 
     @property
     def role(self) -> str | None:
-        """The owner's role as it is now; None where there is no owner."""
+        """The owner's current role; None where there is no owner."""
         if self.owner is None:
             return None
         if self.owner.kind is PrincipalKind.MACHINE_USER:
@@ -199,19 +199,19 @@ class KeySnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A well-formed question."""
+    """A well-formed request for a decision."""
 
     path: Path
     action: str
     tenant: str | None = None
-    """The id of the tenant that the request is about; None where the key says it."""
+    """The id of the tenant that the request is about; None for the key's own."""
     product: str | None = None
-    """The id of the product that asks; None where there is no doubt."""
+    """The id of the product that the request is about; None for the key's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An answer, and what would have had to be granted where something was missing."""
+    """The reason, and the missing permission where one is missing."""
 
     reason: Reason
     missing: Permission | None = None
@@ -222,7 +222,7 @@ class Decision:
         return self.reason is Reason.ALLOWED
 
     def message(self, tenant_noun: str = "tenant") -> str:
-        """The reason in a sentence for people."""
+        """Return the reason as a sentence for people."""
         text = self.reason.value
         if "{" not in text:
             return text
@@ -235,7 +235,7 @@ KEY_UNKNOWN = Decision(Reason.KEY_UNKNOWN)
 
 
 def decide(snapshot: KeySnapshot | None, request: Request, now: datetime) -> Decision:
-    """Answer a question by the snapshots. The first rule that fails names the reason."""
+    """Decide a request from a snapshot. The first rule that fails gives the reason."""
     if snapshot is None or (request.product is not None and request.product != snapshot.product):
         return KEY_UNKNOWN
     reason = holder_problem(snapshot, now)
@@ -252,7 +252,7 @@ def decide(snapshot: KeySnapshot | None, request: Request, now: datetime) -> Dec
 
 
 def holder_problem(snapshot: KeySnapshot, now: datetime) -> Reason | None:
-    """Why the secret opens nothing at all; None where it may open something."""
+    """Return why the secret allows nothing at all; None where it may allow something."""
     if snapshot.key_revoked:
         return Reason.KEY_REVOKED
     if snapshot.key_disabled:
@@ -268,11 +268,11 @@ def holder_problem(snapshot: KeySnapshot, now: datetime) -> Reason | None:
 
 def _decide_permission(snapshot: KeySnapshot, path: Path, action: str) -> Decision:
     compiled, kind = snapshot.compiled, snapshot.kind
-    # What the spec no longer offers, no key has.
+    # A key never has more than the spec now offers.
     offered = kind is KeyKind.PUBLISHABLE or compiled.offers_owner(snapshot.owner)
     if not offered or not compiled.key_allows(kind, snapshot.mode, snapshot.grants, path, action):
         return Decision(Reason.KEY_PERMISSION_MISSING, Permission("/".join(path), action))
-    # No role cuts what belongs to the tenant itself.
+    # A key of the tenant itself is not limited by a role.
     if snapshot.owner is not None and not compiled.role_grants(snapshot.role).allows(path, action):
         return Decision(Reason.OWNER_PERMISSION_MISSING, Permission("/".join(path), action))
     return ALLOWED

@@ -1,4 +1,4 @@
-"""What Gatekey keeps, as values. `uid`s are the database's own; nobody outside sees them."""
+"""The stored entities, as values. `uid`s are internal ids of the database, which no response holds."""
 
 import enum
 import hashlib
@@ -39,13 +39,13 @@ class KeyState(enum.StrEnum):
 
 
 def _etag(*identity: object) -> str:
-    """A short text that changes with every version, and that no other thing of the same name has."""
+    """Return a short text that differs for every version, and for another entity of the same name."""
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """An API that keys open."""
+    """An API that keys give access to."""
 
     name: ProductName
     compiled: CompiledSpec
@@ -54,7 +54,7 @@ class Product:
     create_time: datetime
     update_time: datetime
     unchanged: bool = False
-    """Whether a spec was applied that was in force already."""
+    """Whether the applied spec was in force already."""
 
     @property
     def etag(self) -> str:
@@ -64,7 +64,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableProduct:
-    """A product whose stored spec makes no sense."""
+    """A product whose stored spec cannot be read."""
 
     name: ProductName
     spec_version: int
@@ -73,11 +73,11 @@ class UnreadableProduct:
 
     @property
     def etag(self) -> str:
-        """As if it could be read."""
+        """The same as if the spec could be read."""
         return _etag("product", self.name.product, self.create_time, self.spec_version)
 
     def error(self) -> Unreadable:
-        """What whoever needs the spec is told."""
+        """Return the error for requests that need the spec."""
         text = f"the stored spec of `{self.name}` cannot be read; the server's log says why"
         return Unreadable("STORED_DATA_UNREADABLE", text, product=self.name.product)
 
@@ -102,7 +102,7 @@ class Tenant:
 
     @property
     def state(self) -> TenantState:
-        """Deleted wins over suspended, so that a tenant that is undeleted is suspended as before."""
+        """The state. Deleted wins over suspended, so a suspended tenant is still suspended once it is undeleted."""
         if self.delete_time is not None:
             return TenantState.DELETED
         return TenantState.SUSPENDED if self.suspend_time is not None else TenantState.ACTIVE
@@ -127,13 +127,13 @@ class Principal:
 
     @property
     def is_machine_user(self) -> bool:
-        """Whether the principal is no person."""
+        """Whether the principal is a machine user."""
         return isinstance(self.name, MachineUserName)
 
 
 @dataclass(frozen=True, slots=True)
 class SecretInfo:
-    """What can be told of a secret without telling it."""
+    """The properties of a secret that are not secret."""
 
     hint: str
     create_time: datetime
@@ -142,10 +142,10 @@ class SecretInfo:
 
 @dataclass(frozen=True, slots=True)
 class Creator:
-    """Who made a key, as it was then. Empty texts for what there was not, and for keys that are older than this."""
+    """The creator of a key, as of then. Texts are empty where there was none, and for keys from before this field."""
 
     actor: str = ""
-    """The resource name of the principal on whose behalf."""
+    """The resource name of the principal on whose behalf it was created."""
     caller: str = ""
     """The resource name of the service token."""
     caller_display_name: str = ""
@@ -184,11 +184,11 @@ class ApiKey:
 
     @property
     def owner_kind(self) -> KeyOwner | None:
-        """What kind of owner it belongs to; None for publishable keys."""
+        """The kind of its owner; None for publishable keys."""
         return None if self.owner is None else owner_kind(self.owner)
 
     def state(self, now: datetime) -> KeyState:
-        """The first that holds of revoked, disabled, expired, active: the order of decisions."""
+        """Return the first that applies of revoked, disabled, expired, active, in the order of decisions."""
         if self.revoke_time is not None:
             return KeyState.REVOKED
         if self.disable_time is not None:
@@ -199,7 +199,7 @@ class ApiKey:
 
 
 def owner_kind(owner: KeyOwnerName) -> KeyOwner:
-    """What kind of owner a name is of."""
+    """Return the kind of owner that a name denotes."""
     if isinstance(owner, TenantName):
         return KeyOwner.TENANT
     return KeyOwner.MACHINE_USER if isinstance(owner, MachineUserName) else KeyOwner.MEMBER
@@ -207,19 +207,19 @@ def owner_kind(owner: KeyOwnerName) -> KeyOwner:
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """Whose a secret is, or was."""
+    """The key that a secret belongs or belonged to."""
 
     name: ApiKeyName
     key: ApiKey | None
-    """None where the key is gone."""
+    """None where the key was deleted."""
     secret: SecretInfo
     description: Mapping[str, object] = field(default_factory=dict)
-    """What the audit log tells of a key that is gone; nothing where it went with its owner or its tenant."""
+    """The audit log's description of a deleted key; empty where it was deleted with its owner or its tenant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """How many things a deletion removed."""
+    """The counts of what a deletion removed."""
 
     tenants: int = 0
     members: int = 0

@@ -1,19 +1,19 @@
-"""Every way in which Gatekey refuses to do something, as one tree.
+"""The errors of Gatekey, as one tree.
 
 GatekeyError
 ├── InvalidRequest       the request cannot be carried out in any state of the data
 ├── Unauthenticated      the caller did not prove who it is
 ├── PermissionDenied     the caller is known, and may not do this
-├── NotFound             there is no such thing, or none that the caller may see
+├── NotFound             it does not exist, or the caller may not see it
 ├── AlreadyExists        the name is taken
 ├── Aborted              it has changed since the caller last saw it
 ├── FailedPrecondition   the data are in a state that forbids it
 ├── ResourceExhausted    a limit is reached
-│   └── Overloaded       there is more to do at the moment than can be done
-├── Unavailable          no answer could be had now; trying again later may help
-└── Unreadable           what is stored about one thing makes no sense
+│   └── Overloaded       the server has too much to do; the call was not begun
+├── Unavailable          the request cannot be served now; a retry may help
+└── Unreadable           the stored data of one entity cannot be read
 
-A denied check is none of these: it is an answer.
+A denied check is none of these: it is a result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,30 +22,30 @@ from datetime import timedelta
 from typing import Self
 
 MAX_VIOLATIONS = 50
-"""How many an error lists."""
+"""How many violations an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with one field of a request."""
+    """A problem with one field of a request."""
 
     field: str
-    """Path of the field in the request, as in `spec.roles[1].grants[0].resource`; empty for all of it."""
+    """The path of the field in the request, as in `spec.roles[1].grants[0].resource`; empty for the whole request."""
     reason: str
-    """Stable, in UPPER_SNAKE_CASE."""
+    """A stable identifier in UPPER_SNAKE_CASE."""
     description: str
     """A sentence for people."""
 
     def below(self, prefix: str) -> Self:
-        """Give the same violation with its path below `prefix`."""
+        """Return the same violation with its path below `prefix`."""
         return type(self)(f"{prefix}.{self.field}" if self.field else prefix, self.reason, self.description)
 
 
 class GatekeyError(Exception):
-    """A refusal with a stable reason.
+    """An error with a stable reason.
 
-    `reason` is in UPPER_SNAKE_CASE and part of the API; `message` is for people; `metadata` holds
-    what programs may want to know (counts, names); `violations` say which fields are at fault.
+    `reason` is in UPPER_SNAKE_CASE and part of the API. `message` is for people. `metadata` holds values for programs,
+    such as counts and names. `violations` name the invalid fields.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class InvalidRequest(GatekeyError):
     """The request cannot be carried out in any state of the data."""
 
     unlisted = 0
-    """How many violations there are besides those that are listed."""
+    """How many violations are not listed."""
 
     @classmethod
     def at(cls, field: str, reason: str, description: str, *, metadata: Mapping[str, str] | None = None) -> Self:
-        """Refuse a request for one field of it."""
+        """Return the error for one field of a request."""
         violations = (Violation(field, reason, description),)
         return cls(reason, f"{field}: {description}", metadata=metadata, violations=violations)
 
     @classmethod
     def all(cls, reason: str, violations: Sequence[Violation], *, unlisted: int = 0) -> Self:
-        """Refuse a request for everything that is wrong with it, and tell the first of it."""
+        """Return the error for all violations of a request, of which the first `MAX_VIOLATIONS` are listed."""
         listed = violations[:MAX_VIOLATIONS]
         unlisted += len(violations) - len(listed)
         lines = "; ".join(f"{v.field}: {v.description}" for v in listed)
@@ -88,7 +88,7 @@ class InvalidRequest(GatekeyError):
         return error
 
     def below(self, prefix: str) -> Self:
-        """Give the same refusal with the paths of its violations below `prefix`."""
+        """Return the same error with the paths of its violations below `prefix`."""
         return self.all(self.reason, [each.below(prefix) for each in self.violations], unlisted=self.unlisted)
 
 
@@ -101,7 +101,7 @@ class PermissionDenied(GatekeyError):
 
 
 class NotFound(GatekeyError):
-    """There is no such thing, or none that the caller may see."""
+    """It does not exist, or the caller may not see it."""
 
 
 class AlreadyExists(GatekeyError):
@@ -121,20 +121,20 @@ class ResourceExhausted(GatekeyError):
 
 
 class Overloaded(ResourceExhausted):
-    """There is more to do at the moment than can be done; the call was not begun."""
+    """The server has too much to do. The call was not begun."""
 
     RETRY_AFTER = timedelta(milliseconds=100)
-    """When to try again, at the earliest."""
+    """The earliest time for a retry."""
 
 
 class Unavailable(GatekeyError):
-    """No answer could be had now; trying again later may help."""
+    """The request cannot be served now. A retry may help."""
 
 
 class Unreadable(GatekeyError):
-    """What is stored about one thing makes no sense; whatever else was asked for is answered.
+    """The stored data of one entity cannot be read. The rest of a request is served.
 
-    `product` is where that thing is: whoever may not see into that is not to be told.
+    `product` is the product of the entity. A caller that may not see it must not get this error.
     """
 
     def __init__(self, reason: str, message: str, *, product: str = "") -> None:

@@ -19,8 +19,8 @@ MAX_ACTIONS = 64
 _SHOWN_GRANTS = 8
 _SHOWN_CHARS = 400
 
-# RFC 3986's pchar without `*`: what can stand in a URL path without changing it. Ids with other
-# characters are percent-encoded by whoever makes the path; Gatekey compares and never decodes.
+# RFC 3986's pchar without `*`: the characters that a URL path can hold unchanged. Clients percent-encode
+# others; Gatekey compares and never decodes.
 ID_CHARS = r"A-Za-z0-9._~!$&'()+,;=:@%-"
 _SEGMENT = re.compile(rf"[{ID_CHARS}]+")
 _ID_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z))[{ID_CHARS}]{{1,{MAX_SEGMENT_CHARS}}}"
@@ -53,7 +53,7 @@ def parse_path(text: str, field: str) -> Path:
     """
     if len(text) <= MAX_PATH_CHARS and _PATH.fullmatch(text):
         return tuple(text.split("/"))
-    # Something is wrong with it; what, is found at leisure.
+    # It is invalid. The slow path finds the reason.
     return _split(text, field, wildcards=False)
 
 
@@ -76,7 +76,7 @@ def parse_action(text: str, field: str, *, wildcard: bool = False) -> str:
 
 
 def is_well_formed(grant: Grant) -> bool:
-    """Whether a grant has the right form; what is wrong with it, `parse_pattern` and `parse_action` tell."""
+    """Whether a grant has the right form. If not, `parse_pattern` and `parse_action` report its problems."""
     return (
         0 < len(grant.actions) <= MAX_ACTIONS
         and len(grant.resource) <= MAX_PATH_CHARS
@@ -85,7 +85,7 @@ def is_well_formed(grant: Grant) -> bool:
     )
 
 
-# The same few actions are named again and again.
+# Few different actions occur.
 @lru_cache(maxsize=4096)
 def _may_be_granted(action: str) -> bool:
     return action == ANY or _ACTION.fullmatch(action) is not None
@@ -131,14 +131,14 @@ def covers(pattern: Path, path: Path) -> bool:
 
 
 Rule = tuple[Path, tuple[str, ...]]
-"""A pattern, and the actions that it gives, in alphabetical order."""
+"""A pattern and its actions, in alphabetical order."""
 
 
-# A process holds millions of rules. Most are the same few, and what remains gives the same few actions.
+# A process holds millions of rules. Most are equal to a few others, and the rest share a few sets of actions.
 @lru_cache(maxsize=4096)
 def _rule(grant: Grant) -> Rule:
     segments = grant.resource.split("/")
-    # The names of collections are few; ids are many.
+    # Few names of collections occur, and many ids.
     segments[::2] = map(intern, segments[::2])
     return tuple(segments), _actions(grant.actions)
 
@@ -150,13 +150,13 @@ def _actions(actions: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class GrantSet:
-    """Grants made ready to be asked. Without order; the more grants, the more is allowed."""
+    """Grants, compiled for decisions. Their order does not matter, and each grant only allows more."""
 
     rules: tuple[Rule, ...]
 
     @classmethod
     def of(cls, grants: Iterable[Grant]) -> "GrantSet":
-        """Make a set of grants whose form is known to be right."""
+        """Return the set of grants whose form was validated."""
         return cls(tuple(map(_rule, grants)))
 
     def allows(self, path: Path, action: str) -> bool:
@@ -176,18 +176,18 @@ class GrantSet:
         )
 
     def grants(self) -> tuple[Grant, ...]:
-        """The grants it is made of."""
+        """The grants of the set."""
         return tuple(Grant("/".join(pattern), actions) for pattern, actions in self.rules)
 
     def contains(self, other: "GrantSet") -> bool:
-        """Whether everything that `other` allows is surely allowed by this set."""
+        """Whether this set surely allows everything that `other` allows."""
         return self.lacks(other) is None
 
     def lacks(self, other: "GrantSet") -> Permission | None:
-        """The first that `other` allows and this set may not; None where there is nothing of the kind.
+        """Return the first permission that `other` gives and this set may lack; None where it lacks none.
 
-        Each action of each grant must lie inside one grant of this set; what only several grants
-        together would cover is not found, so that a wrong answer is always "may not".
+        Each action of each grant must lie inside one grant of this set. Coverage by several grants together is not
+        recognised, so an error is always on the side of "lacks".
         """
         index = self.indexed()
         for pattern, actions in other.rules:
@@ -198,7 +198,7 @@ class GrantSet:
         return None
 
     def indexed(self) -> "GrantIndex":
-        """Make the set ready for many questions."""
+        """Return the index of the set, for many decisions."""
         return GrantIndex(self.rules)
 
     def touches(self, path: Path) -> bool:
@@ -209,7 +209,7 @@ class GrantSet:
 
 
 class GrantIndex:
-    """Rules as bits, so that a question costs as much as its pattern is long, however many rules there are."""
+    """Rules as bits, so that the cost of a decision depends on the length of the path, not on the number of rules."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         deepest = max((len(pattern) for pattern, _ in rules), default=0)
@@ -233,19 +233,19 @@ class GrantIndex:
             self._giving[action] = self._giving.get(action, 0) | bit
 
     def covering(self, path: Path) -> int:
-        """The rules that cover a path, or all that a pattern does: its wildcards are matched by wildcards alone."""
+        """Return the rules that cover a path, or a whole pattern, whose wildcards only wildcards match."""
         found = self._fits[min(len(path), len(self._fits) - 1)]
         for segment, open_, literal in zip(path, self._open, self._literal, strict=False):
             found &= open_ | literal.get(segment, 0)
         return found
 
     def giving(self, action: str) -> int:
-        """The rules that give an action."""
+        """Return the rules that give an action."""
         return self._giving.get(action, 0) | self._giving.get(ANY, 0)
 
 
 def without_repetitions(grants: Iterable[Grant]) -> tuple[Grant, ...]:
-    """The same grants, in their order, with each action of a resource once."""
+    """Return the same grants in the same order, with each action of a resource once."""
     seen: dict[str, set[str]] = {}
     kept = []
     for grant in grants:
@@ -258,7 +258,7 @@ def without_repetitions(grants: Iterable[Grant]) -> tuple[Grant, ...]:
 
 
 def in_words(grants: GrantSet) -> str:
-    """The first grants of a set for people: `links: read, write; tags: read`."""
+    """Return the first grants of a set for people: `links: read, write; tags: read`."""
     shown = [f"`{'/'.join(pattern)}`: {', '.join(actions)}" for pattern, actions in grants.rules[:_SHOWN_GRANTS]]
     text = "; ".join(shown) or "nothing"
     if len(text) > _SHOWN_CHARS:

@@ -1,4 +1,4 @@
-"""What has changed, as far as this process has applied it, and whether an entry still holds."""
+"""The index of what has changed, which decides whether a cached entry is current."""
 
 import uuid
 from collections.abc import Hashable
@@ -11,7 +11,7 @@ from gatekey.core.snapshot_cache import Entry
 K = TypeVar("K", bound=Hashable)
 
 MAX_SCOPES = 100_000
-"""How many changed scopes are remembered one by one."""
+"""How many changed scopes of each kind are remembered."""
 MAX_STAMPS = 10_000
 """How many revisions' stamps are remembered."""
 
@@ -24,7 +24,7 @@ class _LastChanges(dict[K, int]):
         self[scope] = revision
 
     def forget_half(self) -> int:
-        """Forget the older half; answers the revision at or before which all of these changed."""
+        """Forget the older half. Returns a revision at or after the last change of all of these."""
         kept = list(self.items())[len(self) // 2 :]
         self.clear()
         self.update(kept)
@@ -34,19 +34,19 @@ class _LastChanges(dict[K, int]):
 class InvalidationIndex:
     """The revision at which each scope changed last.
 
-    An entry that was verified at a revision holds if none of its scopes changed after that. A use
-    verifies it anew, so that what is in use never depends on how far back the history goes.
+    An entry that was verified at a revision is current if none of its scopes changed after that. Each use verifies
+    it again, so an entry in use does not depend on how far back the index reaches.
     """
 
     def __init__(self) -> None:
         self.applied = NOWHERE
         self.resets = 0
-        """How often the history broke off, and everything known had to be dropped."""
+        """How often the history broke off, so that everything had to be dropped."""
         self.lease_gaps = 0
-        """How often there was no lease for a while; what was asked before that is not to be kept."""
+        """How often the lease was lost. Results of loads that began before a loss must not be kept."""
         self._stamps: dict[int, uuid.UUID] = {}
         self._unconfirmed: dict[int, uuid.UUID | None] = {}
-        """The stamps of revisions that loads were as of, and that have not been applied yet."""
+        """The stamps of revisions that loads were as of, but that were not applied yet."""
         self._floor = 0
         self._unknown_floor = 0
         self._keys = _LastChanges[uuid.UUID]()
@@ -56,7 +56,7 @@ class InvalidationIndex:
         self._digests = _LastChanges[Digest]()
 
     def apply(self, poll: Poll) -> bool:
-        """Take in what a poll found. Answers False where the history broke off: then no entry may be kept."""
+        """Apply the result of a poll. Returns False where the history broke off: then no entry may be kept."""
         continuous = poll.changes is not None and poll.head.revision >= self.applied.revision
         if continuous:
             for change in poll.changes or ():
@@ -73,15 +73,15 @@ class InvalidationIndex:
 
     @property
     def newest_loaded(self) -> int:
-        """The newest revision that a load was as of, and that has not been applied yet; 0 where there is none."""
+        """The newest revision that a load was as of, but that was not applied yet; 0 where there is none."""
         return max(self._unconfirmed, default=0)
 
     def includes(self, position: Position) -> bool:
-        """Whether what was applied is that position, or comes after it in the same history, as far as is remembered."""
+        """Whether this position, or a later one of the same history, was applied, as far as it is remembered."""
         return self._stamps.get(position.revision) == position.stamp
 
     def keeps(self, revision: int, stamp: uuid.UUID | None) -> bool:
-        """Take down what a load was as of; False where that is not in the history that was applied.
+        """Note the revision that a load was as of. Returns False where it is not in the history that was applied.
 
         The stamp is None where only the revision is known.
         """
@@ -90,14 +90,14 @@ class InvalidationIndex:
         return stamp is None or self.includes(Position(revision, stamp))
 
     def on_lease_gap(self) -> None:
-        """There was a failover, or may have been: it may have lost what was loaded and not applied yet."""
+        """Drop loads from revisions that were not applied yet: there may have been a failover that lost them."""
         self.lease_gaps += 1
         if self._unconfirmed and self.applied.revision >= 0:
             self._reset(self.applied.revision)
             self._stamps[self.applied.revision] = self.applied.stamp
 
     def is_current(self, entry: Entry) -> bool:
-        """Whether what the entry says is true as of the applied revision, or of a later one."""
+        """Whether the entry is right as of the applied revision, or of a later one."""
         applied = self.applied.revision
         since = entry.verified
         if since >= applied:
@@ -128,7 +128,7 @@ class InvalidationIndex:
         elif change.principal_uid is not None:
             self._principals.note(change.principal_uid, revision)
         else:
-            # Something with many secrets, new ones perhaps.
+            # A scope with many secrets, possibly new ones.
             self._unknown_floor = revision
             if change.tenant_uid is not None:
                 self._tenants.note(change.tenant_uid, revision)
@@ -138,7 +138,7 @@ class InvalidationIndex:
                 self._floor = revision
 
     def _confirms_loads(self, head: int) -> bool:
-        """Whether what was loaded before it was applied is in the same history, and not in a copy of it."""
+        """Whether the loads from revisions that are now applied were of this history, and not of a copy of it."""
         for revision, stamp in list(self._unconfirmed.items()):
             if revision <= head:
                 del self._unconfirmed[revision]

@@ -18,7 +18,7 @@ _LABEL_KEY = re.compile(r"[a-z][a-z0-9_./-]{0,62}")
 _PRODUCT_ID = re.compile(r"[a-z](?:-?[a-z0-9]){0,62}")
 _NOT_IDS = frozenset({".", "..", "-"})  # `-` stands for "any parent" in resource names (AIP-159)
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-# Two digits at a time: a check of a key that is not in memory writes an id.
+# Two digits at a time, because a check of a key that is not in memory formats an id.
 _CROCKFORD_PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
 _KEY_ID = re.compile(rf"key_[0-7][{_CROCKFORD}]{{25}}")
 
@@ -29,7 +29,7 @@ def is_product_id(text: str) -> bool:
 
 
 def parse_id(text: str, field: str) -> str:
-    """Check an id that the caller chose. Raises `InvalidRequest` (`ID_REQUIRED`, `ID_INVALID`)."""
+    """Return an id that the caller chose, validated. Raises `InvalidRequest` (`ID_REQUIRED`, `ID_INVALID`)."""
     if not text:
         raise InvalidRequest.at(field, "ID_REQUIRED", "an id is required")
     if text in _NOT_IDS or not _ID.fullmatch(text):
@@ -42,7 +42,7 @@ def parse_id(text: str, field: str) -> str:
 
 
 def parse_display_name(text: str, field: str, *, required: bool = False) -> str:
-    """Check a name for people.
+    """Return a display name, validated.
 
     Raises `InvalidRequest` (`DISPLAY_NAME_REQUIRED`, `DISPLAY_NAME_TOO_LONG`, `DISPLAY_NAME_INVALID`).
     """
@@ -56,7 +56,7 @@ def parse_display_name(text: str, field: str, *, required: bool = False) -> str:
 
 
 def parse_text(text: str, field: str, most_chars: int) -> str:
-    """Check a text for people, which may have several lines. Raises `InvalidRequest` (`TEXT_INVALID`)."""
+    """Return a text for people, validated. It may have several lines. Raises `InvalidRequest` (`TEXT_INVALID`)."""
     if len(text) > most_chars:
         raise InvalidRequest.at(field, "TEXT_INVALID", f"more than {most_chars} characters")
     if not all(character.isprintable() or character == "\n" for character in text):
@@ -65,7 +65,7 @@ def parse_text(text: str, field: str, most_chars: int) -> str:
 
 
 def parse_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
-    """Check labels. Raises `InvalidRequest` (`LABELS_INVALID`)."""
+    """Return labels, validated. Raises `InvalidRequest` (`LABELS_INVALID`)."""
     if len(labels) > MAX_LABELS:
         raise InvalidRequest.at(field, "LABELS_INVALID", f"more than {MAX_LABELS}")
     for key, value in labels.items():
@@ -81,13 +81,13 @@ def parse_labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
 
 
 def format_key_id(key_uid: uuid.UUID) -> str:
-    """Write a key's UUID as its id: `key_` and 26 characters of Crockford's base 32."""
+    """Return the id of a key's UUID: `key_` and 26 characters of Crockford's base 32."""
     number = key_uid.int
     return "key_" + "".join([_CROCKFORD_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def parse_key_id(text: str) -> uuid.UUID | None:
-    """Read a key's UUID from its id; None where no key can have that id."""
+    """Return a key's UUID, from its id; None where no key can have that id."""
     if not _KEY_ID.fullmatch(text):
         return None
     number = 0
@@ -97,7 +97,7 @@ def parse_key_id(text: str) -> uuid.UUID | None:
 
 
 def new_key_uid(unix_ms: int, random_bits: int) -> uuid.UUID:
-    """Make a UUID of version 7, whose order is the order of creation to the millisecond.
+    """Return a new UUID of version 7, whose order is the order of creation to the millisecond.
 
     `random_bits` are 74 random bits.
     """
@@ -120,14 +120,14 @@ class ProductName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         (product,) = _parse(text, field, "products/{product}")
         return cls(product)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckConfigName:
-    """`products/{product}/checkConfig`; the product is None for `-`, any that there is only one of."""
+    """`products/{product}/checkConfig`. The product is None for `-`, which stands for the only one."""
 
     product: str | None
 
@@ -136,7 +136,7 @@ class CheckConfigName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         if text == "products/-/checkConfig":
             return cls(None)
         (product,) = _parse(text, field, "products/{product}/checkConfig")
@@ -159,7 +159,7 @@ class TenantName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         return cls(*_parse(text, field, "products/{product}/tenants/{tenant}"))
 
 
@@ -179,7 +179,7 @@ class MemberName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         product, tenant, member = _parse(text, field, "products/{product}/tenants/{tenant}/members/{member}")
         return cls(TenantName(product, tenant), member)
 
@@ -200,7 +200,7 @@ class MachineUserName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         product, tenant, user = _parse(text, field, "products/{product}/tenants/{tenant}/machineUsers/{machine_user}")
         return cls(TenantName(product, tenant), user)
 
@@ -209,7 +209,7 @@ PrincipalName = MemberName | MachineUserName
 
 
 def parse_principal_name(text: str, field: str) -> PrincipalName:
-    """Read the name of a member or a machine user.
+    """Return the parsed name of a member or a machine user.
 
     Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`).
     """
@@ -219,11 +219,11 @@ def parse_principal_name(text: str, field: str) -> PrincipalName:
 
 
 KeyOwnerName = PrincipalName | TenantName
-"""Whom a secret key belongs to: a member, a machine user, or the tenant itself."""
+"""The name of a secret key's owner: a member, a machine user, or the tenant itself."""
 
 
 def parse_key_owner_name(text: str, field: str) -> KeyOwnerName:
-    """Read the name of whom a key belongs to. Raises as `parse_principal_name`."""
+    """Return the parsed name of a key's owner. Raises as `parse_principal_name`."""
     return TenantName.parse(text, field) if text.count("/") == 3 else parse_principal_name(text, field)
 
 
@@ -243,7 +243,7 @@ class ApiKeyName:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Self:
-        """Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
+        """Return the parsed name. Raises `InvalidRequest` (`NAME_REQUIRED`, `NAME_INVALID`)."""
         product, tenant, key = _parse(text, field, "products/{product}/tenants/{tenant}/apiKeys/{api_key}")
         return cls(TenantName(product, tenant), key)
 

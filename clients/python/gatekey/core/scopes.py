@@ -1,7 +1,7 @@
-"""Names for scopes by which clients can follow changes, and which tell them nothing.
+"""Pseudonyms of scopes, by which clients follow changes without learning of other scopes.
 
-Whoever resolves a secret is told what its scopes are called. That something changed in a scope by any other name says
-no more than that something changed somewhere.
+A client that resolves a secret gets the pseudonyms of its scopes. A change under any other pseudonym only tells it
+that something changed somewhere.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _NUMBER_BYTES = 8
 
 
 class ScopePseudonyms:
-    """Names scopes with a key: the same for all servers of a deployment, and unknown to everybody else."""
+    """Derives pseudonyms with a key that all servers of a deployment share and nobody else knows."""
 
     __slots__ = ("_key",)
 
@@ -24,30 +24,30 @@ class ScopePseudonyms:
         self._key = key.bytes
 
     def tenant(self, tenant_uid: int) -> int:
-        """The name of a tenant."""
+        """Return the pseudonym of a tenant."""
         return self._number(b"tenant", tenant_uid)
 
     def principal(self, principal_uid: int) -> int:
-        """The name of a principal."""
+        """Return the pseudonym of a principal."""
         return self._number(b"principal", principal_uid)
 
     def key(self, key_uid: uuid.UUID) -> bytes:
-        """The name of a key."""
+        """Return the pseudonym of a key."""
         return _name(self._key, b"key", key_uid.bytes, NAME_BYTES)
 
     def secret(self, digest: Digest) -> bytes:
-        """The name of a secret, whether there is one or not."""
+        """Return the pseudonym of a secret, whether it exists or not."""
         return _name(self._key, b"secret", digest, NAME_BYTES)
 
     def server(self, started: datetime) -> bytes:
-        """The name of a server of the database, by when it was started."""
+        """Return the pseudonym of a database server, from its start time."""
         return _name(self._key, b"server", started.isoformat().encode(), _NUMBER_BYTES)
 
     def _number(self, kind: bytes, uid: int) -> int:
         return int.from_bytes(_name(self._key, kind, uid.to_bytes(8, signed=True), _NUMBER_BYTES))
 
 
-# Many clients are told the same.
+# Many clients get the same ones.
 @lru_cache(maxsize=65_536)
 def _name(key: bytes, kind: bytes, value: bytes, length: int) -> bytes:
     return hashlib.blake2b(value, key=key, person=kind, digest_size=length).digest()

@@ -1,8 +1,8 @@
-"""The strings that holders of keys present: how they are made, recognised and hashed.
+"""Secrets, the strings that holders of keys present: how they are generated, recognised and hashed.
 
-A secret is `<prefix><32 random base-62 characters><6 base-62 characters of a CRC-32>`. The tail has
-a fixed length, so that the prefix is split off from the right. 32 characters hold 190 random bits,
-which no search reaches; that is why a fast keyed hash is enough to store them.
+A secret is `<prefix><32 random base-62 characters><6 base-62 characters of a CRC-32>`. The tail has a fixed length, so
+the prefix is split off from the right. 32 characters hold 190 random bits, which no search exhausts. That is why a
+fast keyed hash is enough to store them.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ MIN_PEPPER_BYTES = 32
 _HINT_CHARS = 4
 _BLOCK_BYTES = hashlib.sha256().block_size
 
-# Two digits at a time: every check computes two checksums.
+# Two digits at a time, because every check computes two checksums.
 _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 
 Digest = NewType("Digest", bytes)
@@ -33,7 +33,7 @@ Secret = tuple[Digest, ...]
 
 @dataclass(frozen=True, slots=True)
 class SealedSecret:
-    """What may be stored of a secret."""
+    """The parts of a secret that may be stored."""
 
     digest: Digest
     pepper_version: int
@@ -42,7 +42,7 @@ class SealedSecret:
 
 
 def new_secret(prefix: str) -> str:
-    """Make a secret from the system's source of randomness."""
+    """Return a new secret, from the system's source of randomness."""
     body = prefix + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_CHARS))
     return body + checksum(body)
 
@@ -55,14 +55,14 @@ def is_well_formed(text: str) -> bool:
 
 
 def checksum(body: str) -> str:
-    """Write the CRC-32 of an ASCII text in base 62, with leading zeros. Finds typing errors, no more."""
+    """Return the CRC-32 of an ASCII text in base 62, with leading zeros. It detects typing errors, no more."""
     rest, low = divmod(zlib.crc32(body.encode("ascii")), len(_PAIRS))
     high, middle = divmod(rest, len(_PAIRS))
     return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 class Keyring:
-    """The peppers, by version: secrets are sealed under the newest and found under any.
+    """The peppers, by version. New secrets are hashed under the newest, presented ones under all.
 
     Args:
         peppers: the keys of the hash, at least 32 bytes each, by a version of at least 1.
@@ -87,19 +87,19 @@ class Keyring:
         return tuple(self._keyed)
 
     def seal(self, secret: str) -> SealedSecret:
-        """Hash a secret under the newest pepper, for storing."""
+        """Return a secret hashed under the newest pepper, for storage."""
         hint = secret[: len(secret) - TAIL_CHARS + _HINT_CHARS]
         return SealedSecret(self._digest(self.current_version, secret.encode()), self.current_version, hint)
 
     def digests(self, secret: str) -> tuple[Digest, ...]:
-        """Hash a presented secret under every pepper; none where it cannot be a secret."""
+        """Return the digests of a presented secret under every pepper; none where it cannot be a secret."""
         if not is_well_formed(secret):
             return ()
         data = secret.encode()
         return tuple(self._digest(version, data) for version in self._keyed)
 
     def fingerprint(self, version: int) -> bytes:
-        """A value that tells whether two holders of this version have the same pepper."""
+        """Return a value by which holders of this version can compare their peppers."""
         return self._digest(version, b"gatekey pepper fingerprint")[:16]
 
     def _digest(self, version: int, data: bytes) -> Digest:
@@ -111,19 +111,19 @@ class Keyring:
 
 
 def _key(pepper: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
-    """The two states of HMAC-SHA-256 (RFC 2104) after the key.
+    """Return the two states of HMAC-SHA-256 (RFC 2104) after the key.
 
-    Copying these is several times cheaper than keying new ones for each secret, and than `hmac`'s own copies.
+    Copying them is several times cheaper than keying new ones for each secret, and than `hmac`'s own copies.
     """
     key = (pepper if len(pepper) <= _BLOCK_BYTES else hashlib.sha256(pepper).digest()).ljust(_BLOCK_BYTES, b"\0")
     return hashlib.sha256(bytes(byte ^ 0x36 for byte in key)), hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
 
 
 class Mint:
-    """Makes the secret of one key and keeps the plaintext from whoever asked for it.
+    """Generates the secret of one key without showing the plaintext to the command that stores it.
 
-    The edge hands a mint to a command; the command gets what may be stored, and only the edge reads
-    `secret`, to show it once. A command that is retried mints again, and the last secret counts.
+    A service passes a mint to a command. The command gets what may be stored, and only the service reads `secret`, to
+    return it once. A command that is retried mints again, and the last secret counts.
     """
 
     __slots__ = ("_keyring", "_secret")

@@ -1,9 +1,8 @@
-"""The snapshots that this process holds, bounded in number and in bytes.
+"""A cache of snapshots, bounded in entries and in bytes.
 
-Which ones stay is decided by S3-FIFO (Yang et al., "FIFO queues are all you need for cache
-eviction", SOSP 2023): what is new waits in a small queue, and only what is used again while it is
-there, or soon after, gets into the main one. A scan of keys that are used once passes through the
-small queue and leaves the others alone.
+It evicts by S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). A new entry starts in
+a small queue, and moves to the main queue only if it is used again while it is there, or soon after. A scan of keys
+that are used once passes through the small queue and does not displace the others.
 """
 
 from collections import deque
@@ -14,14 +13,14 @@ from gatekey.core.secrets import Digest
 _SMALL_SHARE = 10
 _MAX_USES = 3
 
-# Bytes, measured with tracemalloc on CPython 3.11; `bench/cache.py` measures them again.
+# In bytes, measured with tracemalloc on CPython 3.11. `bench/cache.py` repeats the measurement.
 _ENTRY_BYTES = 300
 _SNAPSHOT_BYTES = 440
 _GRANT_BYTES = 250
 
 
 class Entry:
-    """What is known of one secret, and up to which revision that is known to hold."""
+    """The snapshot of one secret, and the last revision at which it was verified."""
 
     __slots__ = ("digest", "snapshot", "uses", "verified", "weight")
 
@@ -35,7 +34,7 @@ class Entry:
 
 
 class SnapshotCache:
-    """Entries by digest. Whether an entry still holds is not known here.
+    """Entries by digest. `InvalidationIndex` decides whether an entry is current.
 
     Args:
         max_entries: how many entries to hold.
@@ -55,11 +54,11 @@ class SnapshotCache:
 
     @property
     def weight(self) -> int:
-        """How many bytes the entries take, by an estimate."""
+        """The size of the entries in bytes, estimated."""
         return self._weight
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self._entries: dict[Digest, Entry] = {}
         self._small: deque[Entry] = deque()
         self._main: deque[Entry] = deque()
@@ -67,19 +66,19 @@ class SnapshotCache:
         self._weight = 0
 
     def get(self, digest: Digest) -> Entry | None:
-        """The entry of a digest, which is thereby used."""
+        """Return the entry of a digest, and count the use."""
         entry = self._entries.get(digest)
         if entry is not None and entry.uses < _MAX_USES:
             entry.uses += 1
         return entry
 
     def put(self, digest: Digest, snapshot: KeySnapshot | None, verified: int) -> None:
-        """Remember what was loaded at a revision, unless something newer is known."""
+        """Store a snapshot that was loaded at a revision, unless the entry is newer."""
         weight = _weigh(snapshot)
         entry = self._entries.get(digest)
         if entry is None:
             entry = self._entries[digest] = Entry(digest, snapshot, verified, weight)
-            # What was let go a moment ago and is wanted again has earned its place.
+            # An entry that was evicted a moment ago and is used again goes to the main queue.
             queue = self._small if self._ghosts.pop(hash(digest), self) is self else self._main
             queue.append(entry)
             self._weight += weight
@@ -109,7 +108,7 @@ class SnapshotCache:
     def _remember_ghost(self, ghost: int) -> None:
         self._ghosts[ghost] = None
         if len(self._ghosts) > len(self._main) + 1000:
-            # In halves: taking the first of a dict one by one would pass over those that went before.
+            # Half at a time: deleting a dict's first item repeatedly would scan over all deleted ones.
             self._ghosts = dict.fromkeys(list(self._ghosts)[len(self._ghosts) // 2 :])
 
 

@@ -1,4 +1,4 @@
-"""Product specs: the rules of one product as data, and everything that can be wrong with them."""
+"""Product specs: the rules of one product as data, and their validation."""
 
 import enum
 import re
@@ -24,9 +24,9 @@ MAX_GRANTS = 256
 MAX_READ_ACTIONS = 256
 MAX_SPEC_BYTES = 256 << 10
 MAX_SPEC_GRANTS = 2048
-"""All grants of a spec together: with its actions, they bound what it costs to validate and to compile it."""
+"""All grants of a spec together. With the actions they bound the cost of validating and compiling it."""
 MAX_SPEC_ACTIONS = 8192
-"""All actions that the collections and the grants of a spec name together."""
+"""All actions of the collections and the grants of a spec together."""
 _MAX_MODES = 16
 _MAX_COUNTED_VIOLATIONS = 500
 _IN_ALL = {"grants": MAX_SPEC_GRANTS, "actions": MAX_SPEC_ACTIONS}
@@ -35,14 +35,14 @@ MAX_LIFETIME = timedelta(days=36500)
 
 
 class KeyKind(enum.StrEnum):
-    """What kind of credential a key is."""
+    """The kind of a key."""
 
     SECRET = "SECRET"  # noqa: S105 - the name of a kind
     PUBLISHABLE = "PUBLISHABLE"
 
 
 class AccessMode(enum.StrEnum):
-    """How much of its owner's permissions a secret key takes."""
+    """How many of its owner's permissions a secret key has."""
 
     ALL = "ALL"
     READ_ONLY = "READ_ONLY"
@@ -50,7 +50,7 @@ class AccessMode(enum.StrEnum):
 
 
 class KeyOwner(enum.StrEnum):
-    """Whom a secret key can belong to."""
+    """The kind of owner of a secret key."""
 
     MEMBER = "MEMBER"
     MACHINE_USER = "MACHINE_USER"
@@ -58,7 +58,7 @@ class KeyOwner(enum.StrEnum):
 
 
 class RestrictedScope(enum.StrEnum):
-    """What a choice of grants is about."""
+    """What can be chosen for a restricted key: actions only, or resources as well."""
 
     ACTIONS = "ACTIONS"
     RESOURCES = "RESOURCES"
@@ -73,7 +73,7 @@ class Lifetime(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A set of resources of one type, such as `domains/*/links`, and what can be done with them."""
+    """A set of resources of one type, such as `domains/*/links`, and their actions."""
 
     pattern: str
     actions: tuple[str, ...]
@@ -82,14 +82,14 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a principal may do."""
+    """The permissions of a principal."""
 
     role: str
     grants: tuple[Grant, ...] = ()
     display_name: str = ""
     owner: bool = False
     administration: tuple[Grant, ...] = ()
-    """What a member of the role may administer as an actor; resources are those of `ADMINISTRATION`."""
+    """The permissions to administer of members of the role, as actors. Resources are those of `ADMINISTRATION`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class TenantLimits:
 
 @dataclass(frozen=True, slots=True)
 class RestrictedPolicy:
-    """How far the grants of a restricted key may be chosen."""
+    """The grants that can be chosen for a restricted key."""
 
     scope: RestrictedScope | None
     grantable: tuple[Grant, ...]
@@ -111,7 +111,7 @@ class RestrictedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SecretKeyPolicy:
-    """How secret keys look and what they may be given. `None` stands for what was left out."""
+    """The prefix, owners, modes and grants of secret keys. None stands for an omitted field."""
 
     prefix: str
     modes: tuple[AccessMode, ...]
@@ -121,17 +121,17 @@ class SecretKeyPolicy:
     owners: tuple[KeyOwner, ...] = ()
     default_owner: KeyOwner | None = None
     own_keys_only: bool = False
-    """Whether an actor makes keys, and new secrets of keys, for no other member."""
+    """Whether an actor cannot create or rotate keys of other members."""
 
     @property
     def offered_owners(self) -> tuple[KeyOwner, ...]:
-        """Whom keys can belong to."""
+        """The kinds of owner that keys can have."""
         return self.owners or (KeyOwner.MEMBER, KeyOwner.MACHINE_USER)
 
 
 @dataclass(frozen=True, slots=True)
 class PublishableKeyPolicy:
-    """How publishable keys look and what each of them can do."""
+    """The prefix and the grants of publishable keys."""
 
     prefix: str
     grants: tuple[Grant, ...]
@@ -140,17 +140,17 @@ class PublishableKeyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class MachineUserPolicy:
-    """What machine users are."""
+    """The role and the lifetime of machine users."""
 
     role: str
     lifetime: Lifetime | None
     administration: tuple[Grant, ...] = ()
-    """What machine users may administer as actors; their role's administration is for members."""
+    """The permissions to administer of machine users, as actors. Those of their role are for members only."""
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialHeader:
-    """Where the holder of a key presents it: `authorization` with a scheme, or a header of its own."""
+    """The header that holds a key in requests: `authorization` with a scheme, or a header of its own."""
 
     header: str
     scheme: str = ""
@@ -158,7 +158,7 @@ class CredentialHeader:
 
 @dataclass(frozen=True, slots=True)
 class ProductSpec:
-    """The rules of one product. May be wrong in any way until `validate` has passed it."""
+    """The rules of one product. It may be invalid in any way until `validate` has accepted it."""
 
     product: str
     collections: tuple[Collection, ...]
@@ -196,7 +196,7 @@ ADMINISTRATION = (
     Collection("apiKeys", ("create", "update", "disable", "enable", "revoke", "rotate", "delete")),
     Collection("ownApiKeys", ("create", "update", "disable", "enable", "revoke", "rotate", "delete")),
 )
-"""What can be administered inside a tenant. `ownApiKeys` are those of the actor itself."""
+"""The resources of administration inside a tenant. `ownApiKeys` are those of the actor itself."""
 
 MAX_LIMIT = 1_000_000
 
@@ -216,10 +216,10 @@ PRODUCT_ID_INVALID = Violation(
 
 
 def validate(spec: ProductSpec, found: Sequence[Violation] = ()) -> None:
-    """Check a spec as a whole; `found` was found while it was read, and says all about its fields.
+    """Validate a spec as a whole. `found` are violations from decoding, whose fields are not reported again.
 
-    Raises `InvalidRequest` (`SPEC_INVALID`) with every violation; paths are those of the protobuf
-    message, as in `roles[1].grants[0].resource`.
+    Raises `InvalidRequest` (`SPEC_INVALID`) with every violation. Paths are those of the protobuf message, as in
+    `roles[1].grants[0].resource`.
     """
     excess = too_many(spec)
     if excess is not None:
@@ -232,10 +232,9 @@ def validate(spec: ProductSpec, found: Sequence[Violation] = ()) -> None:
 
 
 def too_many(spec: Any) -> Violation | None:
-    """Find the first list that is longer than that of any valid spec; `spec` is one, or a message of the same fields.
+    """Return the first list that is too long for a valid spec. `spec` is one, or a message of the same fields.
 
-    No item is looked at before the length of its list is known to be right, so that it costs little
-    to refuse a spec of any size.
+    The length of a list is checked before its items, so refusing a spec of any size is cheap.
     """
     in_all: Counter[str] = Counter()
     for at, items, most, kind in _lists(spec):
@@ -248,11 +247,11 @@ def too_many(spec: Any) -> Violation | None:
 
 
 _List = tuple[str, Sized, int, str]
-"""Where a list is, its items, how many there can be, and as what they count together with those of other lists."""
+"""The path of a list, its items, their maximum number, and the total of the spec that they count for."""
 
 
 def _lists(spec: Any) -> Iterator[_List]:
-    """The lists of a spec, from the outside in."""
+    """Yield the lists of a spec, from the outside in."""
     yield "collections", spec.collections, MAX_COLLECTIONS, ""
     for at, collection in _indexed("collections", spec.collections):
         yield f"{at}.actions", collection.actions, g.MAX_ACTIONS, "actions"
@@ -262,7 +261,7 @@ def _lists(spec: Any) -> Iterator[_List]:
         yield from _lists_of_grants(f"{at}.grants", role.grants)
         yield from _lists_of_grants(f"{at}.administration", role.administration)
     if spec.secret_keys:
-        # What is wrong with a few too many is told with the rest.
+        # A few too many are reported together with the other violations.
         yield "secret_keys.modes", spec.secret_keys.modes, _MAX_MODES, ""
         yield "secret_keys.owners", spec.secret_keys.owners, _MAX_MODES, ""
         if spec.secret_keys.restricted:
@@ -280,10 +279,10 @@ def _lists_of_grants(at: str, grants: Sequence[Any]) -> Iterator[_List]:
 
 
 class _Collections:
-    """Declared collections as bits, so that a pattern is looked up in as many steps as it is long."""
+    """Declared collections as bits, so that the cost of a lookup depends on the length of the pattern alone."""
 
     def __init__(self, collections: Sequence[Collection]) -> None:
-        # By depth and id: the collections that have this id there; by depth alone: those that have any.
+        # By depth and name: the collections with this name there. Under `*`: all collections that are that deep.
         self._with: list[dict[str, int]] = []
         self._declaring: dict[str, int] = {}
         for number, collection in enumerate(collections):
@@ -297,19 +296,19 @@ class _Collections:
                 self._declaring[action] = self._declaring.get(action, 0) | bit
 
     def reached_by(self, pattern: Path) -> int:
-        """The collections in which a pattern covers something: ids are between their names, and below."""
+        """Return the collections in which a pattern covers something. Ids stand between their names, and below."""
         found = -1
         for depth, name in enumerate(pattern[::2]):
             found &= self._with[depth].get(name, 0) if depth < len(self._with) else 0
         return found
 
     def declaring(self, action: str) -> int:
-        """The collections that declare an action; all of them for `*`."""
+        """Return the collections that declare an action; all of them for `*`."""
         return -1 if action == ANY else self._declaring.get(action, 0)
 
 
 class _GrantValidation:
-    """What can be wrong with grants over collections."""
+    """The validation of grants over collections."""
 
     def __init__(self, collections: Sequence[Collection]) -> None:
         self._collections = _Collections(collections)
@@ -503,7 +502,7 @@ class _Validation:
 
 
 def validate_form(grants: Sequence[Grant], field: str) -> None:
-    """Check the form of grants for a key, whatever the product. Raises as `validate_grants`."""
+    """Validate the form of grants for a key of any product. Raises as `validate_grants`."""
     violations = [*_size(grants, field, 1, MAX_GRANTS)]
     if len(grants) <= MAX_GRANTS:
         wrong = ((at, grant) for at, grant in _indexed(field, grants) if not g.is_well_formed(grant))
@@ -514,7 +513,7 @@ def validate_form(grants: Sequence[Grant], field: str) -> None:
 
 
 def validate_grants(spec: ProductSpec, grants: Sequence[Grant], field: str) -> None:
-    """Check grants for a key of the product: their form, and that they name what the spec declares.
+    """Validate grants for a key of the product: their form, and that the spec declares what they name.
 
     Raises `InvalidRequest` (`GRANTS_INVALID`) with every violation.
     """
@@ -526,7 +525,7 @@ def validate_grants(spec: ProductSpec, grants: Sequence[Grant], field: str) -> N
 
 
 def not_grantable(policy: SecretKeyPolicy, grants: Sequence[Grant]) -> Permission | None:
-    """The first permission of the grants that the policy lets no restricted key be given; None where there is none."""
+    """Return the first permission of the grants that no restricted key can be given; None where there is none."""
     offered = _offered(policy)
     if policy.restricted is not None and policy.restricted.scope is RestrictedScope.ACTIONS:
         for grant in grants:
@@ -536,7 +535,7 @@ def not_grantable(policy: SecretKeyPolicy, grants: Sequence[Grant]) -> Permissio
 
 
 def grantable(policy: SecretKeyPolicy, grants: Sequence[Grant]) -> bool:
-    """Whether the grants lie inside what the policy lets a restricted key be given."""
+    """Whether a restricted key can be given all of the grants."""
     return not_grantable(policy, grants) is None
 
 
@@ -545,16 +544,16 @@ def _offered(policy: SecretKeyPolicy) -> GrantSet:
 
 
 class Loss(NamedTuple):
-    """Something that a key was given and a spec does not give."""
+    """Something that a key was given and that a spec does not offer."""
 
     permission: Permission | None
-    """None: all that it was given."""
+    """None for everything that it was given."""
     text: str
     """A sentence for people."""
 
 
 class KeyOffer:
-    """What a spec lets keys have, made ready to be compared with many keys that were made under other specs."""
+    """What a spec offers to keys, compiled for comparison with many keys that were made under other specs."""
 
     def __init__(self, spec: ProductSpec) -> None:
         self._spec = spec
@@ -568,7 +567,7 @@ class KeyOffer:
     def losses(
         self, kind: KeyKind, owner: KeyOwner | None, mode: AccessMode | None, grants: Sequence[Grant]
     ) -> Iterator[Loss]:
-        """What a key was given and the spec does not give; nothing where the key has it all."""
+        """Yield what a key was given and the spec does not offer."""
         if kind is KeyKind.PUBLISHABLE:
             if self._spec.publishable_keys is None:
                 yield Loss(None, "publishable keys are not offered")
@@ -597,7 +596,7 @@ class KeyOffer:
 
 
 def may_take_from_keys(before: ProductSpec, spec: ProductSpec) -> bool:
-    """Whether a key can lose anything by a new spec. Where none can, nobody need look at the keys."""
+    """Whether a new spec can take anything from any key. If not, the keys need not be searched."""
     if before.publishable_keys is not None and spec.publishable_keys is None:
         return True
     had, has = before.secret_keys, spec.secret_keys
@@ -618,12 +617,12 @@ def strands_key(
     grants: Sequence[Grant],
     owner: KeyOwner | None = None,
 ) -> bool:
-    """Whether a key made under another spec would have lost what it was given: its kind, owner, mode or grants."""
+    """Whether a key made under another spec would lose what it was given: its kind, owner, mode or grants."""
     return next(KeyOffer(spec).losses(kind, owner, mode, grants), None) is not None
 
 
 def in_words(duration: timedelta) -> str:
-    """`90 days`, `1 hour` or `90 seconds`: in the largest unit that leaves no rest; parts of a second are left out."""
+    """Return `90 days`, `1 hour` or `90 seconds`: in the largest unit without a remainder, in whole seconds."""
     total_s = int(duration.total_seconds())
     units = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
     unit, unit_s = next(each for each in units if total_s % each[1] == 0)

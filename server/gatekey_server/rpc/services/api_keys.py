@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from gatekey.core.decisions import CompiledSpec
 from gatekey.core.entities import ApiKey, Creator, Deleted, Identified, SecretInfo
 from gatekey.core.errors import InvalidRequest
+from gatekey.core.key_rules import ApiKeyChange, NewApiKey, NewMachineUser
 from gatekey.core.names import (
     ApiKeyName,
     KeyOwnerName,
@@ -32,7 +33,7 @@ from gatekey.wire.conversions import (
 from gatekey.wire.specs import write_credential
 
 from gatekey_server.commands import api_keys
-from gatekey_server.commands.api_keys import ApiKeyChange, CreatedApiKey, KeyAndSpec, NewApiKey, NewMachineUser
+from gatekey_server.commands.api_keys import CreatedApiKey, KeyAndSpec
 from gatekey_server.rpc.context import Call, Clock
 from gatekey_server.rpc.wire import paging
 from gatekey_server.rpc.wire.principals import read_new_machine_user, write_machine_user
@@ -48,7 +49,7 @@ _CHANGEABLE = ("display_name", "description", "labels", "mode", "grants", "expir
 
 
 class ApiKeyServicer:
-    """Manages API keys. Plaintext secrets are made here and go no further in."""
+    """Manages API keys. Plaintext secrets are made here and are not passed to commands."""
 
     def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self._database = database
@@ -173,7 +174,7 @@ class ApiKeyServicer:
 
 
 def _write_gone(identified: Identified) -> pb.ApiKey:
-    """A key that is gone, with what is known of it: events of former releases may tell less."""
+    """Return a deleted key as far as its audit event describes it. Events of former releases may hold less."""
     told = {name: str(identified.description.get(name) or "") for name in ("display_name", "owner", "kind")}
     key = pb.ApiKey(
         name=str(identified.name),
@@ -210,7 +211,7 @@ def _write_deleted(deleted: Deleted) -> pb.DeleteApiKeyResponse:
 
 
 def _read_change(key: pb.ApiKey, fields: frozenset[str]) -> ApiKeyChange:
-    """Read what is to be changed; what the mask leaves out may hold anything."""
+    """Return the change of a key. Fields outside the mask are not validated."""
     return ApiKeyChange(
         fields,
         display_name=parse_display_name(key.display_name, "api_key.display_name", required=True)

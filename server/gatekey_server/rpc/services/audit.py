@@ -83,7 +83,7 @@ async def _write(stored: StoredEvent) -> pb.AuditEvent:
         message.revision = event.revision
     if stored.receipt_wait is not None:
         message.receipt_wait.FromTimedelta(stored.receipt_wait)
-    # A product's whole spec may be in each.
+    # Each event may hold a product's whole spec.
     rest = pauses.Pauses()
     for description, struct in ((event.before, message.before), (event.after, message.after)):
         if description is not None:
@@ -94,7 +94,7 @@ async def _write(stored: StoredEvent) -> pb.AuditEvent:
 
 
 def _fill(struct: Struct, description: Description) -> Iterator[None]:
-    """Do what `struct.update` does, step by step."""
+    """Do what `struct.update` does, in steps."""
     for key, value in description.items():
         yield from _fill_value(struct.fields[key], value)
 
@@ -118,5 +118,5 @@ def _fill_value(message: Value, value: Any) -> Iterator[None]:
         try:
             message.number_value = value
         except OverflowError:
-            # Which no event of ours has.
+            # No event has another type.
             message.null_value = NULL_VALUE

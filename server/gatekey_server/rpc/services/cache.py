@@ -26,7 +26,7 @@ from gatekey_server.store import pauses
 
 MAX_RESOLVED_KEYS = 1000
 MAX_RESOLVED_BYTES = 1 << 20
-"""How large an answer gets; what does not fit is told when it is asked for again."""
+"""How large a response gets. What does not fit is left out, and the client asks for it again."""
 
 MAX_KNOWN_SPECS = 256
 MAX_REPORTED_USES = 1000
@@ -34,7 +34,7 @@ MAX_USE_AGE = timedelta(days=1)
 
 
 class CacheServicer:
-    """Answers clients that decide by themselves."""
+    """Serves client caches."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ def _read_use(use: pb.KeyUse, field: str, now: datetime) -> tuple[ApiKeyName, da
 
 
 def _write_lease(seconds: float) -> Duration:
-    # Never more than it is.
+    # Rounded down: never more than is left.
     lease = Duration()
     lease.FromMicroseconds(int(seconds * 1e6))
     return lease
@@ -126,8 +126,8 @@ def _write_lease(seconds: float) -> Duration:
 
 def _write_change(change: ScopeChange, names: ScopePseudonyms, caller: Caller) -> pb.ScopeChange:
     if change.key_uid is not None:
-        # Whoever presented a secret knows its name, which is to tell of products that they may check alone. The tenant
-        # of what is gone with it has none; then there is nothing new about the secret either.
+        # A client knows the pseudonyms of secrets that it has presented, and must hear of them only in products that it
+        # may check. A deleted tenant has no product here; then nothing is new about the secret either.
         secret = b""
         if change.digest is not None and change.tenant_product is not None and caller.may_check(change.tenant_product):
             secret = names.secret(change.digest)
@@ -157,7 +157,7 @@ async def _write_resolved(
             result.secret_scopes.extend(names.secret(digest) for digest in secret)
             continue
         if size > MAX_RESOLVED_BYTES:
-            # Without its spec, a key says nothing: whoever wants to know asks again, with the specs that are here.
+            # A key is useless without its spec. The client asks again, naming the specs that it has by then.
             result.key.SetInParent()
             continue
         key, spec = _write_key(known.snapshot, names), _write_spec(known.snapshot.compiled)

@@ -31,13 +31,13 @@ MAX_CHECKS = 1000
 
 MAX_CHECKS_AT_ONCE = 128
 MAX_AT_ONCE_BYTES = 32 << 10
-"""Batches that are no larger are read without a pause: some milliseconds."""
+"""Batches up to this size are decoded without a pause, which takes some milliseconds."""
 
 _PEOPLE = {PrincipalKind.MEMBER: "members", PrincipalKind.MACHINE_USER: "machineUsers"}
 
 
 class CheckServicer:
-    """Answers checks; the caller and the keys are looked up together."""
+    """Serves checks. The caller and the keys are looked up together."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class CheckServicer:
                 self._repeats.remember(name, token, caller, question, result)
 
     async def _identify(self, token: Token, now: datetime) -> Caller:
-        # To whoever has no valid token, a bad request tells nothing.
+        # Identified first: a caller without a valid token learns nothing about its bad request.
         return callers.identify(await self._snapshots.get(token.digests), now)
 
     def _record(self, caller: Caller, results: Iterable[CheckResult | GatekeyError]) -> None:
@@ -181,7 +181,7 @@ def _read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Questio
     return Question(digests(request.key), wish, request.min_revision)
 
 
-# The same are asked for again and again.
+# The same requests come again and again.
 @functools.lru_cache(maxsize=4096)
 def _read_wish(resource: str, action: str, tenant: str | None, product: str | None) -> Request:
     return Request(
@@ -204,10 +204,10 @@ def _write_config(product: Product) -> pb.CheckConfig:
 
 
 def _read_each(request: pb.BatchCheckRequest, digests: Callable[[str], Secret]) -> Iterator[Question | InvalidRequest]:
-    """The questions of a batch, one by one. Raises `InvalidRequest` where the batch as a whole makes no sense."""
+    """Return the requests of a batch, each or its error. Raises `InvalidRequest` where the batch itself is invalid."""
     if not 1 <= len(request.checks) <= MAX_CHECKS:
         raise InvalidRequest.at("checks", "CHECKS_COUNT_INVALID", f"must hold 1 to {MAX_CHECKS}")
-    # Many questions of a batch are often about one key.
+    # Many requests of a batch are often about one key.
     digests = functools.cache(digests)
     for check in request.checks:
         try:
@@ -217,21 +217,21 @@ def _read_each(request: pb.BatchCheckRequest, digests: Callable[[str], Secret]) 
 
 
 class _Batch:
-    """The questions of a batch, those that make no sense among them."""
+    """The requests of a batch, including invalid ones."""
 
     def __init__(self, read: Sequence[Question | InvalidRequest]) -> None:
         self._read = read
         self.questions = [question for question in read if not isinstance(question, InvalidRequest)]
 
     def write(self, results: Sequence[CheckResult | GatekeyError]) -> Iterator[pb.BatchCheckResult]:
-        """The answers, in the order of the questions."""
+        """Return the responses, in the order of the requests."""
         decided, written = iter(results), dict[tuple[int, int, int], pb.BatchCheckResult]()
         for question in self._read:
             result = next(decided) if isinstance(question, Question) else question
             if not isinstance(result, CheckResult):
                 yield _write_error(result)
                 continue
-            # Many answers about one key are the same; its snapshot is the same object then.
+            # Many responses about one key are the same. Its snapshot is the same object then.
             same = (id(result.decision), id(result.snapshot), result.revision)
             if same not in written:
                 written[same] = pb.BatchCheckResult(response=_write(result))
@@ -258,7 +258,7 @@ def _write(result: CheckResult) -> pb.CheckResponse:
     reason = REASON.write(decision.reason)
     if snapshot is None:
         return pb.CheckResponse(reason=reason, message=decision.message(), revision=revision)
-    # The names are put together by hand: their classes take longer than the decision does.
+    # The names are formatted by hand: their classes would take longer than the decision.
     tenant = f"products/{snapshot.product}/tenants/{snapshot.tenant}"
     owner = snapshot.owner
     response = pb.CheckResponse(

@@ -1,4 +1,4 @@
-"""`MachineUserService`."""
+"""`MachineUserService` on the wire."""
 
 from gatekey.core.decisions import CompiledSpec
 from gatekey.core.entities import Deleted, Principal

@@ -1,4 +1,4 @@
-"""`MemberService`."""
+"""`MemberService` on the wire."""
 
 from gatekey.core.decisions import CompiledSpec
 from gatekey.core.entities import Deleted, Principal
@@ -16,7 +16,7 @@ from gatekey_server.store.database import Database
 
 
 class MemberServicer:
-    """Manages the people of a tenant."""
+    """Manages the members of a tenant."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

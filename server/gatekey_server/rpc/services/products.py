@@ -29,7 +29,7 @@ class ProductServicer:
             raise InvalidRequest.at("spec", "SPEC_REQUIRED", "a spec is required")
         try:
             products.authorise_application(call.caller, request.spec.product)
-            # Each of these takes some milliseconds for a large spec.
+            # Each of these steps takes some milliseconds for a large spec.
             refuse_too_large(request.spec)
             violations: list[Violation] = []
             await pauses.pause()
@@ -76,7 +76,7 @@ def _write_deleted(deleted: Deleted) -> pb.DeleteProductResponse:
 def _write(product: Product | UnreadableProduct) -> pb.Product:
     return pb.Product(
         name=str(product.name),
-        # None that cannot be read, so that the others of a list are told.
+        # A product whose spec cannot be read has none here, so that a list can still be returned.
         spec=write_spec(product.compiled.spec) if isinstance(product, Product) else None,
         spec_version=product.spec_version,
         create_time=write_time(product.create_time),

@@ -1,1 +1,1 @@
-"""Protobuf messages from and to the values of the domain."""
+"""Conversions between protobuf messages and values of the domain."""

@@ -1,7 +1,7 @@
 """Page sizes and page tokens.
 
-A token holds the cursor after a page and a fingerprint of the query it belongs to. It is no secret
-and no permission: whoever makes one up can only start elsewhere in a list that they may read anyway.
+A token holds the cursor after a page and a fingerprint of its query. It is neither a secret nor a permission: a forged
+one can only start elsewhere in a list that the caller may read anyway.
 """
 
 import base64
@@ -19,7 +19,7 @@ from gatekey_server.store.pauses import Pauses
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 1 << 20
-"""How large a page gets; one item alone may be larger. Clients take 4 MiB."""
+"""How large a page gets. One item alone may be larger. Clients accept 4 MiB."""
 
 T = TypeVar("T")
 
@@ -28,11 +28,11 @@ _PAGE_FIELDS = ("page_size", "page_token")
 
 
 class PageWriter(Generic[T]):
-    """Writes items into the repeated field of an answer, as far as there is room.
+    """Writes items into the repeated field of a response, as far as there is room.
 
     Args:
-        items: the field.
-        write: makes the message of an item; at intervals, of one that takes long, it lets others work.
+        items: the repeated field.
+        write: returns the message of an item. For large ones it yields to the event loop.
         page_size: as in the request. Raises `InvalidRequest` (`PAGE_SIZE_NEGATIVE`).
     """
 
@@ -49,7 +49,7 @@ class PageWriter(Generic[T]):
         self._pauses = Pauses()
 
     async def take(self, item: T) -> bool:
-        """Add an item; False where there is no room for it."""
+        """Add an item. Returns False where there is no room for it."""
         written = self._write(item)
         message = written if isinstance(written, Message) else await written
         self._bytes += message.ByteSize()
@@ -61,21 +61,21 @@ class PageWriter(Generic[T]):
 
 
 def read_size(page_size: int) -> int:
-    """The page size to use. Raises `InvalidRequest` (`PAGE_SIZE_NEGATIVE`)."""
+    """Return the page size to use. Raises `InvalidRequest` (`PAGE_SIZE_NEGATIVE`)."""
     if page_size < 0:
         raise InvalidRequest.at("page_size", "PAGE_SIZE_NEGATIVE", "cannot be negative")
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def write_token(request: Message, cursor: str | None) -> str:
-    """The token of the page after `cursor`; empty at the end of the list."""
+    """Return the token of the page after `cursor`; empty at the end of the list."""
     if cursor is None:
         return ""
     return base64.urlsafe_b64encode(_fingerprint(request) + cursor.encode()).decode().rstrip("=")
 
 
 def read_token(request: Message, token: str) -> str | None:
-    """The cursor in a token; None for the first page.
+    """Return the cursor in a token; None for the first page.
 
     Raises `InvalidRequest` (`PAGE_TOKEN_INVALID`), also for a token of another query.
     """
@@ -86,14 +86,14 @@ def read_token(request: Message, token: str) -> str | None:
         cursor = data[_FINGERPRINT_BYTES:].decode()
     except ValueError:
         raise invalid_token() from None
-    # A cursor is a text that is looked up; the database has no text with a NUL.
+    # The cursor is looked up in the database, which accepts no text with a NUL.
     if "\0" in cursor or data[:_FINGERPRINT_BYTES] != _fingerprint(request):
         raise invalid_token()
     return cursor
 
 
 def invalid_token() -> InvalidRequest:
-    """The answer to a token that is not one, or not one of this query."""
+    """Return the error for a malformed token, or one of another query."""
     return InvalidRequest.at("page_token", "PAGE_TOKEN_INVALID", "is not the `next_page_token` of the same query")
 
 
@@ -107,7 +107,7 @@ def _fingerprint(request: Message) -> bytes:
 
 
 def read_number(request: Message, token: str) -> int:
-    """The cursor in a token of a list that goes by numbers; 0 for the first page. Raises as `read_token`."""
+    """Return the cursor in a token of a list ordered by numbers; 0 for the first page. Raises as `read_token`."""
     cursor = read_token(request, token)
     if cursor is None:
         return 0
@@ -117,7 +117,7 @@ def read_number(request: Message, token: str) -> int:
 
 
 def read_uuid(request: Message, token: str) -> uuid.UUID:
-    """The cursor in a token of a list that goes by UUIDs; the lowest for the first page. Raises as `read_token`."""
+    """Return the cursor in a token of a list ordered by UUIDs; 0 for the first page. Raises as `read_token`."""
     cursor = read_token(request, token)
     if cursor is None:
         return uuid.UUID(int=0)

@@ -11,14 +11,14 @@ from gatekey.wire.conversions import write_time
 
 
 def read_new_machine_user(parent: TenantName, machine_user_id: str, field: str) -> MachineUserName:
-    """The name of a new machine user; where no id is chosen, one is made."""
+    """Return the name of a new machine user. Where the request names no id, one is generated."""
     if machine_user_id:
         return MachineUserName(parent, parse_id(machine_user_id, field))
     return MachineUserName(parent, "mu_" + "".join(secrets.choice(ALPHABET) for _ in range(16)))
 
 
 def write_machine_user(user: Principal, compiled: CompiledSpec) -> machine_user_service_pb2.MachineUser:
-    """A machine user, with the role that the spec gives it."""
+    """Return the message of a machine user, with the role that the spec gives it."""
     return machine_user_service_pb2.MachineUser(
         name=str(user.name),
         display_name=user.display_name,
@@ -29,7 +29,7 @@ def write_machine_user(user: Principal, compiled: CompiledSpec) -> machine_user_
 
 
 def write_member(member: Principal) -> member_service_pb2.Member:
-    """Write a member."""
+    """Return the message of a member."""
     return member_service_pb2.Member(
         name=str(member.name),
         role=member.role or "",
@@ -40,7 +40,7 @@ def write_member(member: Principal) -> member_service_pb2.Member:
 
 
 def write_person(principal: Principal, compiled: CompiledSpec) -> member_service_pb2.Person:
-    """Write a member or a machine user, as lists of both have them."""
+    """Return the message of a member or a machine user, for lists of both."""
     if principal.is_machine_user:
         return member_service_pb2.Person(machine_user=write_machine_user(principal, compiled))
     return member_service_pb2.Person(member=write_member(principal))

@@ -5,5 +5,5 @@ from typing import Any
 
 import aiosql
 
-# Its methods are made from the SQL files; a test prepares every one of them.
+# Its methods are generated from the SQL files. A test prepares every one of them.
 queries: Any = aiosql.from_path(Path(__file__).parent, "asyncpg")

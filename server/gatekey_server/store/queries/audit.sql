@@ -16,7 +16,7 @@ left join lateral (
 ) as head on true;
 
 -- name: audit_insert(product_id, tenant_id, sequence, event_time, verb, target, caller, caller_display_name, actor, request_id, before, after, revision, hash)!
--- One event, in the transaction of what it tells.
+-- Inserts one event, in the transaction of the change.
 insert into audit_event
     (product_id, tenant_id, sequence, event_time, verb, target, caller, caller_display_name, actor, request_id, before,
     after, revision, hash)
@@ -25,7 +25,7 @@ values
     :request_id, :before, :after, :revision, :hash);
 
 -- name: audit_list(product_id, tenant_id, since, until, target, actor, verb, after, end, limit)
--- Some events of a part of a chain, in its order. Empty filters let everything through.
+-- Some events of a part of a chain, in order. Empty filters match everything.
 select
     product_id, tenant_id, sequence, event_time, verb, target, caller, caller_display_name, actor, request_id,
     before::text as before, after::text as after, revision, hash, audit_receipt.wait_ms
@@ -79,7 +79,7 @@ where :only::text is null or chain.product_id = :only
 limit :limit;
 
 -- name: audit_last_before(product_id, tenant_id, target, scan, limit)$
--- What was there before something was removed for the last time, among the newest events of its chain.
+-- The last description of a removed target, among the newest events of its chain.
 select before::text
 from (
     select sequence, target, before, after
@@ -93,7 +93,7 @@ order by sequence desc
 limit :limit;
 
 -- name: receipts_insert(product_ids, tenant_ids, sequences, waits_ms)!
--- One batch of waits; what is written twice was written before.
+-- Writes one batch of waits. Those that exist already are skipped.
 insert into audit_receipt (product_id, tenant_id, sequence, wait_ms)
 select product_id, tenant_id, sequence, wait_ms
 from unnest(:product_ids::text[], :tenant_ids::text[], :sequences::bigint[], :waits_ms::bigint[])
@@ -101,8 +101,8 @@ from unnest(:product_ids::text[], :tenant_ids::text[], :sequences::bigint[], :wa
 on conflict do nothing;
 
 -- name: request_begin(caller, request_id, fingerprint)^
--- Claims a request id; waits for another call with the same id, and answers nothing where it was
--- claimed within the last day.
+-- Claims a request id. Waits for another call with the same id, and returns nothing where it was claimed within the
+-- last day.
 insert into mutation_request (caller, request_id, fingerprint)
 values (:caller, :request_id, :fingerprint)
 on conflict (caller, request_id) do update
@@ -111,19 +111,19 @@ where mutation_request.create_time < now() - interval '24 hours'
 returning request_id;
 
 -- name: request_lock(caller, request_id)^
--- What a claimed request id stands for. Locked so that this transaction has something to commit, and its
--- commit waits for the standbys: the claim's own may have been given up while it waited for them.
+-- The fingerprint and the response of a claimed request id. The row lock makes this transaction write, so its commit
+-- waits for the standbys: the claim's own commit may have been cancelled while it waited for them.
 select fingerprint, answer
 from mutation_request
 where caller = :caller and request_id = :request_id
 for update;
 
 -- name: request_finish(caller, request_id, answer)!
--- Keeps the answer for repetitions.
+-- Stores the response for repetitions.
 update mutation_request set answer = :answer where caller = :caller and request_id = :request_id;
 
 -- name: request_purge(limit)$
--- Forgets one batch of request ids that are older than a day. Answers how many.
+-- Purges one batch of request ids that are older than a day. Returns how many.
 with gone as (
     delete from mutation_request
     where ctid = any(array(

@@ -1,6 +1,6 @@
 -- name: process_register(process_uid, applied, stamp)!
--- Makes a process one that mutations wait for; committed before its first lease. What it has applied counts only
--- where that is in this database's history, as in `changes_poll`.
+-- Registers a process, so that mutations wait for it. Committed before its first lease. Its applied revision counts
+-- only where it is in this database's history, as in `changes_poll`.
 insert into process (process_uid, applied_revision)
 select :process_uid, case when exists (
     select from revision where current = :applied and stamp = :stamp
@@ -9,19 +9,19 @@ select :process_uid, case when exists (
 ) then :applied else -1 end;
 
 -- name: process_unregister(process_uid)!
--- For a process that answers nothing from its cache any more.
+-- Unregisters a process that decides nothing from its cache any more.
 delete from process where process_uid = :process_uid;
 
 -- name: process_remove(process_uid, last_poll)!
--- Removes a process that has not polled since it was last looked at; one that has is left alone.
+-- Removes a process that has not polled since it was last read.
 delete from process where process_uid = :process_uid and last_poll = :last_poll;
 
 -- name: process_list()
--- Every process that may answer from its cache, and how far it is; and which server says so.
+-- Every process that may decide from its cache with its applied revision, and the start time of this server.
 select process_uid, applied_revision, last_poll, pg_postmaster_start_time() as server from process;
 
 -- name: changes_poll(process_uid, applied, stamp, limit)
--- Renews a lease: acknowledges what was applied, and answers what has changed since, as of one snapshot.
+-- Renews a lease: acknowledges the applied position and returns the changes since, as of one snapshot.
 -- A write, so that a former primary that cannot commit renews nothing. One row without a change where
 -- there is none; `continuous` is false where the change that the process applied last is not in this
 -- database's history, or no longer. Then nothing is acknowledged: another change may get that number yet.
@@ -58,7 +58,7 @@ limit :limit;
 select reached, its_stamp, is_after_fork from take_position(:patience);
 
 -- name: changes_purge(keep, limit)$
--- Forgets one batch of changes that are further back than the processes need. Answers how many.
+-- Purges one batch of changes that are further back than the processes need. Returns how many.
 with gone as (
     delete from change
     where ctid = any(array(

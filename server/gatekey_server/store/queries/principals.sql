@@ -5,14 +5,14 @@ from principal
 where tenant_uid = :tenant_uid and kind = :kind and principal_id = :principal_id and remove_time is null;
 
 -- name: principal_insert(tenant_uid, kind, principal_id, role, display_name)^
--- Nothing where the id is taken.
+-- Inserts a principal. Returns nothing where the id is taken.
 insert into principal (tenant_uid, kind, principal_id, role, display_name)
 values (:tenant_uid, :kind, :principal_id, :role, :display_name)
 on conflict (tenant_uid, kind, principal_id) do nothing
 returning principal_uid, kind, principal_id, role, display_name, create_time, version;
 
 -- name: principal_list(tenant_uid, after, limit)
--- One page of the people, in the order in which they were added.
+-- One page of the principals, in the order in which they were added.
 select principal_uid, kind, principal_id, role, display_name, create_time, version
 from principal
 where tenant_uid = :tenant_uid and principal_uid > :after and remove_time is null
@@ -20,7 +20,7 @@ order by principal_uid
 limit :limit;
 
 -- name: principal_list_by_kind(tenant_uid, kind, after, limit)
--- One page of the people of one kind.
+-- One page of the principals of one kind.
 select principal_uid, kind, principal_id, role, display_name, create_time, version
 from principal
 where tenant_uid = :tenant_uid and kind = :kind and principal_uid > :after and remove_time is null
@@ -28,15 +28,15 @@ order by principal_uid
 limit :limit;
 
 -- name: principal_remove(tenant_uid, principal_uid)!
--- From here on nothing of it counts, and its id is free. Releases that know no remove_time see a member whose role no
--- spec has, and deny its keys.
+-- Marks a principal as removed. None of its keys work from then on, and its id is free. Releases without remove_time
+-- see a member whose role no spec has, and deny its keys.
 update principal
 set remove_time = now(), kind = 'MEMBER', role = '/removed', principal_id = '/removed/' || principal_uid,
     display_name = '', version = version + 1
 where tenant_uid = :tenant_uid and principal_uid = :principal_uid;
 
 -- name: principal_next_removed(but)^
--- A removed principal whose rows are still there to be purged, but none of those that could not be.
+-- A removed principal whose rows are still to be purged, except those that could not be purged.
 select tenant_uid, principal_uid
 from principal
 where remove_time is not null and principal_uid <> all(:but::bigint[])
@@ -48,9 +48,9 @@ limit 1;
 select set_config('gatekey.purges_removed', 'on', true);
 
 -- name: principal_purge_keys(tenant_uid, principal_uid, after, limit)$
--- Removes one batch of a removed principal's keys with what is below them. Another server may be at it, too. Answers
--- the last one's uid, from which to go on: from the start, each batch would look at what all before it have left in the
--- index. Null at the end. By an array: joins are planned for many more keys, and would read the whole tables.
+-- Deletes one batch of a removed principal's keys with all that belongs to them. Another server may do so, too. Returns
+-- the last key's uid, where the next batch starts: from the beginning, each batch would read the dead index entries of
+-- all before it. Null at the end. By an array: joins are planned for many more keys, and would read the whole tables.
 with batch as (
     select array(
         select key_uid
@@ -81,7 +81,7 @@ gone as (
 select key_uids[cardinality(key_uids)] from batch;
 
 -- name: principal_purge(tenant_uid, principal_uid)$
--- Removes a removed principal itself, once it has no keys. Answers its uid.
+-- Deletes the row of a removed principal, once it has no keys. Returns its uid.
 delete from principal
 where tenant_uid = :tenant_uid
     and principal_uid = :principal_uid
@@ -93,7 +93,7 @@ where tenant_uid = :tenant_uid
 returning principal_uid;
 
 -- name: principal_delete_if_keyless(tenant_uid, principal_uid)$
--- Removes a machine user whose last key has just been deleted, and no other. Answers its uid.
+-- Deletes a machine user whose last key has just been deleted, and no other. Returns its uid.
 delete from principal
 where tenant_uid = :tenant_uid
     and principal_uid = :principal_uid
@@ -105,14 +105,14 @@ where tenant_uid = :tenant_uid
 returning principal_uid;
 
 -- name: principal_update(tenant_uid, principal_uid, role, display_name)^
--- Changes a principal of a locked tenant. A role counts from the next check on.
+-- Changes a principal of a locked tenant. A new role applies from the next check on.
 update principal
 set role = :role, display_name = :display_name, version = version + 1
 where tenant_uid = :tenant_uid and principal_uid = :principal_uid
 returning principal_uid, kind, principal_id, role, display_name, create_time, version;
 
 -- name: principal_count_up_to(tenant_uid, kind, limit)$
--- How many principals of a kind a tenant has, as far as a limit makes it matter.
+-- How many principals of a kind a tenant has, up to a limit.
 select count(*) from (
     select 1 as one
     from principal
@@ -121,7 +121,7 @@ select count(*) from (
 ) as counted;
 
 -- name: member_count_with_role(tenant_uid, role, limit)$
--- How many members have a role, as far as a limit makes it matter, to see whether the last owner is about to go.
+-- How many members have a role, up to a limit, to see whether the last owner is about to be removed.
 select count(*) from (
     select 1 as one from principal
     where tenant_uid = :tenant_uid and kind = 'MEMBER' and role = :role and remove_time is null
@@ -133,13 +133,13 @@ select count(*) from (
 select exists (select from principal where tenant_uid = :tenant_uid and kind = 'MEMBER' and remove_time is null);
 
 -- name: principal_count_keys(tenant_uid, principal_uid, limit)$
--- How many keys go with a principal, as far as a limit makes it matter.
+-- How many keys a principal has, up to a limit.
 select count(*) from (
     select 1 as one from api_key where tenant_uid = :tenant_uid and principal_uid = :principal_uid limit :limit
 ) as counted;
 
 -- name: principal_key_uids(tenant_uid, principal_uid, limit)
--- The first keys that go with a principal.
+-- The first keys of a principal.
 select key_uid
 from api_key
 where tenant_uid = :tenant_uid and principal_uid = :principal_uid

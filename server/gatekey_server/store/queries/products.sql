@@ -5,14 +5,14 @@ from product
 where product_id = :product_id and delete_time is null;
 
 -- name: product_lock_shared(product_id)^
--- The product that a mutation below it goes by: its spec cannot change until the mutation is over.
+-- The product of a mutation inside it. Its spec cannot change until the mutation ends.
 select product_id, spec::text as spec, spec_digest, spec_version, built_in, create_time, update_time
 from product
 where product_id = :product_id and delete_time is null
 for share;
 
 -- name: product_lock(product_id)^
--- The product that is itself about to change.
+-- The product, for a change of the product itself.
 select product_id, spec::text as spec, spec_digest, spec_version, built_in, create_time, update_time
 from product
 where product_id = :product_id and delete_time is null
@@ -45,8 +45,8 @@ returning product_id, spec::text as spec, spec_digest, spec_version, built_in, c
 delete from product where product_id = :product_id;
 
 -- name: product_mark_deleted(product_id, spec, spec_digest)!
--- From here on nothing of a locked product counts. The spec is one that gives nothing, for releases that know no
--- delete_time.
+-- Marks a locked product as deleted. None of its keys work from then on. Its spec becomes one that gives nothing, for
+-- releases without delete_time.
 update product
 set delete_time = clock_timestamp(), spec = :spec, spec_digest = :spec_digest
 where product_id = :product_id;
@@ -73,16 +73,16 @@ where product_id = :product_id
     ) is null;
 
 -- name: prefix_delete_by_product(product_id)!
--- Frees the prefixes of a product that is deleted, or whose spec is being replaced.
+-- Frees the prefixes of a product that is deleted, or whose spec is replaced.
 delete from secret_prefix where product_id = :product_id;
 
 -- name: prefix_insert(prefix, product_id, kind)^
--- Nothing where another product, or another kind of key, has the prefix.
+-- Assigns a prefix. Returns nothing where another product, or another kind of key, has it.
 insert into secret_prefix (prefix, product_id, kind)
 values (:prefix, :product_id, :kind)
 on conflict (prefix) do nothing
 returning prefix;
 
 -- name: prefix_list_of_others(prefixes, product_id)
--- Which of some prefixes other products have.
+-- The prefixes that other products have, among some.
 select prefix from secret_prefix where prefix = any(:prefixes) and product_id <> :product_id;

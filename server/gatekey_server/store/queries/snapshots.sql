@@ -1,9 +1,8 @@
 -- name: snapshots_by_digest(known_specs, digests)
--- All that decisions about these secrets depend on, and the revision that it is as of: one statement
--- sees one snapshot. One row without a digest where no secret is found, or
--- only one of a removed principal or of a deleted product. The spec is sent only where
--- the server has not compiled it yet. When PostgreSQL was started tells which one answered: a former
--- primary may still do. Times are compared here, and bounded, for the driver cannot read every one.
+-- All data that decisions about these secrets depend on, and its revision: one statement sees one snapshot. One row
+-- without a digest where no secret is found, or only secrets of removed principals or deleted products. The spec is sent
+-- only where the server has not compiled it yet. The start time of PostgreSQL tells which server responded, which may be
+-- a former primary. Times are compared and bounded here, because the driver cannot read every one.
 select
     revision.current as revision, revision.stamp, pg_postmaster_start_time() as server,
     secret.digest, tenant.product_id,
@@ -28,14 +27,14 @@ left join (
 ) on secret.digest = any(:digests) and principal.remove_time is null and product.delete_time is null;
 
 -- name: product_by_digest(digest)
--- Where a secret is about which nothing else can be read.
+-- The product of a secret whose other data cannot be read.
 select tenant.product_id
 from secret
 join tenant using (tenant_uid)
 where secret.digest = :digest;
 
 -- name: digests_by_key(product_id, tenant_id, key_uid)
--- For a holder who presents no secret: those of a key, by which its snapshots are found. The one that lives longest first.
+-- The digests of a key, for a holder who presents no secret. The one that expires last comes first.
 select secret.digest
 from tenant
 join secret using (tenant_uid)

@@ -22,14 +22,14 @@ order by tenant_uid
 limit :limit;
 
 -- name: tenant_insert(product_id, tenant_id, display_name)^
--- Nothing where the id is taken, also by a deleted tenant.
+-- Inserts a tenant. Returns nothing where the id is taken, also by a deleted tenant.
 insert into tenant (product_id, tenant_id, display_name)
 values (:product_id, :tenant_id, :display_name)
 on conflict (product_id, tenant_id) do nothing
 returning tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time, purge_time, version;
 
 -- name: tenant_update(tenant_uid, display_name)^
--- Changes what people may change of a locked tenant.
+-- Changes the display name of a locked tenant.
 update tenant
 set display_name = :display_name, version = version + 1
 where tenant_uid = :tenant_uid
@@ -57,7 +57,7 @@ where tenant_uid = :tenant_uid
 returning tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time, purge_time, version;
 
 -- name: tenant_undelete(tenant_uid)^
--- Takes a deletion back, as long as no purge can have begun.
+-- Undeletes a tenant, as long as no purge can have begun.
 update tenant
 set delete_time = null, purge_time = null, version = version + 1
 where tenant_uid = :tenant_uid and purge_time > clock_timestamp()
@@ -69,7 +69,7 @@ select count(*) from (select 1 as one from tenant where product_id = :product_id
 
 -- name: tenant_purge_keys(tenant_uid, after, limit)$
 -- Removes one batch of a deleted tenant's keys, secrets with them, and not by the foreign key, which
--- would do it key by key. Answers the last one's uid, from which to go on; null at the end.
+-- would do it key by key. Returns the last one's uid, where the next batch starts; null at the end.
 with batch as (
     select array(
         select key_uid from api_key where tenant_uid = :tenant_uid and key_uid > :after order by key_uid limit :limit
@@ -87,8 +87,8 @@ gone as (
 select key_uids[cardinality(key_uids)] from batch;
 
 -- name: tenant_purge_principals(tenant_uid, after, limit)$
--- Removes one batch of a deleted tenant's principals, once its keys are gone. Answers the last one's uid; null at
--- the end.
+-- Removes one batch of a deleted tenant's principals, once its keys are deleted. Returns the last one's uid; null
+-- at the end.
 with batch as (
     select array(
         select principal_uid
@@ -126,7 +126,7 @@ order by product_id, tenant_uid
 limit 1;
 
 -- name: tenant_next_due(but)^
--- A deleted tenant whose retention period is over, but none of those that could not be removed.
+-- A deleted tenant whose retention is over, except those that could not be removed.
 select tenant_uid, product_id, tenant_id, display_name, create_time, suspend_time, delete_time, purge_time, version
 from tenant
 where purge_time <= now() and tenant_uid <> all(:but::bigint[])
