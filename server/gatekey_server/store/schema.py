@@ -156,7 +156,7 @@ async def _session(primary: Primary) -> "AsyncIterator[asyncpg.Connection[asyncp
 
 
 async def _work(connection: "asyncpg.Connection[asyncpg.Record]", version: str, grant_to: str | None) -> str:
-    # Loaded here only: Alembic and SQLAlchemy take longer to load than the rest of a server, and more memory.
+    # Imported here only: Alembic and SQLAlchemy take longer to load than the rest of a server, and more memory.
     from gatekey_server.store import upgrade  # noqa: PLC0415
 
     try:
