@@ -52,7 +52,7 @@ def _client_clock() -> None:
     def synced_late(local_cache: LocalCache, answer: pb.SyncResponse, _: float) -> None:
         synced(local_cache, answer, clock.now())
 
-    LocalCache._synced = synced_late  # type: ignore[method-assign]
+    LocalCache._synced = synced_late  # type: ignore[method-assign, assignment]
 
 
 IN_SERVERS: Mapping[str, Callable[[], None]] = {"lease": _no_lease, "late-fill": _late_fill}

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import gatekey
 import grpc
@@ -48,7 +48,7 @@ class CachingProcess(ServerProcess):
         for way in ways:
             await way.open()
         try:
-            starting = type("LocalCache", (cls,), {"command": command})
+            starting = cast("type[CachingProcess]", type("LocalCache", (cls,), {"command": command}))
             process = await starting.start(
                 {"GATEKEY_ADDRESS": ",".join(way.address for way in ways), "GATEKEY_TOKEN": token}
             )
@@ -114,7 +114,7 @@ async def _serve(kind: str) -> None:
     options: dict[str, Any] = {"timeout": _TIMEOUT_S, "cache": True}
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     client = gatekey.Client(**options) if kind == "threads" else gatekey.AsyncClient(**options)
-    check_service_pb2_grpc.add_CheckServiceServicer_to_server(_Checks(client), server)
+    check_service_pb2_grpc.add_CheckServiceServicer_to_server(_Checks(client), server)  # type: ignore[abstract]
     await server.start()
     sys.stdout.write(f"Gatekey serves on 127.0.0.1:{port}\n")
     sys.stdout.flush()

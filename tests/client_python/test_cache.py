@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import gatekey
 import grpc
@@ -24,7 +25,7 @@ from gatekey.core.decisions import RULES
 from gatekey.core.lease import LEASE_S, MAX_REMOTE_LEASE_S
 from gatekey.core.names import format_key_id
 from gatekey.core.secrets import new_secret
-from gatekey.v1 import api_key_service_pb2, cache_service_pb2_grpc
+from gatekey.v1 import api_key_service_pb2, cache_service_pb2_grpc, types_pb2
 from gatekey.v1 import cache_service_pb2 as pb
 
 from tests.client_python.network import Way
@@ -56,6 +57,11 @@ def recalled(client: Any, key: str, resource: str = QUESTION[0], action: str = Q
     return decision
 
 
+def is_known(client: Any, key: str) -> bool:
+    """Whether the client decides by itself about a key."""
+    return recalled(client, key) is not None
+
+
 async def eventually(condition: Callable[[], object], step: Callable[[], Awaitable[object]] | None = None) -> None:
     """Wait until a condition holds, doing a step again and again."""
     async with asyncio.timeout(20):
@@ -68,9 +74,7 @@ async def eventually(condition: Callable[[], object], step: Callable[[], Awaitab
 async def learn(client: Any, *keys: str) -> None:
     """Have the client know keys."""
     for key in keys:
-        await eventually(
-            lambda key=key: recalled(client, key) is not None, lambda key=key: made(client.check, key, *QUESTION)
-        )
+        await eventually(partial(is_known, client, key), partial(made, client.check, key, *QUESTION))
 
 
 # ---------------------------------------------------------------- decisions
@@ -135,9 +139,14 @@ async def test_questions_are_answered_by_either_side_alike(
         gatekey.Question(shop.key, "campaigns/c2", "read", product="bitsy"),
     ]
     assert not recalled(client, shop.reader, "campaigns/c1", "write")
-    sent = []
+    sent: list[gatekey.Question] = []
     write = decisions.try_to_write
-    monkeypatch.setattr(decisions, "try_to_write", lambda question: sent.append(question) or write(question))
+
+    def write_and_tell(question: gatekey.Question) -> Any:
+        sent.append(question)
+        return write(question)
+
+    monkeypatch.setattr(decisions, "try_to_write", write_and_tell)
     allowed, denied, invalid, later, text, other = await made(client.check_many, questions, timeout=10)
     assert sent == questions[2:5], "all others are decided near, denied or not"
     assert allowed.allowed
@@ -318,7 +327,14 @@ class Wire:
         owner = pb.ResolvedOwner(member="owner", role="owner", scope=3)
         answer.results.add(revision=revision).key.CopyFrom(
             pb.ResolvedKey(
-                spec=b"spec", tenant="acme", api_key="key_1", kind=1, mode=1, owner=owner, key_scope=KEY, tenant_scope=4
+                spec=b"spec",
+                tenant="acme",
+                api_key="key_1",
+                kind=types_pb2.KEY_KIND_SECRET,
+                mode=types_pb2.ACCESS_MODE_ALL,
+                owner=owner,
+                key_scope=KEY,
+                tenant_scope=4,
             )
         )
         try:
@@ -337,7 +353,7 @@ SECRET = new_secret("hey_")
 
 
 @pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     """A cache and what it asks."""
     return Wire(monkeypatch)
 
@@ -436,7 +452,7 @@ def test_a_server_that_is_behind_is_asked_anew_only_without_a_lease(wire: Wire) 
     for later, cursor in ((0.5, b"c"), (LEASE_S, b"")):
         wire.now = 1000 + later
         work = wire.local_cache._sync()
-        assert next(work).request.cursor == b"c"
+        assert cast("pb.SyncRequest", next(work).request).cursor == b"c"
         with pytest.raises(StopIteration):
             work.throw(gatekey.Unavailable("behind", "REVISION_NOT_REACHED"))
         assert wire.local_cache._cursor == cursor
@@ -486,6 +502,7 @@ async def cache_stub(root: Client, grants: dict[str, list[str]]) -> AsyncIterato
 
 
 async def test_a_narrow_token_resolves_only_what_it_may_check(root: Client, shop: Shop) -> None:
+    assert root.token is not None
     request = pb.ResolveRequest(keys=[shop.key, new_secret("hey_"), root.token], rules=RULES)
     async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
         known, unknown, token = (await stub.Resolve(request)).results
@@ -633,13 +650,13 @@ def test_a_use_is_reported_as_long_ago_as_it_was(wire: Wire) -> None:
     assert wire.allows(SECRET)
     wire.now += 7
     work = wire.local_cache.report()
-    (use,) = next(work).request.uses
+    (use,) = cast("pb.ReportUsesRequest", next(work).request).uses
     assert (use.ago.ToMilliseconds(), use.api_key) == (7000, f"products/{PRODUCT}/tenants/acme/apiKeys/key_1")
     # One that could not be told is told the next time, unless there was another one since.
     with pytest.raises(StopIteration):
         work.throw(gatekey.Unavailable("away"))
     wire.now += 1
-    (use,) = next(wire.local_cache.report()).request.uses
+    (use,) = cast("pb.ReportUsesRequest", next(wire.local_cache.report()).request).uses
     assert use.ago.ToMilliseconds() == 8000
     assert not list(wire.local_cache.report())
 
