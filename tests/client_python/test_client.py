@@ -183,7 +183,8 @@ async def test_a_token_that_does_not_work(kind: str, root: Client) -> None:
 
 def test_every_error_is_in_the_tree() -> None:
     drawn = {line.split("──")[1].split()[0] for line in str(errors.__doc__).splitlines() if "──" in line}
-    classes = {value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, Exception)}
+    values = (value for module in (errors, decisions) for value in vars(module).values())
+    classes = {value for value in values if inspect.isclass(value) and issubclass(value, Exception)}
     assert {each.__name__ for each in classes} == {"GatekeyError", *drawn}
     assert {each.__name__ for each in classes} <= set(gatekey.__all__)
 
