@@ -52,7 +52,6 @@ class Attack:
     name: str
     kind: int
     """Which of the kinds of ways to stop a service: see `KINDS`."""
-    does: str
     run: Run
     prepare: Prepare = Ground.nothing
 
@@ -75,7 +74,7 @@ ATTACKS: dict[str, Attack] = {}
 def _attack(kind: int, prepare: Prepare = Ground.nothing) -> Callable[[Run], Run]:
     def register(run: Run) -> Run:
         name = run.__name__
-        ATTACKS[name] = Attack(name, kind, (run.__doc__ or "").partition("\n")[0], run, prepare)
+        ATTACKS[name] = Attack(name, kind, run, prepare)
         return run
 
     return register

@@ -95,7 +95,6 @@ class Peer:
         self._credit = defaultdict[int, int](lambda: self._stream_window)
         self._credit[0] = _WINDOW
         self._headers: defaultdict[int, dict[str, str]] = defaultdict(dict)
-        self._block = b""
         self._news = asyncio.Condition()
 
     def open(
@@ -105,7 +104,6 @@ class Peer:
         *,
         ends: bool = False,
         authorization: str | bytes | None = None,
-        flush: bool = True,
     ) -> int:
         """Send the headers of a call; returns its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2

@@ -159,7 +159,7 @@ async def program(databases: Databases) -> AsyncIterator[Program]:
     keyring = Keyring(parse_peppers(PEPPERS))
     async with Database.connect(url, max_connections=8, statement_timeout_s=30, acquire_timeout_s=30) as database:
         await bootstrap.prepare(database, keyring)
-        await bootstrap.add_root_token(database, keyring, lambda _: keyring.seal(TOKEN), utc_now())
+        await bootstrap.add_root_token(database, lambda _: keyring.seal(TOKEN), utc_now())
         history, log, lease = InvalidationIndex(), ChangeLog(), PrimaryLease()
         poller = ChangePoller(database.share(Share.CONTROL), history, log, lease)
         snapshots = SnapshotSource(database.share(Share.LOADS), history, lease, max_entries=100_000, max_bytes=10**9)

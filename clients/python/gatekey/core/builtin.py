@@ -23,7 +23,6 @@ from gatekey.core.specs import (
 PRODUCT = ProductName("gatekey")
 SYSTEM_TENANT = TenantName(PRODUCT.product, "system")
 TOKEN_PREFIX = "gk_"  # noqa: S105 - how tokens start
-ROOT_MACHINE_USER = "root"
 
 SPEC_VERSION = 2
 """Raised with every change of `SPEC`; a server never replaces a newer release's spec with its own."""
