@@ -26,7 +26,6 @@ from gatekey.v1 import product_spec_pb2, types_pb2
 from gatekey.v1 import tenant_service_pb2 as tenants_pb
 
 R = TypeVar("R", bound=Message)
-Item = TypeVar("Item")
 Mode = Literal["ALL", "READ_ONLY", "RESTRICTED"]
 
 
