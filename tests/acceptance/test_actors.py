@@ -6,8 +6,9 @@ import grpc
 import pytest
 from gatekey.v1 import api_key_service_pb2, member_service_pb2, tenant_service_pb2, types_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
-from tests.support.server import Client, problem_of
+from tests.support.server import Client, Rpc, problem_of
 
 
 async def refused(attempt: Any) -> str:
@@ -86,7 +87,7 @@ async def test_actors_must_be_of_the_tenant(root: Client, fresh_id: str) -> None
         ("", "NAME_REQUIRED"),
     ):
         assert await refused(root.keys.CreateApiKey(request, **acting(actor))) == reason
-    two = {"metadata": (("gatekey-actor", owner), ("gatekey-actor", owner)), "timeout": 10}
+    two: dict[str, Any] = {"metadata": (("gatekey-actor", owner), ("gatekey-actor", owner)), "timeout": 10}
     assert await refused(root.keys.CreateApiKey(request, **two)) == "NAME_INVALID"
     create = tenant_service_pb2.CreateTenantRequest(parent="products/heyoo", tenant_id=f"{fresh_id}y")
     assert await refused(root.tenants.CreateTenant(create, **acting(owner))) == "ACTOR_OF_OTHER_TENANT"
@@ -98,7 +99,7 @@ async def test_an_actor_needs_a_role_that_administers(root: Client, fresh_id: st
     promote = member_service_pb2.UpdateMemberRequest(
         member=member_service_pb2.Member(name=viewer, role="member"), update_mask=mask
     )
-    attempts = (
+    attempts: tuple[tuple[Rpc, Message], ...] = (
         (root.members.UpdateMember, promote),
         (root.members.RemoveMember, member_service_pb2.RemoveMemberRequest(name=viewer)),
         (
@@ -264,7 +265,7 @@ async def test_a_spec_can_demand_an_actor(root: Client, fresh_id: str) -> None:
     key = await root.keys.CreateApiKey(new_key(tenant, owner), **acting(owner))
     name = key.api_key.name
     member = member_service_pb2.Member(role="member")
-    for rpc, request in (
+    attempts: tuple[tuple[Rpc, Message], ...] = (
         (root.keys.CreateApiKey, new_key(tenant, owner)),
         (root.keys.CreateApiKey, new_key(tenant)),
         (root.keys.RotateApiKey, api_key_service_pb2.RotateApiKeyRequest(name=name)),
@@ -273,7 +274,8 @@ async def test_a_spec_can_demand_an_actor(root: Client, fresh_id: str) -> None:
         (root.members.AddMember, member_service_pb2.AddMemberRequest(parent=tenant, member_id="m", member=member)),
         (root.members.RemoveMember, member_service_pb2.RemoveMemberRequest(name=owner)),
         (root.tenants.DeleteTenant, tenant_service_pb2.DeleteTenantRequest(name=tenant)),
-    ):
+    )
+    for rpc, request in attempts:
         assert await refused(rpc(request)) == "ACTOR_REQUIRED"
     assert await root.verdict(key.secret, "links", "read") == "ALLOWED"
     await root.tenants.SuspendTenant(tenant_service_pb2.SuspendTenantRequest(name=tenant))

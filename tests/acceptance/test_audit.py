@@ -13,9 +13,8 @@ from gatekey_server.store import audit
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.acceptance.test_products import own_spec
+from tests.support.databases import Sql
 from tests.support.server import Client, problem_of
-
-Sql = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def events(root: Client, parent: str, **filters: Any) -> list[audit_service_pb2.AuditEvent]:
@@ -45,7 +44,7 @@ async def test_every_mutation_leaves_an_event(root: Client, fresh_id: str) -> No
     ]
     disabled = found[3]
     assert disabled.actor == owner
-    assert uuid.UUID(disabled.request_id)
+    assert str(uuid.UUID(disabled.request_id)) == disabled.request_id
     assert disabled.caller.startswith("products/gatekey/tenants/system/apiKeys/key_")
     assert disabled.before["disable_time"] is None
     assert disabled.after["disable_time"]

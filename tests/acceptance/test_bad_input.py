@@ -19,7 +19,7 @@ from gatekey_server.rpc.wire import paging
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.support.server import Client, problem_of, read_example
+from tests.support.server import Client, Rpc, problem_of, read_example
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TENANT = "products/heyoo/tenants/bad-input"
@@ -267,7 +267,7 @@ async def test_page_tokens(root: Client, tenant: str, sql: "asyncpg.Connection[a
     assert people.next_page_token
     assert keys.next_page_token
     other = "products/heyoo/tenants/other"
-    bad = [
+    bad: list[tuple[Rpc, Message]] = [
         (root.keys.ListApiKeys, api_key_service_pb2.ListApiKeysRequest(parent=TENANT, page_token=token))
         for token in ("x", "!!!", "a" * 5000, people.next_page_token, keys.next_page_token[:-3])
     ]

@@ -1,9 +1,11 @@
 """`BatchCheck`: many questions, each answered as if it were alone."""
 
+from typing import Any
+
 import grpc
 import pytest
 from gatekey.core.secrets import new_secret
-from gatekey.v1 import api_key_service_pb2, check_service_pb2
+from gatekey.v1 import api_key_service_pb2
 from gatekey.v1.check_service_pb2 import BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse
 
 from tests.support.server import Client, problem_of
@@ -11,8 +13,8 @@ from tests.support.server import Client, problem_of
 MAX_CHECKS = 1000
 
 
-async def batch(client: Client, *checks: CheckRequest) -> list[CheckResponse | check_service_pb2.CheckError]:
-    """Ask many questions at once; every answer is a decision or an error."""
+async def batch(client: Client, *checks: CheckRequest) -> list[Any]:
+    """Ask many questions at once; every result is a `CheckResponse` or a `CheckError`."""
     answer: BatchCheckResponse = await client.checks.BatchCheck(BatchCheckRequest(checks=checks), timeout=10)
     return [getattr(result, result.WhichOneof("result") or "") for result in answer.results]
 

@@ -29,7 +29,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.freshness import applied_everywhere
-from tests.support.server import Client, problem_of, read_example
+from tests.support.server import Client, Rpc, problem_of, read_example
 
 TENANT = "products/heyoo/tenants/acme"
 KEY = f"{TENANT}/apiKeys/key_00000000000000000000000000"
@@ -201,7 +201,7 @@ def test_every_rpc_has_a_rule() -> None:
 
 async def call(client: Client, method: MethodDescriptor, request: Message, **options: Any) -> Message:
     """Call a method by its descriptor."""
-    send = client.channel.unary_unary(
+    send: grpc.aio.UnaryUnaryMultiCallable[Message, Message] = client.channel.unary_unary(
         f"/{method.containing_service.full_name}/{method.name}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=GetMessageClass(method.output_type).FromString,
@@ -212,7 +212,7 @@ async def call(client: Client, method: MethodDescriptor, request: Message, **opt
 
 async def snapshot(sql: "asyncpg.Connection[asyncpg.Record]") -> list[Any]:
     """What the heyoo part of the database holds."""
-    return await sql.fetch(
+    rows: list[Any] = await sql.fetch(
         """
         select product_id, spec_version, tenant_uid, tenant.delete_time, principal_uid, key_uid from product
         left join tenant using (product_id)
@@ -221,6 +221,7 @@ async def snapshot(sql: "asyncpg.Connection[asyncpg.Record]") -> list[Any]:
         where product_id = 'heyoo' order by tenant_uid, principal_uid, key_uid
         """
     )
+    return rows
 
 
 def told(answer: check_service_pb2.CheckResponse) -> check_service_pb2.CheckResponse:
@@ -398,7 +399,8 @@ async def test_a_token_that_ends_leaves_none_behind_that_does_not(root: Client) 
     end.seconds += 60
     maker = await root.create_key(system, mode="ALL", new_machine_user=True, expire_time=end)
     client = root.with_token(maker.secret)
-    for fields in ({}, {"expire_time": Timestamp(seconds=end.seconds + 1)}):
+    expiries: tuple[dict[str, Any], ...] = ({}, {"expire_time": Timestamp(seconds=end.seconds + 1)})
+    for fields in expiries:
         with pytest.raises(grpc.RpcError) as raised:
             await client.create_key(system, mode="ALL", new_machine_user=True, **fields)
         assert problem_of(raised.value).reason == "TOKEN_EXCEEDS_CALLER"
@@ -505,7 +507,7 @@ async def test_a_token_that_is_no_longer_good_is_refused(
 async def test_the_built_in_product_cannot_be_changed(root: Client) -> None:
     product = await root.products.GetProduct(product_service_pb2.GetProductRequest(name="products/gatekey"))
     product.spec.secret_keys.default_mode = types_pb2.ACCESS_MODE_ALL
-    attempts = (
+    attempts: tuple[tuple[Rpc, Message, str], ...] = (
         (root.products.ApplyProduct, product_service_pb2.ApplyProductRequest(spec=product.spec), "PRODUCT_BUILT_IN"),
         (
             root.products.DeleteProduct,

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gatekey.core.secrets import new_secret
@@ -159,13 +160,14 @@ def test_a_root_token_that_cannot_be_written_is_told_and_the_server_goes_on(
         )
     try:
         wrong = Cli(tmp_path, {"GATEKEY_ADDRESS": address, "GATEKEY_TOKEN": new_secret("gk_")})
+        refused = b"UNAVAILABLE"
         for _ in range(100):
+            if b"UNAVAILABLE" not in refused:
+                break
             refused = subprocess.run(
                 [GATEKEY, "products", "list"], env=environment(**wrong.variables), capture_output=True, check=False
-            )
-            if b"UNAVAILABLE" not in refused.stderr:
-                break
-        assert b"TOKEN_INVALID" in refused.stderr
+            ).stderr
+        assert b"TOKEN_INVALID" in refused
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
@@ -309,7 +311,10 @@ def test_what_is_not_utf8_is_told(cli: Cli, secret: str) -> None:
 @pytest.mark.parametrize("text", ["\ufeff{}", "{}\u00a0\n", " {}\r\n"])
 def test_a_token_from_the_environment_is_stripped(cli: Cli, secret: str, text: str) -> None:
     endpoint = endpoint_of(cli.cwd)
-    variables = {"GATEKEY_TOKEN": text.replace("{}", endpoint.token), "GATEKEY_ADDRESS": f" {endpoint.address}\n"}
+    variables: dict[str, Any] = {
+        "GATEKEY_TOKEN": text.replace("{}", endpoint.token),
+        "GATEKEY_ADDRESS": f" {endpoint.address}\n",
+    }
     assert cli("check", secret, "campaigns/c", "read", **variables).out.startswith("Allowed\n")
 
 

@@ -212,7 +212,7 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
 
 def test_several_addresses_stand_in_for_each_other(cli: Cli) -> None:
     endpoint = endpoint_of(cli.cwd)
-    both = {"GATEKEY_ADDRESS": f"127.0.0.1:1, {endpoint.address}", "GATEKEY_TOKEN": endpoint.token}
+    both: dict[str, Any] = {"GATEKEY_ADDRESS": f"127.0.0.1:1, {endpoint.address}", "GATEKEY_TOKEN": endpoint.token}
     assert "acme" in cli("tenants", "list", "heyoo", **both).out
     both["GATEKEY_ADDRESS"] = "127.0.0.1:1,localhost:2"
     refused = cli("tenants", "list", "heyoo", code=1, **both).err

@@ -262,7 +262,7 @@ async def test_whose_secret_is_this(root: Client, fresh_id: str) -> None:
 
     async def identify(client: Client, secret: str) -> api_key_service_pb2.ApiKey:
         request = api_key_service_pb2.IdentifySecretRequest(secret=secret)
-        return await client.keys.IdentifySecret(request)  # type: ignore[no-any-return]
+        return await client.keys.IdentifySecret(request)
 
     assert await identify(root, created.secret) == created.api_key
     await root.keys.RevokeApiKey(api_key_service_pb2.RevokeApiKeyRequest(name=created.api_key.name))

@@ -23,9 +23,9 @@ from google.protobuf.message import Message
 
 from tests.acceptance.test_audit import events
 from tests.acceptance.test_products import own_spec
+from tests.support.databases import Sql
 from tests.support.server import Client, problem_of
 
-Sql = "asyncpg.Connection[asyncpg.Record]"
 SYSTEM = "products/gatekey/tenants/system"
 ALL = types_pb2.ACCESS_MODE_ALL
 RESTRICTED = types_pb2.ACCESS_MODE_RESTRICTED

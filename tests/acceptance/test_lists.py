@@ -12,9 +12,10 @@ from gatekey.v1 import (
     product_service_pb2,
     tenant_service_pb2,
 )
+from google.protobuf.message import Message
 
 from tests.acceptance.test_products import own_spec
-from tests.support.server import Client, problem_of
+from tests.support.server import Client, Rpc, problem_of
 
 
 async def pages(rpc: Any, request: Any, field: str, page_size: int) -> list[list[Any]]:
@@ -104,8 +105,8 @@ async def test_machine_users_that_are_independent_of_keys(root: Client, fresh_id
         users.append(await root.machine_users.CreateMachineUser(request))
     assert users[1].name == f"{tenant}/machineUsers/bot-1"
     assert users[1].role == "owner"
-    request = machine_user_service_pb2.ListMachineUsersRequest(parent=tenant)
-    found = await pages(root.machine_users.ListMachineUsers, request, "machine_users", 3)
+    listing = machine_user_service_pb2.ListMachineUsersRequest(parent=tenant)
+    found = await pages(root.machine_users.ListMachineUsers, listing, "machine_users", 3)
     assert [user for page in found for user in page] == users
     key = await root.create_key(tenant, users[1].name)
     await root.keys.DeleteApiKey(api_key_service_pb2.DeleteApiKeyRequest(name=key.api_key.name))
@@ -212,11 +213,12 @@ async def test_a_key_of_another_tenant_is_not_there(root: Client, fresh_id: str)
     owner = await root.add_member(mine, "owner", "owner")
     created = await root.create_key(mine, owner)
     foreign = created.api_key.name.replace(mine, other)
-    for rpc, request in (
+    attempts: list[tuple[Rpc, Message]] = [
         (root.keys.GetApiKey, api_key_service_pb2.GetApiKeyRequest(name=foreign)),
         (root.keys.DeleteApiKey, api_key_service_pb2.DeleteApiKeyRequest(name=foreign)),
-    ):
+    ]
+    for rpc, request in attempts:
         with pytest.raises(grpc.RpcError) as raised:
-            await rpc(request)  # type: ignore[operator]
+            await rpc(request)
         assert problem_of(raised.value).reason == "API_KEY_NOT_FOUND"
     assert await root.verdict(created.secret, "campaigns", "read") == "ALLOWED"

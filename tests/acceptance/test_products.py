@@ -256,12 +256,13 @@ async def test_what_would_be_stranded_is_named(root: Client, fresh_id: str) -> N
 async def test_a_tenant_is_not_left_without_an_owner_by_a_spec(root: Client, fresh_id: str) -> None:
     spec = own_spec(fresh_id)
     await root.apply(spec)
+    tenants = {}
     for tenant_id in ("lonely", "safe", "deleted"):
-        tenant = await root.create_tenant(fresh_id, tenant_id)
+        tenants[tenant_id] = tenant = await root.create_tenant(fresh_id, tenant_id)
         await root.add_member(tenant, "owner", "owner")
         if tenant_id == "safe":
             await root.add_member(tenant, "m", "member")
-    await root.tenants.DeleteTenant(tenant_service_pb2.DeleteTenantRequest(name=tenant))
+    await root.tenants.DeleteTenant(tenant_service_pb2.DeleteTenantRequest(name=tenants["deleted"]))
     spec.roles[0].owner, spec.roles[1].owner = False, True
     with pytest.raises(grpc.RpcError) as raised:
         await root.apply(spec)

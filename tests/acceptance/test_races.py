@@ -14,6 +14,7 @@ from gatekey.v1 import (
     member_service_pb2,
     product_service_pb2,
     tenant_service_pb2,
+    types_pb2,
 )
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -101,7 +102,7 @@ async def test_delete_key_and_delete_machine_user(
 ) -> None:
     async def race(_: int) -> None:
         created = await root.create_key(tenant, new_machine_user=True)
-        _, reasons = await together(
+        _answers, reasons = await together(
             root.keys.DeleteApiKey(api_key_service_pb2.DeleteApiKeyRequest(name=created.api_key.name)),
             root.machine_users.DeleteMachineUser(
                 machine_user_service_pb2.DeleteMachineUserRequest(name=created.machine_user.name)
@@ -209,7 +210,7 @@ async def test_etag_and_etag(root: Client, tenant: str, runs: int) -> None:
 
 async def test_apply_product_and_create_key(root: Client, fresh_id: str, runs: int) -> None:
     wide, narrow = own_spec(fresh_id), own_spec(fresh_id)
-    narrow.secret_keys.modes.remove(2)
+    narrow.secret_keys.modes.remove(types_pb2.ACCESS_MODE_READ_ONLY)
     await root.apply(wide)
     tenant = await root.create_tenant(fresh_id, "acme")
     owner = await root.add_member(tenant, "owner", "owner")

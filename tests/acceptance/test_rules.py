@@ -7,9 +7,8 @@ import pytest
 from gatekey.v1 import api_key_service_pb2, machine_user_service_pb2, member_service_pb2, product_service_pb2, types_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from tests.support.databases import Sql
 from tests.support.server import Client, ServerProcess, problem_of
-
-Connection = "asyncpg.Connection[asyncpg.Record]"
 
 BITSY_RESOURCES = ("links", "pages", "notes", "qrCodes")
 BITSY_ACTIONS = ("create", "read", "update", "delete")
@@ -28,7 +27,7 @@ async def credential(root: Client, product: str) -> tuple[str, str]:
     return answer.spec.credential.header, answer.spec.credential.scheme
 
 
-async def stored_text(sql: Connection) -> str:
+async def stored_text(sql: Sql) -> str:
     """Everything that the database holds, as text."""
     tables = await sql.fetch("select tablename from pg_tables where schemaname = 'public'")
     assert tables
@@ -37,7 +36,7 @@ async def stored_text(sql: Connection) -> str:
 
 
 async def assert_shown_once(
-    root: Client, sql: Connection, server: ServerProcess, created: api_key_service_pb2.CreateApiKeyResponse
+    root: Client, sql: Sql, server: ServerProcess, created: api_key_service_pb2.CreateApiKeyResponse
 ) -> None:
     """The secret is in the answer to the creation and nowhere else."""
     name, secret = created.api_key.name, created.secret
@@ -137,7 +136,7 @@ class TestBitsy:
         assert problem_of(raised.value).fields == {"api_key.display_name": "DISPLAY_NAME_REQUIRED"}
 
     async def test_b5_the_secret_is_shown_once(
-        self, root: Client, fresh_id: str, sql: Connection, server: ServerProcess
+        self, root: Client, fresh_id: str, sql: Sql, server: ServerProcess
     ) -> None:
         tenant, _ = await new_tenant(root, "bitsy", fresh_id)
         created = await root.create_key(tenant, grants={"*": ["read"]})
@@ -246,7 +245,7 @@ class TestHeyoo:
         await assert_missing(root, everything, "apiKeys", "write", "OWNER_PERMISSION_MISSING")
 
     async def test_h9_shown_once_and_presented_as_a_bearer_token(
-        self, root: Client, fresh_id: str, sql: Connection, server: ServerProcess
+        self, root: Client, fresh_id: str, sql: Sql, server: ServerProcess
     ) -> None:
         tenant, owner = await new_tenant(root, "heyoo", fresh_id)
         await assert_shown_once(root, sql, server, await root.create_key(tenant, owner))
@@ -381,7 +380,7 @@ class TestCodeQR:
             ({"owner": owner}, "api_key.owner"),
         ):
             with pytest.raises(grpc.RpcError) as raised:
-                await root.create_key(tenant, kind="PUBLISHABLE", **options)  # type: ignore[arg-type]
+                await root.create_key(tenant, kind="PUBLISHABLE", **options)
             assert list(problem_of(raised.value).fields) == [field]
 
     async def test_c6_products_without_publishable_keys_have_none(self, root: Client, fresh_id: str) -> None:
@@ -409,7 +408,7 @@ class TestCodeQR:
         await assert_machine_users_do_not_count(root, "codeqr", fresh_id)
 
     async def test_c10_shown_once_and_presented_as_a_bearer_token(
-        self, root: Client, fresh_id: str, sql: Connection, server: ServerProcess
+        self, root: Client, fresh_id: str, sql: Sql, server: ServerProcess
     ) -> None:
         tenant, owner = await new_tenant(root, "codeqr", fresh_id)
         await assert_shown_once(root, sql, server, await root.create_key(tenant, owner))
@@ -456,7 +455,7 @@ class TestCodeQR:
     ) -> None:
         tenant, _ = await new_tenant(root, "codeqr", fresh_id)
         member = await root.add_member(tenant, "m", "member")
-        inside = {"mode": types_pb2.ACCESS_MODE_RESTRICTED, "grants": [grant("links", "read", "write")]}
+        inside: dict[str, Any] = {"mode": types_pb2.ACCESS_MODE_RESTRICTED, "grants": [grant("links", "read", "write")]}
         machine = await root.keys.CreateApiKey(new_key(tenant, new_machine_user=True, **inside), **acting(member))
         assert machine.machine_user.role == "owner"
         assert await root.verdict(machine.secret, "links/a", "write") == "ALLOWED"
@@ -554,11 +553,11 @@ class TestTally:
             assert await root.verdict(key, resource, action) == "ALLOWED"
         for options in ({"mode": "READ_ONLY"}, {"mode": "RESTRICTED", "grants": {"forms": ["read"]}}):
             with pytest.raises(grpc.RpcError) as raised:
-                await root.create_key(tenant, admin, **options)  # type: ignore[arg-type]
+                await root.create_key(tenant, admin, **options)
             assert problem_of(raised.value).reason == "MODE_NOT_OFFERED"
 
     async def test_t3_shown_once_and_replaced_by_a_new_key(
-        self, root: Client, fresh_id: str, sql: Connection, server: ServerProcess
+        self, root: Client, fresh_id: str, sql: Sql, server: ServerProcess
     ) -> None:
         tenant, admin = await new_tenant(root, "tally", fresh_id)
         lost = await root.create_key(tenant, admin)
@@ -702,7 +701,7 @@ async def assert_mode_required(root: Client, tenant: str, owner: str = "", *, ne
 
 async def assert_made_by_oneself_only(root: Client, tenant: str, owner: str, member: str, resource: str) -> None:
     """H12, C11 and T6: a person's key is made, and gets a new secret, on behalf of that person only."""
-    everything = {"mode": types_pb2.ACCESS_MODE_ALL}
+    everything: dict[str, Any] = {"mode": types_pb2.ACCESS_MODE_ALL}
     mine = await root.keys.CreateApiKey(new_key(tenant, member, **everything), **acting(member))
     assert await root.verdict(mine.secret, resource, "read") == "ALLOWED"
     with pytest.raises(grpc.RpcError) as raised:

@@ -1,6 +1,7 @@
 """Texts that no database holds, in every field of every RPC that holds a text."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -44,7 +45,8 @@ def wire(numbers: tuple[int, ...], text: bytes) -> bytes:
 async def refusal(root: Client, method: str, data: bytes) -> Problem | bytes:
     """Send bytes; answers how they are refused, or the answer."""
     descriptor = METHODS[method]
-    call = root.channel.unary_unary(f"/{descriptor.containing_service.full_name}/{descriptor.name}")
+    path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = root.channel.unary_unary(path)
     try:
         answer: bytes = await call(data, timeout=20)
     except grpc.RpcError as error:
@@ -83,7 +85,7 @@ def varint(number: int) -> bytes:
 
 async def test_a_nul_in_a_question_or_a_key_stays_with_it(root: Client, server: ServerProcess) -> None:
     check, nul = check_service_pb2.CheckRequest, "a\0b"
-    asked: dict[str, dict[str, str]] = {
+    asked: dict[str, dict[str, Any]] = {
         "": {},
         "key": {"key": nul},
         "resource": {"resource": nul},
@@ -92,7 +94,7 @@ async def test_a_nul_in_a_question_or_a_key_stays_with_it(root: Client, server: 
         "product": {"product": nul},
     }
     assert set(asked) - {""} == {path for path, _ in fields(check.DESCRIPTOR)}
-    checks = [check(**{"key": "hey_x", "resource": "campaigns", "action": "read"} | texts) for texts in asked.values()]
+    checks = [check(**{"key": "hey_x", "resource": "campaigns", "action": "read", **texts}) for texts in asked.values()]
     answer = await root.checks.BatchCheck(check_service_pb2.BatchCheckRequest(checks=checks), timeout=10)
     for (field, _), one, result in zip(asked.items(), checks, answer.results, strict=True):
         alone = await refusal(root, "CheckService.Check", one.SerializeToString())

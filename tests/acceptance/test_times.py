@@ -148,7 +148,7 @@ async def case(root: Client, fresh_id: str) -> Case:
 async def call(root: Client, method: str, request: Message) -> str:
     """Call a method; answers the reason of its refusal, by field, or nothing."""
     descriptor = METHODS[method]
-    multi = root.channel.unary_unary(
+    multi: grpc.aio.UnaryUnaryMultiCallable[Message, Message] = root.channel.unary_unary(
         f"/{descriptor.containing_service.full_name}/{descriptor.name}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=GetMessageClass(descriptor.output_type).FromString,

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from tests.attack.ground import ATTACKED, Ground, Scene
 from tests.attack.h2_attacker import BATCH_CHECK, CHECK, frame, repeatedly
 from tests.unit.test_spec_work import HUGE, worst_spec
 
-Run = Callable[[Scene, float], Awaitable[Mapping[str, int]]]
+Run = Callable[[Scene, float], Coroutine[Any, Any, Mapping[str, int]]]
 Prepare = Callable[[Ground], Awaitable[dict[str, Any]]]
 
 # What would show in the log if it were written there as it is.
@@ -52,7 +52,6 @@ class Attack:
     name: str
     kind: int
     """Which of the kinds of ways to stop a service: see `KINDS`."""
-    does: str
     run: Run
     prepare: Prepare = Ground.nothing
 
@@ -74,8 +73,8 @@ ATTACKS: dict[str, Attack] = {}
 
 def _attack(kind: int, prepare: Prepare = Ground.nothing) -> Callable[[Run], Run]:
     def register(run: Run) -> Run:
-        name = run.__name__  # type: ignore[attr-defined]
-        ATTACKS[name] = Attack(name, kind, (run.__doc__ or "").partition("\n")[0], run, prepare)
+        name = run.__name__
+        ATTACKS[name] = Attack(name, kind, run, prepare)
         return run
 
     return register
@@ -87,7 +86,7 @@ def _with_and_without_token(attack: h2_attacker.Attack) -> Run:
         first, second = await asyncio.gather(*(attack(scene.target(token), duration_s) for token in tokens))
         return first + second
 
-    both.__name__, both.__doc__ = attack.__name__, attack.__doc__  # type: ignore[attr-defined]
+    both.__name__, both.__doc__ = attack.__name__, attack.__doc__
     return both
 
 
@@ -109,7 +108,8 @@ async def _flood(
             path, data = next(turn)
             try:
                 metadata = (("authorization", f"Bearer {token}"),)
-                await channel.unary_unary(path)(data, metadata=metadata, timeout=_TIMEOUT_S)
+                call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+                await call(data, metadata=metadata, timeout=_TIMEOUT_S)
                 seen["OK"] += 1
             except grpc.aio.AioRpcError as error:
                 seen[error.code().name] += 1
@@ -272,7 +272,7 @@ async def worst_batches(scene: Scene, duration_s: float) -> Counter[str]:
 
 _KINDS_OF_FRAMES = {"gzip_bombs": 2, "malformed_batches": 2, "junk_metadata": 7}
 for _each in h2_attacker.ATTACKS.values():
-    _attack(_KINDS_OF_FRAMES.get(_each.__name__, 3))(_with_and_without_token(_each))  # type: ignore[attr-defined]
+    _attack(_KINDS_OF_FRAMES.get(_each.__name__, 3))(_with_and_without_token(_each))
 
 
 # 4. Answers that are bounded in rows, not in bytes.

@@ -10,11 +10,11 @@ import gzip
 import ssl
 import struct
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from gatekey.v1 import check_service_pb2
 from grpc_health.v1 import health_pb2
@@ -71,7 +71,7 @@ class Target:
         return context
 
 
-Attack = Callable[[Target, float], Awaitable[Counter[str]]]
+Attack = Callable[[Target, float], Coroutine[Any, Any, Counter[str]]]
 
 
 class Peer:
@@ -95,7 +95,6 @@ class Peer:
         self._credit = defaultdict[int, int](lambda: self._stream_window)
         self._credit[0] = _WINDOW
         self._headers: defaultdict[int, dict[str, str]] = defaultdict(dict)
-        self._block = b""
         self._news = asyncio.Condition()
 
     def open(
@@ -105,7 +104,6 @@ class Peer:
         *,
         ends: bool = False,
         authorization: str | bytes | None = None,
-        flush: bool = True,
     ) -> int:
         """Send the headers of a call; returns its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2

@@ -34,8 +34,9 @@ async def field(
 
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_somebody_else_is_served_in_time(field: Field, name: str) -> None:
-    for seconds in SECONDS:
-        outcome = await field.suffer(ATTACKS[name], seconds)
-        if not outcome.faults:
+    *earlier, last = SECONDS
+    for seconds in earlier:
+        if not (await field.suffer(ATTACKS[name], seconds)).faults:
             return
+    outcome = await field.suffer(ATTACKS[name], last)
     assert outcome.faults == [], outcome.seen

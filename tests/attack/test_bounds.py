@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -272,7 +272,7 @@ async def test_connections_beyond_the_limit_are_closed(root: Client) -> None:
     ],
     ids=lambda attack: attack.__name__,
 )
-async def test_a_victim_loses_nothing(target: Target, attack: Callable[[Target, float], Awaitable[object]]) -> None:
+async def test_a_victim_loses_nothing(target: Target, attack: h2_attacker.Attack) -> None:
     async with connect(target) as victim:
         for attacker in (nobody(target), target):
             attacking = asyncio.create_task(attack(attacker, 0.7))

@@ -121,4 +121,5 @@ def retry_delay_of(error: grpc.aio.AioRpcError) -> float:
     assert isinstance(details, bytes)
     retry = error_details_pb2.RetryInfo()
     assert any(detail.Unpack(retry) for detail in status_pb2.Status.FromString(details).details)
-    return retry.retry_delay.ToMicroseconds() / 1e6
+    wanted_s: float = retry.retry_delay.ToMicroseconds() / 1e6
+    return wanted_s

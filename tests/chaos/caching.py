@@ -114,7 +114,7 @@ async def _serve(kind: str) -> None:
     options: dict[str, Any] = {"timeout": _TIMEOUT_S, "cache": True}
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     client = gatekey.Client(**options) if kind == "threads" else gatekey.AsyncClient(**options)
-    check_service_pb2_grpc.add_CheckServiceServicer_to_server(_Checks(client), server)
+    check_service_pb2_grpc.add_CheckServiceServicer_to_server(_Checks(client), server)  # type: ignore[abstract]
     await server.start()
     sys.stdout.write(f"Gatekey serves on 127.0.0.1:{port}\n")
     sys.stdout.flush()

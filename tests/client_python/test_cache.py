@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ from gatekey.core.decisions import RULES
 from gatekey.core.lease import LEASE_S, MAX_REMOTE_LEASE_S
 from gatekey.core.names import format_key_id
 from gatekey.core.secrets import new_secret
-from gatekey.v1 import api_key_service_pb2, cache_service_pb2_grpc
+from gatekey.v1 import api_key_service_pb2, cache_service_pb2_grpc, types_pb2
 from gatekey.v1 import cache_service_pb2 as pb
 
 from tests.client_python.network import Way
@@ -60,6 +61,11 @@ def recalled(client: Any, key: str, resource: str = QUESTION[0], action: str = Q
     return decision
 
 
+def is_known(client: Any, key: str) -> bool:
+    """Whether the client decides by itself about a key."""
+    return recalled(client, key) is not None
+
+
 async def eventually(condition: Callable[[], object], step: Callable[[], Awaitable[object]] | None = None) -> None:
     """Wait until a condition holds, doing a step again and again."""
     async with asyncio.timeout(20):
@@ -72,9 +78,7 @@ async def eventually(condition: Callable[[], object], step: Callable[[], Awaitab
 async def learn(client: Any, *keys: str) -> None:
     """Have the client know keys."""
     for key in keys:
-        await eventually(
-            lambda key=key: recalled(client, key) is not None, lambda key=key: made(client.check, key, *QUESTION)
-        )
+        await eventually(partial(is_known, client, key), partial(made, client.check, key, *QUESTION))
 
 
 # ---------------------------------------------------------------- decisions
@@ -139,9 +143,14 @@ async def test_questions_are_answered_by_either_side_alike(
         gatekey.Question(shop.key, "campaigns/c2", "read", product="bitsy"),
     ]
     assert not recalled(client, shop.reader, "campaigns/c1", "write")
-    sent = []
+    sent: list[gatekey.Question] = []
     write = decisions.try_to_write
-    monkeypatch.setattr(decisions, "try_to_write", lambda question: sent.append(question) or write(question))
+
+    def write_and_tell(question: gatekey.Question) -> Any:
+        sent.append(question)
+        return write(question)
+
+    monkeypatch.setattr(decisions, "try_to_write", write_and_tell)
     allowed, denied, invalid, later, text, other = await made(client.check_many, questions, timeout=10)
     assert sent == questions[2:5], "all others are decided by the cache, denied or not"
     assert allowed.allowed
@@ -323,7 +332,14 @@ class Wire:
         owner = pb.ResolvedOwner(member="owner", role="owner", scope=3)
         answer.results.add(revision=revision).key.CopyFrom(
             pb.ResolvedKey(
-                spec=b"spec", tenant="acme", api_key="key_1", kind=1, mode=1, owner=owner, key_scope=KEY, tenant_scope=4
+                spec=b"spec",
+                tenant="acme",
+                api_key="key_1",
+                kind=types_pb2.KEY_KIND_SECRET,
+                mode=types_pb2.ACCESS_MODE_ALL,
+                owner=owner,
+                key_scope=KEY,
+                tenant_scope=4,
             )
         )
         try:
@@ -342,7 +358,7 @@ SECRET = new_secret("hey_")
 
 
 @pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     """A cache and what it asks."""
     return Wire(monkeypatch)
 
@@ -491,6 +507,7 @@ async def cache_stub(root: Client, grants: dict[str, list[str]]) -> AsyncIterato
 
 
 async def test_a_narrow_token_resolves_only_what_it_may_check(root: Client, shop: Shop) -> None:
+    assert root.token is not None
     request = pb.ResolveRequest(keys=[shop.key, new_secret("hey_"), root.token], rules=RULES)
     async with cache_stub(root, {f"products/{PRODUCT}/checks": ["create"]}) as stub:
         known, unknown, token = (await stub.Resolve(request)).results

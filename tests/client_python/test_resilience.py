@@ -287,7 +287,8 @@ async def test_no_call_fails_while_one_of_two_servers_is_replaced(databases: Dat
     await admin.apply(read_example(PRODUCT))
     await admin.create_tenant(PRODUCT, "acme")
     await admin.close()
-    made_calls, failed, stopping = Counter[str](), [], asyncio.Event()
+    made_calls, stopping = Counter[str](), asyncio.Event()
+    failed: list[tuple[str, gatekey.ApiError | gatekey.CheckFailed]] = []
 
     async def load(name: str, call: Callable[[], Awaitable[Any]]) -> None:
         while not stopping.is_set():
@@ -534,7 +535,8 @@ class Fake(check_service_pb2_grpc.CheckServiceServicer, api_key_service_pb2_grpc
 @asynccontextmanager
 async def faking() -> AsyncIterator[Fake]:
     """A fake that serves."""
-    server, fake = grpc.aio.server(), Fake()
+    # A method that it does not implement responds with UNIMPLEMENTED.
+    server, fake = grpc.aio.server(), Fake()  # type: ignore[abstract]
     check_service_pb2_grpc.add_CheckServiceServicer_to_server(fake, server)
     api_key_service_pb2_grpc.add_ApiKeyServiceServicer_to_server(fake, server)
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -616,7 +618,7 @@ async def test_the_command_line_calls_as_the_client_does(tmp_path: Path) -> None
         assert lost.err.splitlines()[0] == f"error: {name} was rotated, but {reason}"
         first, second = fake.requests
         assert first == second
-        assert uuid.UUID(first.request_id)
+        assert str(uuid.UUID(first.request_id)) == first.request_id
         fake.fails = [grpc.StatusCode.UNAVAILABLE]
         listed = (await run("keys", "list", "heyoo", "acme", "--json")).json
         assert [key["name"] for key in listed["apiKeys"]] == ["key_1", "key_2", "key_3"]

@@ -337,7 +337,7 @@ async def campaigns(request: pytest.FixtureRequest, root: Client, root_token: st
             await server.stop(None)
 
 
-async def call(channel: grpc.aio.Channel, method: str, key: str | None, **fields: str) -> list[str]:
+async def call(channel: grpc.aio.Channel, method: str, key: str | None, **fields: Any) -> list[str]:
     """The names that a method of any kind answers."""
     service, _, name = method.rpartition("/")
     codec = tenants_pb.Tenant.SerializeToString, tenants_pb.Tenant.FromString

@@ -432,7 +432,7 @@ def grpc_service(server: Any, answer: Any) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.v1.Shop", handlers),))
 
 
-async def grpc_status(address: str, *metadata: tuple[str, str], **fields: str) -> Any:
+async def grpc_status(address: str, *metadata: tuple[str, str], **fields: Any) -> Any:
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary(
             "/shop.v1.Shop/Get", tenants_pb.Tenant.SerializeToString, tenants_pb.Tenant.FromString
@@ -527,13 +527,15 @@ def test_closed_clients_are_garbage(root: Client, root_token: str, shop: Shop, m
     gatekey.Client(root.address, token=root_token, cache=True).close()
     monkeypatch.setattr(os, "register_at_fork", lambda **functions: registered.append(functions))
     gc.collect()
-    before, clients = len(_fork_hooks._METHODS), []
-    for number in range(100):
+    before = len(_fork_hooks._METHODS)
+
+    def used_and_closed(number: int) -> list[weakref.ref[Any]]:
         client = gatekey.Client(root.address, token=root_token, timeout=20, cache=number < 10)
-        clients += [weakref.ref(client), weakref.ref(client._transport), weakref.ref(client._transport._tokens)]
         assert client.check(shop.key, "campaigns", "read")
         client.close()
-    del client
+        return [weakref.ref(client), weakref.ref(client._transport), weakref.ref(client._transport._tokens)]
+
+    clients = [each for number in range(100) for each in used_and_closed(number)]
     gc.collect()
     assert registered == []
     assert [each for each in clients if each() is not None] == []

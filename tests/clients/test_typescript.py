@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ CLIENT = ROOT / "clients" / "typescript"
 README = CLIENT / "README.md"
 
 # What npm has fetched once it need not ask for again.
-SPARING = {"npm_config_prefer_offline": "true", "npm_config_audit": "false", "npm_config_fund": "false"}
+SPARING: dict[str, Any] = {"npm_config_prefer_offline": "true", "npm_config_audit": "false", "npm_config_fund": "false"}
 
 pytestmark = [
     pytest.mark.slow,

@@ -265,7 +265,7 @@ class Campaign:
         self, method: MethodDescriptor, data: bytes, caller: Caller, message: Message | None
     ) -> tuple[Answer, Message | None]:
         path = f"/{method.containing_service.full_name}/{method.name}"
-        call = self._channel.unary_unary(path)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(path)
         reply = None
         try:
             written = await call(data, metadata=caller.metadata, timeout=_CALL_TIMEOUT_S)
@@ -382,7 +382,7 @@ def _requests() -> Iterator[Message]:
     for tenant, mode in ((heyoo, types_pb2.ACCESS_MODE_ALL), (codeqr, types_pb2.ACCESS_MODE_READ_ONLY)):
         key = api_key_service_pb2.ApiKey(display_name="Key", owner=f"{tenant}/members/owner", mode=mode)
         yield api_key_service_pb2.CreateApiKeyRequest(parent=tenant, api_key=key)
-    key.CopyFrom(api_key_service_pb2.ApiKey(display_name="Key", mode=types_pb2.ACCESS_MODE_RESTRICTED))
+    key = api_key_service_pb2.ApiKey(display_name="Key", mode=types_pb2.ACCESS_MODE_RESTRICTED)
     key.grants.add(resource="links", actions=["read"])
     key.labels["team"] = "x"
     yield api_key_service_pb2.CreateApiKeyRequest(parent=bitsy, api_key=key)

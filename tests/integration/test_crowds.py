@@ -10,6 +10,7 @@ import grpc
 import pytest
 from gatekey.core.secrets import new_secret
 from gatekey.v1 import tenant_service_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.support.databases import Databases
 from tests.support.server import PEPPERS, Client, ServerProcess, problem_of, read_example
@@ -55,7 +56,7 @@ async def update(client: Client, tenant: str, timeout: float = 10) -> None:
     await client.tenants.UpdateTenant(
         tenant_service_pb2.UpdateTenantRequest(
             tenant=tenant_service_pb2.Tenant(name=tenant, display_name=f"{next(NUMBERS)}"),
-            update_mask={"paths": ["display_name"]},
+            update_mask=FieldMask(paths=["display_name"]),
         ),
         timeout=timeout,
     )

@@ -101,7 +101,7 @@ async def test_a_database_that_can_be_trusted_is_used_by_tls_alone(secured: Secu
     url = secured.url(sslmode="verify-full", sslrootcert=secured.files / "ours.pem")
     token = new_secret("gk_")
     variables = {"GATEKEY_DATABASE_URL": url, "GATEKEY_PEPPERS": PEPPERS, "GATEKEY_ROOT_TOKEN": token}
-    assert await asyncio.to_thread(Cli(tmp_path), "migrate", **variables)
+    await asyncio.to_thread(Cli(tmp_path, variables), "migrate")
     server = await ServerProcess.start(variables)
     client = Client(server.address, token)
     try:

@@ -19,7 +19,7 @@ from gatekey.v1.cache_service_pb2_grpc import CacheServiceStub
 from gatekey_server.store import schema
 from gatekey_server.store.queries import queries
 
-from tests.support.databases import Databases
+from tests.support.databases import Databases, Sql
 from tests.support.server import PEPPERS, Client, ServerProcess, problem_of, read_example
 
 TOKEN = new_secret("gk_")
@@ -33,7 +33,6 @@ COLUMNS = [
     path.name.partition("_")[0]
     for path in (Path(schema.__file__).parent / "migrations/versions").glob("*_finite_times.py")
 )
-Sql = "asyncpg.Connection[asyncpg.Record]"
 
 
 def test_the_bounds_in_sql_are_those_of_the_code() -> None:
@@ -228,9 +227,9 @@ async def test_a_row_that_cannot_be_read_fails_alone(shop: Shop, damage: str) ->
     assert second.response.allowed
     stub = CacheServiceStub(root.channel)
     keys = [broken.secret, (await shop.key("other")).secret]
-    first, second = (await stub.Resolve(cache_service_pb2.ResolveRequest(keys=keys, rules=RULES))).results
-    assert (first.unreadable, first.HasField("key")) == (True, False)
-    assert second.HasField("key")
+    damaged, sound = (await stub.Resolve(cache_service_pb2.ResolveRequest(keys=keys, rules=RULES))).results
+    assert (damaged.unreadable, damaged.HasField("key")) == (True, False)
+    assert sound.HasField("key")
     # It is listed and can be revoked.
     parent = shop.tenants["heyoo"]
     listed = await root.keys.ListApiKeys(api_key_service_pb2.ListApiKeysRequest(parent=parent, page_size=1000))

@@ -42,6 +42,7 @@ from gatekey_server.store import products
 from gatekey_server.store import snapshots as stored
 from gatekey_server.store.database import Database, Share
 from gatekey_server.store.products import CompiledSpecs
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from tests.support.databases import Databases
@@ -73,7 +74,7 @@ class Turns:
             run(handle)
             self.longest = max(self.longest, time.thread_time() - began)
 
-        asyncio.Handle._run = timed  # type: ignore[method-assign]
+        asyncio.Handle._run = timed  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
@@ -158,7 +159,7 @@ async def program(databases: Databases) -> AsyncIterator[Program]:
     keyring = Keyring(parse_peppers(PEPPERS))
     async with Database.connect(url, max_connections=8, statement_timeout_s=30, acquire_timeout_s=30) as database:
         await bootstrap.prepare(database, keyring)
-        await bootstrap.add_root_token(database, keyring, lambda _: keyring.seal(TOKEN), utc_now())
+        await bootstrap.add_root_token(database, lambda _: keyring.seal(TOKEN), utc_now())
         history, log, lease = InvalidationIndex(), ChangeLog(), PrimaryLease()
         poller = ChangePoller(database.share(Share.CONTROL), history, log, lease)
         snapshots = SnapshotSource(database.share(Share.LOADS), history, lease, max_entries=100_000, max_bytes=10**9)
@@ -183,7 +184,7 @@ async def program(databases: Databases) -> AsyncIterator[Program]:
 @pytest.fixture(scope="module")
 async def keys(program: Program) -> list[str]:
     """Secrets of keys with as many grants as a key may have."""
-    request = product_service_pb2.ApplyProductRequest(spec=large_spec("large"))
+    request: Message = product_service_pb2.ApplyProductRequest(spec=large_spec("large"))
     await program.call("ProductService/ApplyProduct", request, product_service_pb2.Product)
     request = tenant_service_pb2.CreateTenantRequest(parent="products/large", tenant_id="acme")
     await program.call("TenantService/CreateTenant", request, tenant_service_pb2.Tenant)
@@ -198,8 +199,8 @@ async def keys(program: Program) -> list[str]:
         created = await program.call("ApiKeyService/CreateApiKey", request, api_key_service_pb2.CreateApiKeyResponse)
         made.append(created.secret)
     # What it may not do is told at length.
-    member = member_service_pb2.Member(name="products/large/tenants/acme/members/other", role="member")
-    request = member_service_pb2.UpdateMemberRequest(member=member, update_mask={"paths": ["role"]})
+    other = member_service_pb2.Member(name="products/large/tenants/acme/members/other", role="member")
+    request = member_service_pb2.UpdateMemberRequest(member=other, update_mask=FieldMask(paths=["role"]))
     await program.call("MemberService/UpdateMember", request, member_service_pb2.Member)
     return made
 

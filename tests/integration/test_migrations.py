@@ -19,7 +19,7 @@ from gatekey_server.store.schema import SchemaError
 
 from tests.integration.test_operators import peer
 from tests.integration.test_service import run_async
-from tests.support.databases import Databases
+from tests.support.databases import Databases, Sql
 from tests.support.pooler import PGBOUNCER, pgbouncer
 from tests.support.server import GATEKEY, PEPPERS, environment
 
@@ -29,8 +29,6 @@ HELD = """
     where locktype = 'advisory' and granted and datname = current_database()
 """
 
-Connection = asyncpg.Connection
-
 
 @pytest.fixture
 async def url(databases: Databases) -> str:
@@ -39,7 +37,7 @@ async def url(databases: Databases) -> str:
 
 
 @pytest.fixture
-async def other(url: str) -> AsyncIterator["Connection[asyncpg.Record]"]:
+async def other(url: str) -> AsyncIterator[Sql]:
     """Somebody else's session."""
     connection = await asyncpg.connect(url, server_settings={"application_name": "left-behind"})
     yield connection
@@ -69,7 +67,7 @@ async def migrate(url: str, *arguments: str) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.slow
-async def test_who_holds_the_lock_is_told_and_it_is_given_up(url: str, other: "Connection[asyncpg.Record]") -> None:
+async def test_who_holds_the_lock_is_told_and_it_is_given_up(url: str, other: Sql) -> None:
     await other.execute(f"select pg_advisory_lock({LOCK})")
     pid = await other.fetchval("select pg_backend_pid()")
     result = await run_async("migrate", "--lock-timeout", "0.5", GATEKEY_DATABASE_URL=url, GATEKEY_PEPPERS=PEPPERS)
@@ -89,7 +87,7 @@ async def test_who_holds_the_lock_is_told_and_it_is_given_up(url: str, other: "C
 
 
 @pytest.mark.slow
-async def test_a_migration_goes_on_once_the_other_one_has_ended(url: str, other: "Connection[asyncpg.Record]") -> None:
+async def test_a_migration_goes_on_once_the_other_one_has_ended(url: str, other: Sql) -> None:
     # As previous releases lock: for the session.
     await other.execute(f"select pg_advisory_lock({LOCK})")
     processes = [await migrate(url) for _ in range(2)]
@@ -104,7 +102,7 @@ async def test_a_migration_goes_on_once_the_other_one_has_ended(url: str, other:
     assert await other.fetchval(HELD) is None
 
 
-async def test_a_previous_release_waits_for_a_migration(url: str, other: "Connection[asyncpg.Record]") -> None:
+async def test_a_previous_release_waits_for_a_migration(url: str, other: Sql) -> None:
     async with asyncio.timeout(10), hold(url, url):
         assert not await other.fetchval(f"select pg_try_advisory_lock({LOCK})")
     assert await other.fetchval(f"select pg_try_advisory_lock({LOCK})")
@@ -112,9 +110,7 @@ async def test_a_previous_release_waits_for_a_migration(url: str, other: "Connec
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-async def test_a_migration_that_is_ended_leaves_no_lock(
-    url: str, other: "Connection[asyncpg.Record]", number: signal.Signals
-) -> None:
+async def test_a_migration_that_is_ended_leaves_no_lock(url: str, other: Sql, number: signal.Signals) -> None:
     await schema.migrate(url, version="0001")
     await other.execute("begin; lock table tenant in access share mode")
     process = await migrate(url)
@@ -133,12 +129,13 @@ async def test_a_migration_that_is_ended_leaves_no_lock(
 
 
 async def test_a_lock_that_is_not_to_be_had_names_its_holder(
-    url: str, other: "Connection[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+    url: str, other: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "_LOCK_TIMEOUT_S", 1)
     await schema.migrate(url, version="0001")
     await other.execute("begin; lock table tenant in access share mode")
-    pid, told = await other.fetchval("select pg_backend_pid()"), []
+    pid = await other.fetchval("select pg_backend_pid()")
+    told: list[str] = []
     with pytest.raises(LockTimeoutError, match=rf"this session holds: process {pid} \(left-behind.*Run it again"):
         await schema.migrate(url, tell=told.append)
     assert len(told) == 1
@@ -147,7 +144,7 @@ async def test_a_lock_that_is_not_to_be_had_names_its_holder(
     await schema.migrate(url)
 
 
-async def test_a_migration_ends_with_its_lock(url: str, other: "Connection[asyncpg.Record]") -> None:
+async def test_a_migration_ends_with_its_lock(url: str, other: Sql) -> None:
     await schema.migrate(url, version="0001")
     await other.execute("begin; lock table tenant in access share mode")
     waiting = asyncio.Event()
@@ -159,7 +156,7 @@ async def test_a_migration_ends_with_its_lock(url: str, other: "Connection[async
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbouncer: apt-get install pgbouncer")
-async def test_a_pooler_cannot_keep_the_lock(url: str, other: "Connection[asyncpg.Record]", tmp_path: Path) -> None:
+async def test_a_pooler_cannot_keep_the_lock(url: str, other: Sql, tmp_path: Path) -> None:
     async with pgbouncer(tmp_path, url, "transaction") as pooled:
         script = (
             "import asyncio, sys\n"
@@ -184,25 +181,21 @@ async def test_a_pooler_cannot_keep_the_lock(url: str, other: "Connection[asyncp
 
 
 @pytest.mark.slow
-async def test_a_schema_of_a_newer_release_is_left_as_it_is(
-    url: str, other: "asyncpg.Connection[asyncpg.Record]"
-) -> None:
+async def test_a_schema_of_a_newer_release_is_left_as_it_is(url: str, other: Sql) -> None:
     await schema.migrate(url)
     await other.execute("update schema_version set version_num = '9999'")
     result = await run_async("migrate", GATEKEY_DATABASE_URL=url, GATEKEY_PEPPERS=PEPPERS)
     assert (result.returncode, result.stderr, result.stdout) == (0, "", "The schema is at version 9999\n")
 
 
-async def test_tables_of_somebody_else_are_in_the_way(url: str, other: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def test_tables_of_somebody_else_are_in_the_way(url: str, other: Sql) -> None:
     await other.execute("create table tenant (x int)")
     with pytest.raises(SchemaError, match='is in the way that is not Gatekey\'s: relation "tenant" already exists'):
         await schema.migrate(url)
 
 
 @pytest.mark.slow
-async def test_a_database_that_cannot_store_every_text_is_refused(
-    url: str, other: "asyncpg.Connection[asyncpg.Record]"
-) -> None:
+async def test_a_database_that_cannot_store_every_text_is_refused(url: str, other: Sql) -> None:
     name = f"latin_{uuid.uuid4().hex[:8]}"
     await other.execute(f"create database {name} encoding 'LATIN1' locale 'C' template template0")
     latin = re.sub(r"/test_\d+\?", f"/{name}?", url)

@@ -227,7 +227,7 @@ async def test_a_spec_that_cannot_be_read_fails_alone(shop: Shop, damage: str) -
     await shop.sql.execute("update product set spec = $1 where product_id = $2", damage, broken)
     shop.expected_failures.add("product.unreadable")
 
-    products = {}
+    products: dict[str, product_service_pb2.Product] = {}
     request = product_service_pb2.ListProductsRequest(page_size=1)
     while not products or request.page_token:
         page = await root.products.ListProducts(request, timeout=10)

@@ -33,7 +33,7 @@ def test_both_have_one_version() -> None:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheels of both."""
     directory = tmp_path_factory.mktemp("wheels")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", directory]
+    command: list[str | Path] = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", directory]
     subprocess.run([*command, *PROJECTS.values()], check=True, timeout=600)
     return directory
 

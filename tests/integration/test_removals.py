@@ -22,7 +22,7 @@ from gatekey.v1 import (
 
 from tests.support.databases import Databases
 from tests.support.orphans import OrphanCheck
-from tests.support.server import PEPPERS, Client, ServerProcess, problem_of, read_example
+from tests.support.server import PEPPERS, Client, ServerProcess, as_json, problem_of, read_example
 
 # By hand: GATEKEY_TEST_LARGE_MEMBER_KEYS=800000 pytest -s -k large_member
 LARGE_MEMBER_KEYS = int(os.environ.get("GATEKEY_TEST_LARGE_MEMBER_KEYS", "5000"))
@@ -182,7 +182,7 @@ async def test_nothing_of_a_removed_member_counts_before_anything_is_purged(serv
     events = await client.audit.ListAuditEvents(
         audit_service_pb2.ListAuditEventsRequest(parent=tenant, verb="RemoveMember")
     )
-    told = dict(events.audit_events[0].before)
+    told = as_json(events.audit_events[0].before)
     assert (told["display_name"], told["role"], told["api_key_count"]) == ("", "owner", 301)
     assert len(told["api_keys"]) == 100
 

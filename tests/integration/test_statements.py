@@ -101,7 +101,7 @@ async def deployment(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> A
     async with Database.connect(url, max_connections=5, statement_timeout_s=5, acquire_timeout_s=5) as database:
         token = new_secret("gk_")
         await bootstrap.prepare(database, KEYRING)
-        await bootstrap.add_root_token(database, KEYRING, lambda _: KEYRING.seal(token), NOW)
+        await bootstrap.add_root_token(database, lambda _: KEYRING.seal(token), NOW)
         digests = KEYRING.digests(token)
         found = await snapshots.load(database, CompiledSpecs(), digests)
         root = callers.identify(VersionedSnapshot(found.snapshots[digests[0]], found.revision), NOW)

@@ -243,7 +243,7 @@ async def test_everything_that_a_large_tenant_loses_is_counted(world: World) -> 
         with pytest.raises(grpc.RpcError) as raised:
             await world.client.products.ApplyProduct(request)
         assert problem_of(raised.value).metadata == {"keys": "6002"}
-    assert "tenants/small/apiKeys/" in problem_of(raised.value).message
+        assert "tenants/small/apiKeys/" in problem_of(raised.value).message
 
 
 @pytest.mark.drill

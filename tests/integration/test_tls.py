@@ -26,10 +26,11 @@ from gatekey.v1 import api_key_service_pb2, tenant_service_pb2
 from gatekey_server.rpc import certificates
 from gatekey_server.rpc.tls import WatchedFiles
 from gatekey_server.runtime import config
+from google.protobuf.message import Message
 
 from tests.support.certificates import LOCALHOST, Authority, Pair, replace
 from tests.support.freshness import applied_everywhere
-from tests.support.server import PEPPERS, Client, Problem, ServerProcess, problem_of
+from tests.support.server import PEPPERS, Client, Problem, Rpc, ServerProcess, problem_of
 
 SYSTEM = "products/gatekey/tenants/system"
 TOKEN = f"{SYSTEM}/apiKeys/key_01kwz3k0000000000000000000"
@@ -265,9 +266,11 @@ async def test_a_certificate_stands_for_its_key_until_the_commit(
     client, name = mutual.present(CLIENTS.issue(dns("other.example"))), mutual.second
     rotate = api_key_service_pb2.RotateApiKeyRequest(name=name)
     disable = api_key_service_pb2.DisableApiKeyRequest(name=name)
-    for index, (change, wanted, reason) in enumerate(
-        [(root.keys.RotateApiKey, rotate, ""), (root.keys.DisableApiKey, disable, "TOKEN_INVALID")]
-    ):
+    changes: list[tuple[Rpc, Message, str]] = [
+        (root.keys.RotateApiKey, rotate, ""),
+        (root.keys.DisableApiKey, disable, "TOKEN_INVALID"),
+    ]
+    for index, (change, wanted, reason) in enumerate(changes):
         request = tenant_service_pb2.CreateTenantRequest(parent="products/heyoo", tenant_id=f"{fresh_id}-{index}")
         async with sql.transaction():
             await sql.execute("select from product where product_id = 'heyoo' for update")

@@ -12,14 +12,13 @@ from gatekey_server.store import database as store_database
 from gatekey_server.store.api_keys import record_uses
 from gatekey_server.store.database import Database
 
-from tests.support.databases import Databases
+from tests.support.databases import Databases, Sql
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=1)
 LATER = NOW + timedelta(seconds=2)
 
 Uid = tuple[int, uuid.UUID]
-Sql = "asyncpg.Connection[asyncpg.Record]"
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """Fresh databases, copied from a template in milliseconds."""
 
 import itertools
+from typing import TypeAlias
 
 import asyncpg
 from gatekey_server.store import schema
 from gatekey_server.store.embedded import EmbeddedPostgres
 
 TEMPLATE = "gatekey_template"
+
+Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+"""A connection to run SQL by hand."""
 
 
 class Databases:

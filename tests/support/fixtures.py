@@ -75,7 +75,7 @@ class Fixtures:
         key = case.secret.of(holding.secret)
         return check_service_pb2.CheckRequest(key=key, resource=case.resource, action=case.action, tenant=tenant)
 
-    def subject(self, case: Case) -> dict[str, object]:
+    def subject(self, case: Case) -> dict[str, Any]:
         """What the answer must tell but the decision itself: whom it is about, or nothing at all."""
         if case.expected == "KEY_UNKNOWN":
             return {"expires": False}
@@ -155,7 +155,7 @@ async def _make(root: Client, product: str, prefix: str, holder: Holder) -> Hold
         new_machine_user=key.machine,
         **fields,
     )
-    if member:
+    if key.role:
         demotion = member_service_pb2.UpdateMemberRequest(
             member=member_service_pb2.Member(name=member, role=key.role),
             update_mask=FieldMask(paths=["role"]),

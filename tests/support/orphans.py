@@ -2,11 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeAlias
 
 import asyncpg
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+from tests.support.databases import Sql
 
 # One row for each foreign key of the schema, however many come later. A key with a null in it refers to nothing.
 _BUILD = """
@@ -38,7 +37,7 @@ _BUILD = """
 class OrphanCheck:
     """Counts the rows of one database that have lost their parent. In a few milliseconds, for use after every test."""
 
-    def __init__(self, url: str, connection: Connection, query: str) -> None:
+    def __init__(self, url: str, connection: Sql, query: str) -> None:
         self.url = url
         self.query = query
         self._connection = connection

@@ -46,8 +46,9 @@ async def pgbouncer(directory: Path, url: str, mode: str, *, size: int = 20, mor
     owner = pwd.getpwuid(Path(host).stat().st_uid)
     for path in (directory, file):
         os.chown(path, owner.pw_uid, owner.pw_gid)
+    command: list[str | Path] = ["setpriv", "--pdeathsig=KILL", *_privileges(owner)[-1], "--", PGBOUNCER, "-q", file]
     process = await asyncio.create_subprocess_exec(
-        *("setpriv", "--pdeathsig=KILL", *_privileges(owner)[-1], "--", PGBOUNCER, "-q", file),
+        *command,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )

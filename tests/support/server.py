@@ -4,10 +4,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import grpc
 from gatekey.v1 import (
@@ -27,6 +27,7 @@ from gatekey.v1 import (
     types_pb2,
 )
 from google.protobuf import any_pb2, json_format
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from ruamel.yaml import YAML
 
@@ -34,6 +35,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 PRODUCTS = tuple(sorted(path.stem for path in EXAMPLES.glob("*.yaml")))
 GATEKEY = (sys.executable, "-c", "from gatekey_command import main; main()")
+
+Rpc: TypeAlias = Callable[..., Awaitable[Any]]
+"""A method of a stub, for tables of methods that take different requests."""
 
 PEPPERS = "1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
@@ -139,6 +143,11 @@ class Problem:
     metadata: dict[str, str]
     fields: dict[str, str]
     """The reason of each field violation, by field."""
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """Return a message as JSON has it: of a `Struct`, its fields and their plain values."""
+    return json_format.MessageToDict(message)
 
 
 def problem_of(error: grpc.RpcError) -> Problem:

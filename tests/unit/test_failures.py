@@ -37,6 +37,7 @@ def test_each_error_of_the_driver_has_a_meaning(kind: type[Exception]) -> None:
     sqlstate = getattr(kind, "sqlstate", None)
     found = meaning_of(kind("some text"))
     if issubclass(kind, asyncpg.PostgresError) and kind is not asyncpg.InvalidCachedStatementError:
+        assert sqlstate is not None
         # A class that the driver knows and the table does not would be a fault by default.
         assert sqlstate[:2] in BY_CLASS
         expected = Meaning.NOT_NOW if sqlstate in NOT_NOW else Meaning.AGAIN if sqlstate in AGAIN else Meaning.FAULT

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 from gatekey.core.errors import Overloaded
@@ -13,7 +14,7 @@ from gatekey_server.store.turns import MAX_WAITING_IN_SCOPE, Scope, Turns
 
 def worker(
     turns: Turns, done: list[Scope], work: Callable[[], Awaitable[None]] | None = None
-) -> Callable[[Scope], Awaitable[None]]:
+) -> Callable[[Scope], Coroutine[Any, Any, None]]:
     async def run(scope: Scope) -> None:
         async with turns.take(scope):
             await (work or (lambda: asyncio.sleep(0)))()

@@ -10,6 +10,7 @@ import pytest
 from gatekey.core.decisions import KeySnapshot
 from gatekey_server.background import uses
 from gatekey_server.background.uses import UsageRecorder
+from gatekey_server.store import api_keys
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _BATCH = 3
@@ -34,7 +35,7 @@ def snapshot(number: int, *, was_used: bool = True) -> KeySnapshot:
 
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Database:
-    monkeypatch.setattr(uses.api_keys, "record_uses", record_uses)
+    monkeypatch.setattr(api_keys, "record_uses", record_uses)
     monkeypatch.setattr(uses, "_BATCH", _BATCH)
     return Database()
 

@@ -15,10 +15,9 @@ from gatekey._connection import TLS
 from gatekey._paths import Path
 from gatekey._requests import EVERYWHERE, Wait
 from gatekey.client import AsyncClient, Client
-from gatekey.decisions import CheckFailed, Decision, KeyKind, Permission, Question, Reason
+from gatekey.decisions import AccessDenied, CheckFailed, Decision, KeyKind, Permission, Question, Reason
 from gatekey.errors import (
     Aborted,
-    AccessDenied,
     AlreadyExists,
     ApiError,
     Cancelled,

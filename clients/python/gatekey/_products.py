@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -29,19 +29,17 @@ RETRY_S: Final = 1.0
 class GuardedProduct:
     """Makes no calls: whoever has a client asks when it `is_due`, and has it `learn` or `fail`."""
 
-    def __init__(
-        self, product: str | None, credential: Credential | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, product: str | None, credential: Credential | None) -> None:
         self.id = product
         self.requirements: list[Requirement[Any]] = []
         """What is checked, as far as it is known before there are requests."""
-        self.faults = FaultLog(clock)
+        self.faults = FaultLog()
         self._given = credential
-        self._clock = clock
+        self._clock = time.monotonic
         self._config: pb.CheckConfig | None = None
         self._is_refused = False
         self._is_untold = False
-        self._due_at = clock()
+        self._due_at = self._clock()
 
     def is_known(self) -> bool:
         """Whether requests can be served while the server is asked once more."""

@@ -28,7 +28,6 @@ from gatekey.v1 import tenant_service_pb2 as tenants_pb
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
-Item = TypeVar("Item")
 Mode = Literal["ALL", "READ_ONLY", "RESTRICTED"]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from gatekey import errors
@@ -23,11 +23,11 @@ S = TypeVar("S", bound=Callable[[], object])
 class _CurrentToken(Generic[S]):
     """The token that is presented now. A callable is called for the first call, and again when its token is refused."""
 
-    def __init__(self, given: str | S | None, *, optional: bool, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, given: str | S | None, *, optional: bool) -> None:
         """Raises `ValueError` where there is no token, unless it is optional."""
         self._from = "token="
         if given is None:
-            given, self._from = environment.get("GATEKEY_TOKEN", ""), "GATEKEY_TOKEN"
+            given, self._from = os.environ.get("GATEKEY_TOKEN", ""), "GATEKEY_TOKEN"
         self._metadata: Metadata = ()
         self._source: S | None = None
         if not isinstance(given, str):

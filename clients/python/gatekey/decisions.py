@@ -1,4 +1,4 @@
-"""Questions and decisions, as values."""
+"""Questions and decisions, as values; and the error that carries a denial."""
 
 from __future__ import annotations
 
@@ -110,8 +110,24 @@ class Decision:
     def require(self) -> Decision:
         """This decision, if it allows. Raises `AccessDenied`."""
         if not self.allowed:
-            raise errors.AccessDenied(self)
+            raise AccessDenied(self)
         return self
+
+
+class AccessDenied(errors.GatekeyError):
+    """The holder of the key may not do the action on the resource."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision)
+        self.decision = decision
+
+    def __str__(self) -> str:
+        return f"{self.decision.message} ({self.decision.reason})"
+
+    @property
+    def missing_permissions(self) -> tuple[Permission, ...]:
+        """What would have had to be granted, to the key or to the role of its owner."""
+        return self.decision.missing_permissions
 
 
 @dataclass(frozen=True, slots=True)

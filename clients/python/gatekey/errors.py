@@ -21,21 +21,18 @@
         ├── SecretWithheld      the key was made, but the answer with its secret got lost on the way
         └── InternalError       anything else
 
-Treat an `ApiError` of a check as a denial.
+Treat an `ApiError` of a check as a denial. `AccessDenied` stands in `gatekey.decisions`, beside what it carries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import grpc
 
 from gatekey import _status
-
-if TYPE_CHECKING:
-    from gatekey.decisions import Decision, Permission
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +49,6 @@ class FieldViolation:
 
 class GatekeyError(Exception):
     """All errors of this package."""
-
-
-class AccessDenied(GatekeyError):
-    """The holder of the key may not do the action on the resource."""
-
-    def __init__(self, decision: Decision) -> None:
-        super().__init__(decision)
-        self.decision = decision
-
-    def __str__(self) -> str:
-        return f"{self.decision.message} ({self.decision.reason})"
-
-    @property
-    def missing_permissions(self) -> tuple[Permission, ...]:
-        """What would have had to be granted, to the key or to the role of its owner."""
-        return self.decision.missing_permissions
 
 
 class Misconfigured(GatekeyError):

@@ -32,9 +32,7 @@ async def prepare(database: Database, keyring: Keyring) -> bool:
     return await database.transaction(work)
 
 
-async def add_root_token(
-    database: Database, keyring: Keyring, seal: Callable[[str], SealedSecret], now: datetime
-) -> bool:
+async def add_root_token(database: Database, seal: Callable[[str], SealedSecret], now: datetime) -> bool:
     """Store a token that may do everything. Returns False where that token is stored already."""
 
     async def work(connection: Connection) -> bool:

@@ -228,13 +228,13 @@ async def _bootstrap(settings: Settings, database: Database, keyring: Keyring, *
     first_start = await bootstrap.prepare(database, keyring)
     if settings.root_token is not None:
         token = settings.root_token.get_secret_value()
-        if await bootstrap.add_root_token(database, keyring, lambda _: keyring.seal(token), utc_now()):
+        if await bootstrap.add_root_token(database, lambda _: keyring.seal(token), utc_now()):
             _log.info("root_token.stored")
         return None
     if not first_start and not wants_root_token:
         return None
     mint = Mint(keyring)
-    await bootstrap.add_root_token(database, keyring, mint, utc_now())
+    await bootstrap.add_root_token(database, mint, utc_now())
     return mint.secret
 
 

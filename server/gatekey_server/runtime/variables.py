@@ -8,14 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gatekey._files import MAX_BYTES, read_bounded
+from gatekey._files import read_bounded
 from gatekey._secret_text import bare, in_quotes
 
 PREFIX = "GATEKEY_"
 
 LAST_PORT = 65535
-MAX_FILE_BYTES = MAX_BYTES
-"""The maximum size of a file that a variable names."""
 _MEANT = {"HOST": "LISTEN", "PORT": "LISTEN", "ADDR": "LISTEN", "BIND": "LISTEN", "DSN": "DATABASE_URL"}
 
 

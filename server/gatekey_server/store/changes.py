@@ -43,10 +43,9 @@ class Process:
 class ChangeConnection:
     """A separate connection to the primary, on which a process receives changes."""
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", process: uuid.UUID, timeout_s: float) -> None:
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", process: uuid.UUID) -> None:
         self._connection = connection
         self._process = process
-        self._timeout_s = timeout_s
         self._woken = asyncio.Event()
 
     @classmethod
@@ -59,7 +58,7 @@ class ChangeConnection:
                 command_timeout=timeout_s,
                 server_settings={**SESSION, "application_name": "gatekey-changes"},
             )
-            link = cls(connection, process, timeout_s)
+            link = cls(connection, process)
             try:
                 connection.add_termination_listener(link.wake)
                 await connection.add_listener(_CHANNEL, link.wake)

@@ -276,7 +276,7 @@ class Database:
     @asynccontextmanager
     async def connect(
         cls, dsn: str, *, max_connections: int, statement_timeout_s: float, acquire_timeout_s: float
-    ) -> AsyncIterator["Database"]:
+    ) -> AsyncIterator[Self]:
         """Open a pool, and close it at the end."""
         with translated_errors():
             primary = Primary(dsn)

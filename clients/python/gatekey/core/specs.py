@@ -610,17 +610,6 @@ def may_take_from_keys(before: ProductSpec, spec: ProductSpec) -> bool:
     )
 
 
-def strands_key(
-    spec: ProductSpec,
-    kind: KeyKind,
-    mode: AccessMode | None,
-    grants: Sequence[Grant],
-    owner: KeyOwner | None = None,
-) -> bool:
-    """Whether a key made under another spec would lose what it was given: its kind, owner, mode or grants."""
-    return next(KeyOffer(spec).losses(kind, owner, mode, grants), None) is not None
-
-
 def in_words(duration: timedelta) -> str:
     """Return `90 days`, `1 hour` or `90 seconds`: in the largest unit without a remainder, in whole seconds."""
     total_s = int(duration.total_seconds())
