@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from gatekey.core.secrets import new_secret
 
+from tests.support.databases import Databases
 from tests.support.programs import run
 from tests.support.server import PEPPERS, ROOT, ServerProcess
 
@@ -78,10 +79,10 @@ async def test_the_command_line_without_a_server(wheels: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-async def test_the_server_brings_its_commands(wheels: Path, tmp_path: Path, database_url: str) -> None:
+async def test_the_server_brings_its_commands(wheels: Path, tmp_path: Path, databases: Databases) -> None:
     programs = await install(wheels, tmp_path / "server", "gatekey-server")
     assert (await run(programs / "gatekey", "peppers", "generate", cwd=tmp_path)).startswith("1:")
-    variables = {"GATEKEY_DATABASE_URL": database_url, "GATEKEY_PEPPERS": PEPPERS}
+    variables = {"GATEKEY_DATABASE_URL": await databases.create(), "GATEKEY_PEPPERS": PEPPERS}
     assert "The schema is at version" in await run(programs / "gatekey", "migrate", cwd=tmp_path, **variables)
     token = new_secret("gk_")
 
@@ -95,5 +96,5 @@ async def test_the_server_brings_its_commands(wheels: Path, tmp_path: Path, data
         GATEKEY_ADDRESS=server.address,
         GATEKEY_TOKEN=token,
     )
-    assert json.loads(listed)["products"][0]["name"] == "products/gatekey"
+    assert [product["name"] for product in json.loads(listed)["products"]] == ["products/gatekey"]
     assert await server.stop() == 0
