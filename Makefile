@@ -117,7 +117,7 @@ lock: ## Choose the newest versions of all dependencies and write them down
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VENV)-lock/bin/python -m pip install --quiet --group dev --group docs clients/python 'server[embedded]'
+	$(VENV)-lock/bin/python -m pip install --quiet --group dev --group docs ./clients/python './server[embedded]'
 	{ echo "# Written by 'make lock': the versions that development and CI use."; \
 		$(VENV)-lock/bin/python -m pip freeze --exclude gatekey --exclude gatekey-server; } > constraints.txt
 	rm -rf $(VENV)-lock

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
+import gatekey
+import gatekey_server
 from gatekey.core.secrets import new_secret
 from gatekey.v1 import api_key_service_pb2 as pb
 from gatekey_server.store.embedded import EmbeddedPostgres
@@ -25,7 +27,8 @@ from tests.support.databases import Databases
 from tests.support.server import PEPPERS, Client, ServerProcess, read_example
 
 _TIMES = 7
-_PACKAGES = ("/gatekey_server/", "/gatekey/")
+_PACKAGES = tuple(f"{package.__path__[0]}/" for package in (gatekey, gatekey_server))
+_STUBS = f"{_PACKAGES[0]}v1/"
 _QUIET_S = 0.1
 _OUT = "WAY_TRACE_FILE"
 
@@ -54,7 +57,7 @@ def _serve(out: Path) -> None:
 
     def note(frame: FrameType, event: str, _: object) -> None:
         file = frame.f_code.co_filename
-        if event == "call" and any(package in file for package in _PACKAGES) and "/v1/" not in file:
+        if event == "call" and file.startswith(_PACKAGES) and not file.startswith(_STUBS):
             seen.add((file, frame.f_code.co_qualname))
 
     def begin(*_: object) -> None:

@@ -47,14 +47,14 @@ func (c *Client) Check(ctx context.Context, key, resource, action string, opts .
 	return c.Checks.Check(ctx, NewCheck(key, resource, action, opts...))
 }
 
-// Require checks, and answers a denial as a *DeniedError.
+// Require checks, and answers a denial as a *AccessDeniedError.
 func (c *Client) Require(ctx context.Context, key, resource, action string, opts ...CheckOption) (*Decision, error) {
 	decision, err := c.Check(ctx, key, resource, action, opts...)
 	if err != nil {
 		return nil, err
 	}
 	if !decision.GetAllowed() {
-		return nil, &DeniedError{Decision: decision}
+		return nil, &AccessDeniedError{Decision: decision}
 	}
 	return decision, nil
 }

@@ -147,7 +147,7 @@ func TestRequireAnswersDenialsAsErrors(t *testing.T) {
 		t.Fatal(decision, err)
 	}
 	decision, err := client.Require(t.Context(), "k", "links", "write")
-	var denied *gatekey.DeniedError
+	var denied *gatekey.AccessDeniedError
 	if !errors.As(err, &denied) || decision != nil {
 		t.Fatal(decision, err)
 	}

@@ -10,13 +10,13 @@ import (
 
 const domain = "gatekey"
 
-// DeniedError is the answer of Require to a denial.
-type DeniedError struct {
+// AccessDeniedError is the answer of Require to a denial.
+type AccessDeniedError struct {
 	Decision *Decision
 }
 
 // Error holds the reason and the sentence of the decision; it holds no secret.
-func (e *DeniedError) Error() string {
+func (e *AccessDeniedError) Error() string {
 	reason := strings.TrimPrefix(e.Decision.GetReason().String(), "REASON_")
 	return fmt.Sprintf("gatekey: denied: %s (%s)", e.Decision.GetMessage(), reason)
 }

@@ -28,7 +28,7 @@ MAX_GROWTH_MB = 256.0
 _WARM_KEYS = 20
 _SECRET = re.compile(r"[a-z]+_[0-9A-Za-z]{38}")
 _HEAD_START_S = 0.2
-_PATIENCE_S = 60
+_WAIT_S = 60
 
 
 @dataclass(frozen=True)
@@ -202,5 +202,5 @@ def _tell(process: asyncio.subprocess.Process, line: str) -> None:
 
 async def _line(process: asyncio.subprocess.Process) -> Any:
     assert process.stdout is not None
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(_WAIT_S):
         return (await process.stdout.readline()).decode().strip()

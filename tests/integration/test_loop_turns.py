@@ -122,7 +122,7 @@ class Program:
             return await endpoint.answer_later(answer)
         if identity is None:
             identity = await endpoint.identify(RequestContext(metadata))
-        return identity if isinstance(identity, Response) else await endpoint.answer(data, identity)
+        return identity if isinstance(identity, Response) else await endpoint.serve(data, identity)
 
 
 def large_spec(product: str, roles: int = 7) -> product_spec_pb2.ProductSpec:

@@ -50,7 +50,11 @@ async def test_a_response_is_built_before_the_commit(databases: Databases, is_wr
         return MutationOutcome("after", NAME, {"display_name": "before"}, {"display_name": "after"})
 
     mutation = Mutation(
-        caller=caller, identify_again=identify_again, verb="Test", answer=answer, wait_until_visible=wait_until_visible
+        caller=caller,
+        identify_again=identify_again,
+        verb="Test",
+        serialize_response=answer,
+        wait_until_visible=wait_until_visible,
     )
     mutation.demand(lambda _: None)
     async with Database.connect(url, max_connections=2, statement_timeout_s=5, acquire_timeout_s=5) as database:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -63,7 +64,7 @@ def reasons() -> Mapping[str, set[str]]:
             named = node.func.value if isinstance(node.func, ast.Attribute) else node.func
             error = classes.get(named.id) if isinstance(named, ast.Name) else None
             is_violation = error is errors.Violation
-            if error is None or not (is_violation or issubclass(error, errors.GatekeyError)):
+            if error is None or not (is_violation or issubclass(error, errors.DomainError)):
                 continue
             reason = node.args[1 if at_field or is_violation else 0]
             # Elsewhere an error is handed on, and its reason with it.
@@ -187,6 +188,16 @@ def _unindented(code: str) -> str:
 def test_links_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
     assert all((document.parent / target).exists() for target in targets), targets
+
+
+def test_what_is_installed_from_a_checkout_is_a_distribution() -> None:
+    """The pages' own test installs nothing, because everything is there already."""
+    texts = [path.read_text() for path in (*DOCUMENTS, ROOT / "Makefile", ROOT / "server" / "README.md")]
+    lines = [line for text in texts for line in re.findall(r"pip install (.*)", text)]
+    named = {each for line in lines for each in re.findall(r"(?<![\w./-])(\.[\w./]*)(?=[\s'\[]|$)", line)}
+    assert {"./clients/python", "./server"} <= named
+    for each in named:
+        assert "project" in tomllib.loads((ROOT / each / "pyproject.toml").read_text()), each
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:

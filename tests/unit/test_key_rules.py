@@ -11,8 +11,8 @@ from gatekey.core import key_rules, specs
 from gatekey.core.decisions import CompiledSpec, PrincipalKind
 from gatekey.core.entities import ApiKey, Principal
 from gatekey.core.errors import (
+    DomainError,
     FailedPrecondition,
-    GatekeyError,
     InvalidRequest,
     PermissionDenied,
     ResourceExhausted,
@@ -107,9 +107,9 @@ def api_key(**fields: Any) -> ApiKey:
     return replace(key, **fields)
 
 
-def refused(error: type[GatekeyError], reason: str, rule: Callable[[], object]) -> GatekeyError:
+def refused(error: type[DomainError], reason: str, rule: Callable[[], object]) -> DomainError:
     """Demand that a rule raises an error, and return it."""
-    with pytest.raises(GatekeyError) as raised:
+    with pytest.raises(DomainError) as raised:
         rule()
     assert type(raised.value) is error
     assert raised.value.reason == reason

@@ -46,7 +46,7 @@ func run(ctx context.Context, client *gatekey.Client) error {
 	}
 	fmt.Println(decision.GetAllowed(), decision.GetReason(), decision.GetRole())
 
-	var denied *gatekey.DeniedError
+	var denied *gatekey.AccessDeniedError
 	if _, err := client.Require(ctx, secret, "tags", "write"); errors.As(err, &denied) {
 		for _, missing := range denied.Decision.GetMissingPermissions() {
 			fmt.Println("missing:", missing.GetAction(), "on", missing.GetResource())

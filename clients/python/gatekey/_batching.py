@@ -69,7 +69,7 @@ class _Waiter:
         self.ends = ends
         self.batch: _InflightBatch | None = None
 
-    def answer(self, result: Result | BaseException) -> None:
+    def resolve(self, result: Result | BaseException) -> None:
         # As a value also where it is an error: one that nobody waits for any more would be complained about.
         if not self.future.done():
             self.future.set_result(result)
@@ -110,7 +110,7 @@ class _InflightBatch:
         except Exception as error:  # noqa: BLE001 - it is each asker's own
             results = [_own(error) for _ in self._waiters]
         for waiter, result in zip(self._waiters, results, strict=True):
-            waiter.answer(result)
+            waiter.resolve(result)
 
     def _look(self) -> None:
         self._will_look = False
@@ -118,7 +118,7 @@ class _InflightBatch:
         now = self._loop.time()
         for waiter in self._waiters:
             if waiter.ends <= now:
-                waiter.answer(errors.DeadlineExceeded(f"there was no answer in {waiter.timeout:g} s"))
+                waiter.resolve(errors.DeadlineExceeded(f"there was no answer in {waiter.timeout:g} s"))
         waiting = [waiter.ends for waiter in self._waiters if not waiter.future.done()]
         if waiting:
             self._alarm = self._loop.call_at(min(waiting), self._look)
@@ -130,7 +130,7 @@ class _InflightBatch:
         self._ended(self)
         # Whoever still waits was in a batch that was cancelled.
         for waiter in self._waiters:
-            waiter.answer(errors.Cancelled("the client was closed"))
+            waiter.resolve(errors.Cancelled("the client was closed"))
 
 
 def _own(error: Exception) -> Exception:

@@ -40,7 +40,7 @@ class Call(Generic[R_co]):
     path: str
     """`/gatekey.v1.CheckService/Check`."""
     request: Message
-    answer: type[R_co]
+    response_class: type[R_co]
     timeout: float | None = None
     """In seconds, all attempts included; None for the client's default."""
     actor: str = ""
@@ -136,7 +136,7 @@ class Transport:
         method = self._methods.get(call.path)
         if method is None:
             serialize = type(call.request).SerializeToString
-            method = channel.unary_unary(call.path, serialize, call.answer.FromString)
+            method = channel.unary_unary(call.path, serialize, call.response_class.FromString)
             self._methods[call.path] = method
         return method
 
@@ -214,7 +214,7 @@ class AsyncTransport:
         method = self._methods.get(call.path)
         if method is None:
             serialize = type(call.request).SerializeToString
-            method = channel.unary_unary(call.path, serialize, call.answer.FromString)
+            method = channel.unary_unary(call.path, serialize, call.response_class.FromString)
             self._methods[call.path] = method
         return method
 

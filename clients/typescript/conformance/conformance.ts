@@ -1,6 +1,6 @@
 // Reads questions as JSON, asks each alone and all together, and writes the answers as JSON.
 import { existsSync, readFileSync } from "node:fs";
-import { type CheckResponse, Client, GatekeyError, KeyKind, path, type Question, Reason } from "@gatekey/client";
+import { type CheckResponse, Client, ApiError, KeyKind, path, type Question, Reason } from "@gatekey/client";
 
 // Below the server's limit, so that there are several batches.
 const MAX_BATCH = 100;
@@ -67,7 +67,7 @@ function pathOf(segments: string[]): string | null {
   try {
     return path(...segments);
   } catch (error) {
-    if (error instanceof GatekeyError && error.reason === "RESOURCE_INVALID") return null;
+    if (error instanceof ApiError && error.reason === "RESOURCE_INVALID") return null;
     throw error;
   }
 }
@@ -94,7 +94,7 @@ function told(decision: CheckResponse): object {
 }
 
 function failed(error: unknown): object {
-  if (!(error instanceof GatekeyError)) throw error;
+  if (!(error instanceof ApiError)) throw error;
   const nothing = { allowed: false, missing: [], product: "", tenant: "", principal: "", role: "", api_key: "" };
   return { ...nothing, code: error.code, reason: error.reason, kind: "UNSPECIFIED", expires: false };
 }

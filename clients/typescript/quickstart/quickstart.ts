@@ -1,5 +1,5 @@
 // Makes a key and asks what it may do: GATEKEY_TOKEN=gk_… node quickstart.js 127.0.0.1:50051
-import { AccessDenied, AccessMode, Client, Code, GatekeyError, path, Reason } from "@gatekey/client";
+import { AccessDenied, AccessMode, Client, Code, ApiError, path, Reason } from "@gatekey/client";
 
 const address = process.argv[2] ?? "127.0.0.1:50051";
 // One client for the whole program. The token comes from GATEKEY_TOKEN.
@@ -24,7 +24,7 @@ async function makeKey() {
 }
 
 function unlessThere(error: unknown): void {
-  if (!(error instanceof GatekeyError && error.code === Code.ALREADY_EXISTS)) throw error;
+  if (!(error instanceof ApiError && error.code === Code.ALREADY_EXISTS)) throw error;
 }
 
 const { key, name } = await makeKey();

@@ -1,7 +1,7 @@
 import { credentials, status, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
 
 import { type CallOptions, Connection, type ServiceClient, type TokenSource } from "./connection.js";
-import { AccessDenied, fromBatch, GatekeyError } from "./errors.js";
+import { AccessDenied, fromBatch, ApiError } from "./errors.js";
 import { ApiKeyService } from "./gen/gatekey/v1/api_key_service_pb.js";
 import { AuditService } from "./gen/gatekey/v1/audit_service_pb.js";
 import { type CheckConfig, type CheckResponse, CheckService } from "./gen/gatekey/v1/check_service_pb.js";
@@ -63,7 +63,7 @@ export interface Question {
 /** The answer to one question of a batch. An error means that no decision was made. */
 export type BatchResult =
   | { readonly decision: CheckResponse; readonly error?: undefined }
-  | { readonly decision?: undefined; readonly error: GatekeyError };
+  | { readonly decision?: undefined; readonly error: ApiError };
 
 /** One connection to Gatekey, or several where its address stands for several servers. A program needs one. */
 export class Client {
@@ -108,7 +108,7 @@ export class Client {
   async batchCheck(questions: readonly Question[], options?: CallOptions): Promise<BatchResult[]> {
     const { results } = await this.checks.batchCheck({ checks: questions.map(checked) }, options);
     if (results.length !== questions.length) {
-      throw new GatekeyError(status.INTERNAL, `${questions.length} checks got ${results.length} answers`);
+      throw new ApiError(status.INTERNAL, `${questions.length} checks got ${results.length} answers`);
     }
     return results.map(({ result }) =>
       result.case === "response" ? { decision: result.value } : { error: fromBatch(result.value) },

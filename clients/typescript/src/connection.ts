@@ -14,7 +14,7 @@ import {
 import { reflect } from "@bufbuild/protobuf/reflect";
 import * as grpc from "@grpc/grpc-js";
 
-import { fromCall, GatekeyError } from "./errors.js";
+import { fromCall, ApiError } from "./errors.js";
 import { clean } from "./token.js";
 
 /** What may be said about one call. */
@@ -152,7 +152,7 @@ export class Connection {
 }
 
 function isEndOfConnection(error: unknown): boolean {
-  return error instanceof GatekeyError && error.code === grpc.status.INTERNAL && error.message.includes(CONNECTION_ENDED);
+  return error instanceof ApiError && error.code === grpc.status.INTERNAL && error.message.includes(CONNECTION_ENDED);
 }
 
 function isUnary(method: DescMethod): method is DescMethodUnary {
@@ -180,7 +180,7 @@ async function before(deadline: number, signal: AbortSignal | undefined, source:
   try {
     return clean(token, "the function that gives the service token");
   } catch (error) {
-    throw new GatekeyError(grpc.status.UNAUTHENTICATED, (error as TypeError).message);
+    throw new ApiError(grpc.status.UNAUTHENTICATED, (error as TypeError).message);
   }
 }
 
@@ -188,14 +188,14 @@ async function askFor(source: TokenSource): Promise<string> {
   try {
     return await source();
   } catch (error) {
-    throw new GatekeyError(grpc.status.UNAUTHENTICATED, "there is no service token", {}, { cause: error });
+    throw new ApiError(grpc.status.UNAUTHENTICATED, "there is no service token", {}, { cause: error });
   }
 }
 
 function endOf(deadline: number, signal: AbortSignal | undefined): { promise: Promise<never>; end: () => void } {
   let end = () => {};
   const promise = new Promise<never>((_, reject) => {
-    const late = () => reject(new GatekeyError(grpc.status.DEADLINE_EXCEEDED, "the service token came too late"));
+    const late = () => reject(new ApiError(grpc.status.DEADLINE_EXCEEDED, "the service token came too late"));
     const cancel = () => reject(aborted(signal!));
     const timer = setTimeout(late, deadline - Date.now());
     signal?.addEventListener("abort", cancel);
@@ -208,6 +208,6 @@ function endOf(deadline: number, signal: AbortSignal | undefined): { promise: Pr
   return { promise, end };
 }
 
-function aborted(signal: AbortSignal): GatekeyError {
-  return new GatekeyError(grpc.status.CANCELLED, "the call was aborted", {}, { cause: signal.reason });
+function aborted(signal: AbortSignal): ApiError {
+  return new ApiError(grpc.status.CANCELLED, "the call was aborted", {}, { cause: signal.reason });
 }

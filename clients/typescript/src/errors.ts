@@ -17,8 +17,8 @@ export interface FieldViolation {
 }
 
 /** No decision was made, or nothing was done: to be treated as a denial. */
-export class GatekeyError extends Error {
-  override readonly name: string = "GatekeyError";
+export class ApiError extends Error {
+  override readonly name: string = "ApiError";
   /** The status code of gRPC. */
   readonly code: status;
   /** The stable reason, such as `TOKEN_INVALID`; empty where the error did not come from Gatekey itself. */
@@ -51,20 +51,20 @@ export class AccessDenied extends Error {
 }
 
 /** The error of a call that has failed. */
-export function fromCall(error: ServiceError): GatekeyError {
-  return new GatekeyError(error.code, error.details, detailsOf(error.metadata), { cause: error });
+export function fromCall(error: ServiceError): ApiError {
+  return new ApiError(error.code, error.details, detailsOf(error.metadata), { cause: error });
 }
 
 /** The error that `check` would have failed with. */
-export function fromBatch(problem: CheckError | undefined): GatekeyError {
+export function fromBatch(problem: CheckError | undefined): ApiError {
   if (!problem || problem.code === status.OK) {
-    return new GatekeyError(status.INTERNAL, "the answer holds neither a decision nor an error");
+    return new ApiError(status.INTERNAL, "the answer holds neither a decision nor an error");
   }
   const { code, reason, message, field } = problem;
-  return new GatekeyError(code, message, { reason, fields: field ? [{ field, reason, description: message }] : [] });
+  return new ApiError(code, message, { reason, fields: field ? [{ field, reason, description: message }] : [] });
 }
 
-function detailsOf(trailer: Metadata): ConstructorParameters<typeof GatekeyError>[2] {
+function detailsOf(trailer: Metadata): ConstructorParameters<typeof ApiError>[2] {
   const [packed] = trailer.get("grpc-status-details-bin");
   if (!Buffer.isBuffer(packed)) return {};
   const { details } = fromBinary(StatusSchema, packed);

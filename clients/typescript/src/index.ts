@@ -17,7 +17,7 @@ export {
   TOKEN_VARIABLE,
 } from "./client.js";
 export type { CallOptions, ServiceClient, TokenSource } from "./connection.js";
-export { AccessDenied, type FieldViolation, GatekeyError } from "./errors.js";
+export { AccessDenied, type FieldViolation, ApiError } from "./errors.js";
 export { type CheckConfig, type CheckResponse, CheckResponse_Reason as Reason } from "./gen/gatekey/v1/check_service_pb.js";
 export { AccessMode, KeyKind } from "./gen/gatekey/v1/types_pb.js";
 export { path } from "./path.js";

@@ -1,11 +1,11 @@
 import { status } from "@grpc/grpc-js";
 
-import { GatekeyError } from "./errors.js";
+import { ApiError } from "./errors.js";
 
 /**
  * Makes the path of a resource of collections and ids in turns: `path("shipments", id)`. Each id is one segment, whatever it
  * holds: what cannot stand in a segment is percent-encoded, `%` and `/` included, so that different ids are different
- * segments. Throws a `GatekeyError` with the reason `RESOURCE_INVALID` where an id is empty, `.`, `..` or `*`, holds a
+ * segments. Throws a `ApiError` with the reason `RESOURCE_INVALID` where an id is empty, `.`, `..` or `*`, holds a
  * control character or is not Unicode, and where a collection is without an id.
  */
 export function path(...segments: string[]): string {
@@ -30,7 +30,7 @@ function encode(id: string): string {
   return encoded.replace(/%(?:24|26|2B|2C|3A|3B|3D|40)/g, decodeURIComponent).replaceAll("*", "%2A");
 }
 
-function invalid(description: string): GatekeyError {
+function invalid(description: string): ApiError {
   const reason = "RESOURCE_INVALID";
-  return new GatekeyError(status.INVALID_ARGUMENT, description, { reason, fields: [{ field: "resource", reason, description }] });
+  return new ApiError(status.INVALID_ARGUMENT, description, { reason, fields: [{ field: "resource", reason, description }] });
 }

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Metadata, status } from "@grpc/grpc-js";
-import { AccessDenied, Client, type ClientOptions, Code, DEFAULT_TIMEOUT_MS, GatekeyError, path, Reason } from "@gatekey/client";
+import { AccessDenied, Client, type ClientOptions, Code, DEFAULT_TIMEOUT_MS, ApiError, path, Reason } from "@gatekey/client";
 import { CreateApiKeyRequestSchema } from "@gatekey/client/v1/api_key_service";
 import { BatchCheckResponseSchema } from "@gatekey/client/v1/check_service";
 import { BadRequestSchema, ErrorInfoSchema } from "#rpc/error_details";
@@ -32,12 +32,12 @@ function connect(options: ClientOptions = {}): Client {
   return client;
 }
 
-async function failed(promise: Promise<unknown>): Promise<GatekeyError> {
+async function failed(promise: Promise<unknown>): Promise<ApiError> {
   const error = await promise.then(
     () => assert.fail("it did not fail"),
     (reason: unknown) => reason,
   );
-  assert.ok(error instanceof GatekeyError, String(error));
+  assert.ok(error instanceof ApiError, String(error));
   return error;
 }
 
@@ -209,7 +209,7 @@ test("only text is an id", () => {
   for (const lost of [undefined, null, 42, ["s1"]] as string[][]) {
     assert.throws(() => path("shipments", lost as unknown as string), TypeError);
   }
-  assert.throws(() => path("shipments", "\ud800"), (error) => error instanceof GatekeyError && error.reason === "RESOURCE_INVALID");
+  assert.throws(() => path("shipments", "\ud800"), (error) => error instanceof ApiError && error.reason === "RESOURCE_INVALID");
 });
 
 test("the check config is that of the product", async () => {

@@ -1,7 +1,7 @@
 // What the README shows; compiled, to be sure that it can be.
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { Client, Code, GatekeyError, path, Reason } from "@gatekey/client";
+import { Client, Code, ApiError, path, Reason } from "@gatekey/client";
 import { UpdateApiKeyRequestSchema } from "@gatekey/client/v1/api_key_service";
 import { create } from "@bufbuild/protobuf";
 
@@ -31,7 +31,7 @@ export async function errors(client: Client, key: string): Promise<boolean> {
     if (!decision.allowed) console.log("denied:", Reason[decision.reason], decision.message);
     return decision.allowed;
   } catch (error) {
-    if (!(error instanceof GatekeyError)) throw error;
+    if (!(error instanceof ApiError)) throw error;
     const away = error.code === Code.UNAVAILABLE || error.code === Code.DEADLINE_EXCEEDED;
     console.error(away ? "look after Gatekey:" : "mend the caller:", error.reason, error.message);
     return false;

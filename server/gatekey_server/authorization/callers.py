@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from gatekey.core import builtin, key_rules
 from gatekey.core.decisions import CompiledSpec, KeySnapshot, Reason, Request, decide, holder_problem
-from gatekey.core.errors import GatekeyError, NotFound, PermissionDenied, Unauthenticated, Unreadable
+from gatekey.core.errors import DomainError, NotFound, PermissionDenied, Unauthenticated, Unreadable
 from gatekey.core.grants import ANY, GrantSet, Path
 from gatekey.core.names import ApiKeyName, ProductName, TenantName
 from gatekey.core.specs import AccessMode, KeyKind
@@ -131,13 +131,13 @@ def _checking_rights(compiled: CompiledSpec, mode: AccessMode | None, grants: Gr
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
-def identify(known: VersionedSnapshot | GatekeyError, now: datetime) -> Caller:
+def identify(known: VersionedSnapshot | DomainError, now: datetime) -> Caller:
     """Return the caller that holds a service token, from the token's snapshot.
 
     Raises `Unauthenticated` (`TOKEN_INVALID`) where the token does not exist or is no longer valid, and `known` where
     it is an error.
     """
-    if isinstance(known, GatekeyError):
+    if isinstance(known, DomainError):
         if isinstance(known, Unreadable) and known.product != builtin.PRODUCT.product:
             raise _unknown_token()
         raise known
@@ -156,8 +156,8 @@ def _unknown_token() -> Unauthenticated:
 
 
 def as_seen(
-    caller: Caller, known: VersionedSnapshot | GatekeyError, reached: int, min_revision: int = 0
-) -> VersionedSnapshot | GatekeyError:
+    caller: Caller, known: VersionedSnapshot | DomainError, reached: int, min_revision: int = 0
+) -> VersionedSnapshot | DomainError:
     """Return the snapshot of a secret as the caller may see it.
 
     A key that the caller may not check looks like one that does not exist. The revision must not tell when the secret

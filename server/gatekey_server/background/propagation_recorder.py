@@ -6,7 +6,7 @@ from datetime import timedelta
 import structlog
 from gatekey.core.audit import AuditPosition
 from gatekey.core.changes import Commit
-from gatekey.core.errors import GatekeyError
+from gatekey.core.errors import DomainError
 
 from gatekey_server.freshness.propagation import PropagationBarrier
 from gatekey_server.store import audit
@@ -56,6 +56,6 @@ class PropagationRecorder:
 
         try:
             await self._database.transaction(write)
-        except GatekeyError as error:
+        except DomainError as error:
             _log.warning("propagation.kept_back", waits=len(waits), reason=error.reason)
             self._pending = waits | self._pending

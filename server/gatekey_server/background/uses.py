@@ -11,7 +11,7 @@ from datetime import datetime
 import structlog
 from gatekey.core import clock
 from gatekey.core.decisions import KeySnapshot
-from gatekey.core.errors import GatekeyError
+from gatekey.core.errors import DomainError
 
 from gatekey_server.store import api_keys
 from gatekey_server.store.database import Database
@@ -73,7 +73,7 @@ class UsageRecorder:
             batch, begun_at = dict(pending[start : start + _BATCH]), clock.now()
             try:
                 await self._write(batch)
-            except GatekeyError as error:
+            except DomainError as error:
                 _log.warning("usage.kept_back", keys=len(self._pending), reason=error.reason)
                 return
             for uid, time in batch.items():
@@ -92,7 +92,7 @@ class UsageRecorder:
         """Write some uses. Those that the database refuses are dropped."""
         try:
             await api_keys.record_uses(self._database, batch)
-        except GatekeyError:
+        except DomainError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
             if len(batch) > 1:

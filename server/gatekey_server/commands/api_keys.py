@@ -177,20 +177,20 @@ async def update_api_key(
     if change.grants:
         specs.validate_form(change.grants, "api_key.grants")
 
-    async def work(connection: Connection, held: _LockedKey) -> ApiKey:
-        before, now = held.key, mutation.caller.now
-        after = key_rules.apply_change(held.compiled, before, change, now)
+    async def work(connection: Connection, locked: _LockedKey) -> ApiKey:
+        before, now = locked.key, mutation.caller.now
+        after = key_rules.apply_change(locked.compiled, before, change, now)
         if key_rules.is_revived(before, change, now):
-            await limits.refuse_another_key(connection, held.product, held.tenant, now)
-        await held.refuse_too_much(connection, after.mode, after.grants)
+            await limits.refuse_another_key(connection, locked.product, locked.tenant, now)
+        await locked.refuse_too_much(connection, after.mode, after.grants)
         required = before.actor_required
-        _refuse_stronger_token(mutation, held.tenant, after.mode, after.grants, actor_required=required)
-        if key_rules.gives_more(held.compiled, before, after):
-            _refuse_lasting_token(mutation, held.tenant, after.expire_time)
+        _refuse_stronger_token(mutation, locked.tenant, after.mode, after.grants, actor_required=required)
+        if key_rules.gives_more(locked.compiled, before, after):
+            _refuse_lasting_token(mutation, locked.tenant, after.expire_time)
         if after == KeySettings.of(before):
             return before
-        await api_keys.update(connection, held.tenant, before.uid, after)
-        return await lookup.api_key(connection, held.tenant, name)
+        await api_keys.update(connection, locked.tenant, before.uid, after)
+        return await lookup.api_key(connection, locked.tenant, name)
 
     return await _change(database, mutation, name, "update", etag, work)
 
@@ -200,10 +200,10 @@ async def disable_api_key(
 ) -> KeyAndSpec:
     """Disable a key until it is enabled again. Raises as `update_api_key`."""
 
-    async def work(connection: Connection, held: _LockedKey) -> ApiKey:
-        if held.key.disable_time is not None:
-            return held.key
-        return await api_keys.disable(connection, held.tenant, held.key)
+    async def work(connection: Connection, locked: _LockedKey) -> ApiKey:
+        if locked.key.disable_time is not None:
+            return locked.key
+        return await api_keys.disable(connection, locked.tenant, locked.key)
 
     return await _change(database, mutation, name, "disable", etag, work)
 
@@ -211,11 +211,11 @@ async def disable_api_key(
 async def enable_api_key(database: Database, mutation: Mutation[KeyAndSpec], name: ApiKeyName, etag: str) -> KeyAndSpec:
     """Enable a disabled key. Raises as `update_api_key`."""
 
-    async def work(connection: Connection, held: _LockedKey) -> ApiKey:
-        await held.refuse_to_hand_out(connection, mutation)
-        if held.key.disable_time is None:
-            return held.key
-        return await api_keys.enable(connection, held.tenant, held.key)
+    async def work(connection: Connection, locked: _LockedKey) -> ApiKey:
+        await locked.refuse_to_hand_out(connection, mutation)
+        if locked.key.disable_time is None:
+            return locked.key
+        return await api_keys.enable(connection, locked.tenant, locked.key)
 
     return await _change(database, mutation, name, "enable", etag, work)
 
@@ -225,10 +225,10 @@ async def revoke_api_key(
 ) -> KeyAndSpec:
     """Revoke a key for good. Raises as `update_api_key`."""
 
-    async def work(connection: Connection, held: _LockedKey) -> ApiKey:
-        if held.key.revoke_time is not None:
-            return held.key
-        return await api_keys.revoke(connection, held.tenant, held.key, reason)
+    async def work(connection: Connection, locked: _LockedKey) -> ApiKey:
+        if locked.key.revoke_time is not None:
+            return locked.key
+        return await api_keys.revoke(connection, locked.tenant, locked.key, reason)
 
     return await _change(database, mutation, name, "revoke", etag, work)
 
@@ -242,17 +242,17 @@ async def rotate_api_key(
     `PUBLISHABLE_KEYS_NOT_OFFERED`), `PermissionDenied` (`KEY_OF_OTHER_MEMBER`), and as `update_api_key`.
     """
 
-    async def work(connection: Connection, held: _LockedKey) -> ApiKey:
-        if held.key.owner is not None:
-            key_rules.check_own_key(held.compiled, held.key.owner, mutation.actor)
-        key_rules.check_rotation(held.key, mutation.caller.now)
+    async def work(connection: Connection, locked: _LockedKey) -> ApiKey:
+        if locked.key.owner is not None:
+            key_rules.check_own_key(locked.compiled, locked.key.owner, mutation.actor)
+        key_rules.check_rotation(locked.key, mutation.caller.now)
         # Whoever rotates a key gets its secret, so the same limits apply as to a creation.
-        await held.refuse_to_hand_out(connection, mutation)
+        await locked.refuse_to_hand_out(connection, mutation)
         # A forced spec may no longer have this kind of key, and so no prefix for it.
-        key_rules.check_kind_offered(held.compiled, held.key.kind)
-        sealed = mint(held.compiled.spec.prefixes[held.key.kind])
-        await api_keys.rotate(connection, held.tenant, held.key.uid, sealed, grace)
-        return await lookup.api_key(connection, held.tenant, name)
+        key_rules.check_kind_offered(locked.compiled, locked.key.kind)
+        sealed = mint(locked.compiled.spec.prefixes[locked.key.kind])
+        await api_keys.rotate(connection, locked.tenant, locked.key.uid, sealed, grace)
+        return await lookup.api_key(connection, locked.tenant, name)
 
     return await _change(database, mutation, name, "rotate", etag, work)
 
@@ -266,13 +266,13 @@ async def delete_api_key(database: Database, mutation: Mutation[Deleted], name: 
     mutation.require(name.path, "delete")
 
     async def work(connection: Connection) -> MutationOutcome[Deleted]:
-        held = await _lock_key(connection, mutation, name, "delete", etag)
-        bound = key_rules.is_bound_to_keys(held.compiled)
-        _, owner_uid = await api_keys.delete(connection, held.tenant, held.key.uid)
+        locked = await _lock_key(connection, mutation, name, "delete", etag)
+        bound = key_rules.is_bound_to_keys(locked.compiled)
+        _, owner_uid = await api_keys.delete(connection, locked.tenant, locked.key.uid)
         took_owner = (
-            bound and owner_uid is not None and await principals.delete_if_keyless(connection, held.tenant, owner_uid)
+            bound and owner_uid is not None and await principals.delete_if_keyless(connection, locked.tenant, owner_uid)
         )
-        return MutationOutcome(Deleted(machine_users=int(took_owner), api_keys=1), name, describe(held.key), None)
+        return MutationOutcome(Deleted(machine_users=int(took_owner), api_keys=1), name, describe(locked.key), None)
 
     return await run(database, mutation, name.parent, work)
 
@@ -333,9 +333,9 @@ async def _change(
     mutation.require(name.path, action)
 
     async def change(connection: Connection) -> MutationOutcome[KeyAndSpec]:
-        held = await _lock_key(connection, mutation, name, action, etag)
-        after = await work(connection, held)
-        return MutationOutcome((after, held.compiled), name, describe(held.key), describe(after))
+        locked = await _lock_key(connection, mutation, name, action, etag)
+        after = await work(connection, locked)
+        return MutationOutcome((after, locked.compiled), name, describe(locked.key), describe(after))
 
     return await run(database, mutation, name.parent, change)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple, Self
 
 from gatekey.core.changes import NOWHERE, Position, ScopeChange
-from gatekey.core.errors import GatekeyError, Unavailable, Unreadable
+from gatekey.core.errors import DomainError, Unavailable, Unreadable
 from gatekey.core.names import ApiKeyName
 from gatekey.core.scopes import ScopePseudonyms
 from gatekey.core.secrets import Secret
@@ -150,7 +150,7 @@ def _not_reached(head: Position) -> Unavailable:
     return Unavailable("REVISION_NOT_REACHED", f"this server is at revision {head.revision}")
 
 
-def _unless_refused(known: VersionedSnapshot | GatekeyError) -> VersionedSnapshot | Unreadable:
-    if isinstance(known, GatekeyError) and not isinstance(known, Unreadable):
+def _unless_refused(known: VersionedSnapshot | DomainError) -> VersionedSnapshot | Unreadable:
+    if isinstance(known, DomainError) and not isinstance(known, Unreadable):
         raise known
     return known

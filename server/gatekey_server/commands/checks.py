@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from gatekey.core.decisions import KEY_UNKNOWN, Decision, KeySnapshot, Request, decide
-from gatekey.core.errors import GatekeyError
+from gatekey.core.errors import DomainError
 from gatekey.core.secrets import Secret
 
 from gatekey_server.authorization import callers
@@ -60,7 +60,7 @@ class Checking(NamedTuple):
             for snapshot in snapshots
         ) <= (MAX_QUICK_GRANTS)
 
-    def result(self) -> tuple[Caller, Iterator[CheckResult | GatekeyError]]:
+    def result(self) -> tuple[Caller, Iterator[CheckResult | DomainError]]:
         """Return or raise as `check_each`, once `loading` is done. Each decision is made when it is taken."""
         return _decide_each(self.lookup.result(), self.questions, self.now, self.reached)
 
@@ -73,7 +73,7 @@ def begin(source: SnapshotSource, token: Secret, questions: Sequence[Question], 
 
 async def check_each(
     source: SnapshotSource, token: Secret, questions: Sequence[Question], now: datetime
-) -> tuple[Caller, list[CheckResult | GatekeyError]]:
+) -> tuple[Caller, list[CheckResult | DomainError]]:
     """Decide requests of the holder of a service token. One query loads all snapshots that are not in memory.
 
     A request's place holds an error where it cannot be decided. Raises `Unauthenticated` (`TOKEN_INVALID`), and
@@ -89,8 +89,8 @@ def _wanted(token: Secret, questions: Sequence[Question]) -> LookupRequest:
 
 
 def _decide_each(
-    found: Sequence[VersionedSnapshot | GatekeyError], questions: Sequence[Question], now: datetime, reached: int
-) -> tuple[Caller, Iterator[CheckResult | GatekeyError]]:
+    found: Sequence[VersionedSnapshot | DomainError], questions: Sequence[Question], now: datetime, reached: int
+) -> tuple[Caller, Iterator[CheckResult | DomainError]]:
     asking, *keys = found
     caller = callers.identify(asking, now)
     return caller, (
@@ -99,8 +99,8 @@ def _decide_each(
     )
 
 
-def _decide(seen: VersionedSnapshot | GatekeyError, request: Request, now: datetime) -> CheckResult | GatekeyError:
-    if isinstance(seen, GatekeyError):
+def _decide(seen: VersionedSnapshot | DomainError, request: Request, now: datetime) -> CheckResult | DomainError:
+    if isinstance(seen, DomainError):
         return seen
     snapshot, revision = seen
     decision = decide(snapshot, request, now)

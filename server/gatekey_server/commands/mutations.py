@@ -18,7 +18,7 @@ from gatekey_server.store.database import Connection, Database
 
 R = TypeVar("R")
 Demand = Callable[[Caller], None]
-"""A check of the caller. It raises a `GatekeyError` for a caller that may not make the change."""
+"""A check of the caller. It raises a `DomainError` for a caller that may not make the change."""
 
 
 class WaitUntilVisible(Protocol):
@@ -45,7 +45,7 @@ class Mutation(Generic[R]):
     """Repeated calls with the same id return the stored response."""
     fingerprint: bytes = b""
     """SHA-256 of the method and the request."""
-    answer: Callable[[R], bytes] = lambda _: b""
+    serialize_response: Callable[[R], bytes] = lambda _: b""
     """Serializes the response, before the commit. It is stored for repeated calls, and holds no secret."""
     wait_until_visible: WaitUntilVisible
     """Waits until the commit is visible everywhere."""
@@ -82,11 +82,11 @@ class MutationOutcome(Generic[R]):
 
 
 class Replayed(Exception):
-    """The call is a repetition: nothing was done, and `answer` is the response to the first call."""
+    """The call is a repetition: nothing was done, and `response` is the response to the first call."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, response: bytes) -> None:
         super().__init__()
-        self.answer = answer
+        self.response = response
 
 
 class _Validated(Exception):
@@ -130,10 +130,10 @@ async def run(
         change = await work(connection)
         # A change whose response cannot be serialized must not be committed. Large ones take some milliseconds.
         await pauses.pause()
-        answer = mutation.answer(change.result)
+        response = mutation.serialize_response(change.result)
         await pauses.pause()
         if mutation.request_id is not None:
-            await audit.finish_request(connection, _caller(mutation), mutation.request_id, answer)
+            await audit.finish_request(connection, _caller(mutation), mutation.request_id, response)
         is_change = change.before != change.after
         if is_change and head is None:
             head = await audit.head(connection, *chain(change.target), mutation.caller.snapshot.uid)
@@ -214,10 +214,10 @@ async def _claim(connection: Connection, mutation: Mutation[R], request_id: uuid
     return _replay(mutation, *known)
 
 
-def _replay(mutation: Mutation[R], fingerprint: bytes, answer: bytes | None) -> Replayed:
-    if fingerprint != mutation.fingerprint or answer is None:
+def _replay(mutation: Mutation[R], fingerprint: bytes, response: bytes | None) -> Replayed:
+    if fingerprint != mutation.fingerprint or response is None:
         raise AlreadyExists("REQUEST_ID_REUSED", "another request had this `request_id`")
-    return Replayed(answer)
+    return Replayed(response)
 
 
 async def _append_event(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import structlog
 from gatekey.core.decisions import KeySnapshot
-from gatekey.core.errors import GatekeyError, Unavailable, Unreadable
+from gatekey.core.errors import DomainError, Unavailable, Unreadable
 from gatekey.core.invalidation_index import InvalidationIndex
 from gatekey.core.names import ApiKeyName
 from gatekey.core.secrets import Digest, Secret
@@ -52,13 +52,13 @@ class Lookup(NamedTuple):
     loading: "asyncio.Future[LoadResult] | None"
     """None where all are in memory."""
 
-    def result(self) -> Sequence[VersionedSnapshot | GatekeyError]:
+    def result(self) -> Sequence[VersionedSnapshot | DomainError]:
         """Return what `SnapshotSource.get_each` returns, once `loading` is done."""
         if self.loading is None:
             return [known for known in self.found if known is not None]
         try:
-            loaded: LoadResult | GatekeyError = self.loading.result()
-        except GatekeyError as error:
+            loaded: LoadResult | DomainError = self.loading.result()
+        except DomainError as error:
             loaded = error
         return [
             known if known is not None else _pick(loaded, secret, min_revision)
@@ -130,7 +130,7 @@ class SnapshotSource:
             self.counts.hits += 1
         return known
 
-    async def get(self, secret: Secret) -> VersionedSnapshot | GatekeyError:
+    async def get(self, secret: Secret) -> VersionedSnapshot | DomainError:
         """Return the snapshot of a secret, no older than any mutation that had returned before the call.
 
         Errors are returned as by `get_each`.
@@ -138,7 +138,7 @@ class SnapshotSource:
         (known,) = await self.get_each([(secret, 0)])
         return known
 
-    async def get_each(self, wanted: LookupRequest) -> Sequence[VersionedSnapshot | GatekeyError]:
+    async def get_each(self, wanted: LookupRequest) -> Sequence[VersionedSnapshot | DomainError]:
         """Return the snapshot of each of several secrets, at its minimum revision or later.
 
         One query loads those that are not in memory.
@@ -153,7 +153,7 @@ class SnapshotSource:
                 return [error] * len(wanted)
         if lookup.loading is not None:
             # The result holds the error.
-            with suppress(GatekeyError):
+            with suppress(DomainError):
                 await lookup.loading
         return lookup.result()
 
@@ -186,7 +186,7 @@ class SnapshotSource:
         """
         return await snapshots.digests(self._database, key)
 
-    async def get_within(self, connection: Connection, secret: Secret) -> VersionedSnapshot | GatekeyError:
+    async def get_within(self, connection: Connection, secret: Secret) -> VersionedSnapshot | DomainError:
         """Return the snapshot of a secret as of this statement of a transaction; the error where it cannot be read.
 
         Always from the database: it includes every commit before the statement, applied by this process or not.
@@ -246,8 +246,8 @@ class SnapshotSource:
             self._unknown.clear()
 
 
-def _pick(loaded: LoadResult | GatekeyError, secret: Secret, min_revision: int) -> VersionedSnapshot | GatekeyError:
-    if isinstance(loaded, GatekeyError):
+def _pick(loaded: LoadResult | DomainError, secret: Secret, min_revision: int) -> VersionedSnapshot | DomainError:
+    if isinstance(loaded, DomainError):
         return loaded
     if loaded.revision < min_revision:
         return Unavailable("REVISION_NOT_REACHED", f"the database is at revision {loaded.revision}")

@@ -68,12 +68,12 @@ class Material:
 
 def problems(files: Files) -> list[str]:
     """Return the problems of the files that are named, a line each. No line holds any part of a key."""
-    return _examine(files)[1]
+    return _validate(files)[1]
 
 
 def read(files: Files) -> Material:
     """Read the files; a certificate and a key must be named. Raises `MaterialError`."""
-    material, found = _examine(files)
+    material, found = _validate(files)
     if material is None:
         raise MaterialError(found)
     return material
@@ -93,7 +93,7 @@ def is_good_for(certificate: bytes, host: str) -> bool:
         return any(name in (host, wildcard) for name in names.get_values_for_type(x509.DNSName))
 
 
-def _examine(files: Files) -> tuple[Material | None, list[str]]:
+def _validate(files: Files) -> tuple[Material | None, list[str]]:
     found: list[str] = []
 
     def attempt(variable: str, path: Path | None, reader: Callable[[Path], T]) -> T | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 import grpc
 from gatekey.core.audit import AuditPosition
 from gatekey.core.changes import Commit
-from gatekey.core.errors import GatekeyError, InvalidRequest
+from gatekey.core.errors import DomainError, InvalidRequest
 from gatekey.core.names import ApiKeyName, PrincipalName, parse_principal_name
 from gatekey.core.secrets import Secret
 from google.protobuf.descriptor import MethodDescriptor
@@ -62,7 +62,7 @@ class Response(NamedTuple):
     message: str = ""
 
     @classmethod
-    def of(cls, error: GatekeyError) -> Self:
+    def of(cls, error: DomainError) -> Self:
         """Return the response for an error."""
         trailers = ((errors.DETAILS_KEY, errors.details(error)),)
         return cls(b"", trailers, errors.status_code(error), errors.message(error))
@@ -102,14 +102,14 @@ class Call:
     trailers: list[tuple[str, str]] = field(default_factory=list)
     """The trailing metadata of the response."""
 
-    def mutation(self, request: Message, answer: Callable[[R], Message]) -> Mutation[R]:
+    def mutation(self, request: Message, write: Callable[[R], Message]) -> Mutation[R]:
         """Return the options of a mutation, from the request and its metadata.
 
-        `answer` serializes the response, which is stored for repetitions.
+        `write` makes the response, which is stored for repetitions.
 
         Raises `InvalidRequest` (`REQUEST_ID_INVALID`, `NAME_INVALID`, `WAIT_INVALID`).
         """
-        wish = cast("MutationRequest", request)
+        fields = cast("MutationRequest", request)
         if not set(self.waits) <= {_EVERYWHERE}:
             raise InvalidRequest.at(WAIT_KEY, "WAIT_INVALID", f"is not `{_EVERYWHERE}`")
         return Mutation(
@@ -117,10 +117,10 @@ class Call:
             identify_again=self.identify_again,
             verb=self.method.name,
             actor=self._actor(),
-            validate_only=wish.validate_only,
-            request_id=_read_request_id(wish.request_id),
+            validate_only=fields.validate_only,
+            request_id=_read_request_id(fields.request_id),
             fingerprint=self._fingerprint(request),
-            answer=lambda result: answer(result).SerializeToString(),
+            serialize_response=lambda result: write(result).SerializeToString(),
             wait_until_visible=self._wait_until_visible,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import structlog
-from gatekey.core.errors import GatekeyError, InvalidRequest, Unavailable
+from gatekey.core.errors import DomainError, InvalidRequest, Unavailable
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -70,18 +70,18 @@ class Endpoint:
     def __init__(
         self,
         method: MethodDescriptor,
-        answer: Method,
+        call_method: Method,
         identify: Identify,
         knows: Callable[[str], bool] | None,
         at_once: MethodAtOnce | None,
     ) -> None:
         self._method = method
-        self._answer = answer
+        self._call_method = call_method
         self._identify = identify
         self._knows = knows
         self._at_once = at_once
         self._request_class = GetMessageClass(method.input_type)
-        self._answer_class = GetMessageClass(method.output_type)
+        self._response_class = GetMessageClass(method.output_type)
         self.max_bytes = decoding.max_bytes(method.full_name)
         """The maximum size of a request."""
 
@@ -113,13 +113,13 @@ class Endpoint:
             return None
         try:
             return self._at_once(data, authorization)
-        except Exception:  # noqa: BLE001 - whatever it is, `answer` meets it again and says it
+        except Exception:  # noqa: BLE001 - whatever it is, `serve` meets it again and says it
             return None
 
-    async def answer(self, data: bytes, identity: Any) -> Response:
+    async def serve(self, data: bytes, identity: Any) -> Response:
         """Serve the request of an identified caller. Errors are returned as responses, too."""
         try:
-            return await self._try_to_answer(data, identity)
+            return await self._try_to_serve(data, identity)
         except Exception as error:  # noqa: BLE001 - as above
             return self._refuse(error)
 
@@ -131,7 +131,7 @@ class Endpoint:
             return self._refuse(error)
 
     def _refuse(self, error: Exception) -> Response:
-        if not isinstance(error, GatekeyError):
+        if not isinstance(error, DomainError):
             _log.error("rpc.failed", method=self._method.full_name, error=type(error).__name__, exc_info=error)
             return Response(b"", (), grpc.StatusCode.INTERNAL, "internal error")
         if isinstance(error, Unavailable):
@@ -139,7 +139,7 @@ class Endpoint:
             _log.warning("rpc.unavailable", method=self._method.full_name, reason=error.reason, cause=cause)
         return Response.of(error)
 
-    async def _try_to_answer(self, data: bytes, identity: Any) -> Response:
+    async def _try_to_serve(self, data: bytes, identity: Any) -> Response:
         if len(data) > self.max_bytes:
             raise InvalidRequest("REQUEST_TOO_LARGE", f"the request has more than {self.max_bytes} bytes")
         is_large = len(data) > decoding.MAX_UNSEEN_BYTES
@@ -150,7 +150,7 @@ class Endpoint:
         if is_large:
             await pauses.pause()
         try:
-            message = await self._answer(request, identity)
+            message = await self._call_method(request, identity)
         except Replayed as replayed:
-            message = self._answer_class.FromString(replayed.answer)
+            message = self._response_class.FromString(replayed.response)
         return Response(message.SerializeToString(), tuple(identity.trailers) if isinstance(identity, Call) else ())

@@ -13,7 +13,7 @@ ERROR_DOMAIN = "gatekey"
 
 DETAILS_KEY = "grpc-status-details-bin"
 
-_CODES: Mapping[type[errors.GatekeyError], grpc.StatusCode] = {
+_CODES: Mapping[type[errors.DomainError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
@@ -35,12 +35,12 @@ _HEAD_BYTES = 256
 _VIOLATION_HEAD_BYTES = 4
 
 
-def status_code(error: errors.GatekeyError) -> grpc.StatusCode:
+def status_code(error: errors.DomainError) -> grpc.StatusCode:
     """Return the status code of an error."""
     return _CODES[type(error)]
 
 
-def details(error: errors.GatekeyError) -> bytes:
+def details(error: errors.DomainError) -> bytes:
     """Return the `google.rpc.Status` of an error: `ErrorInfo`, `BadRequest` for violations, and `RetryInfo`."""
     status = status_pb2.Status(code=status_code(error).value[0], message=message(error))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
@@ -61,7 +61,7 @@ def details(error: errors.GatekeyError) -> bytes:
     return data
 
 
-def _bad_request(error: errors.GatekeyError, most_bytes: int) -> error_details_pb2.BadRequest:
+def _bad_request(error: errors.DomainError, most_bytes: int) -> error_details_pb2.BadRequest:
     """Return the violations of an error, as many as there is room for."""
     bad_request = error_details_pb2.BadRequest()
     room = most_bytes
@@ -76,7 +76,7 @@ def _bad_request(error: errors.GatekeyError, most_bytes: int) -> error_details_p
     return bad_request
 
 
-def message(error: errors.GatekeyError) -> str:
+def message(error: errors.DomainError) -> str:
     """Return the error's text, cut to what fits into a header."""
     text = error.message
     return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[: _MAX_MESSAGE_CHARS - 1]}…"

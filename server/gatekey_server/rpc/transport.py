@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import grpc
-from gatekey.core.errors import GatekeyError, InvalidRequest, Overloaded, ResourceExhausted, Unavailable
+from gatekey.core.errors import DomainError, InvalidRequest, Overloaded, ResourceExhausted, Unavailable
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -214,7 +214,7 @@ class GrpcServer:
         services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for path, endpoint in endpoints.items():
             _, service, method = path.split("/")
-            handler = self._unary(partial(self._answer, endpoint))
+            handler = self._unary(partial(self._serve, endpoint))
             services.setdefault(service, {})[method] = handler
         services[health.SERVICE_NAME] = {
             "Check": self._unary(self._open(self._health.check, health_pb2.HealthCheckRequest)),
@@ -243,7 +243,7 @@ class GrpcServer:
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    async def _answer(self, endpoint: Endpoint, context: Context) -> bytes | Response:
+    async def _serve(self, endpoint: Endpoint, context: Context) -> bytes | Response:
         metadata = tuple(context.invocation_metadata() or ())
         authorization, identity = endpoint.recognise(metadata), None
         if authorization is None:
@@ -252,7 +252,7 @@ class GrpcServer:
                 return identity
         try:
             data = await self._intake.receive(context)
-        except GatekeyError as error:
+        except DomainError as error:
             return Response.of(error)
         answer = endpoint.answer_at_once(data, authorization) if authorization is not None else None
         if isinstance(answer, bytes):
@@ -271,7 +271,7 @@ class GrpcServer:
                 return await endpoint.answer_later(answer)
             if identity is None:
                 identity = await endpoint.identify(RequestContext(metadata, context.auth_context))
-            return identity if isinstance(identity, Response) else await endpoint.answer(data, identity)
+            return identity if isinstance(identity, Response) else await endpoint.serve(data, identity)
         finally:
             self._working -= 1
 
@@ -283,7 +283,7 @@ class GrpcServer:
         async def handle(context: Context) -> bytes | Response:
             try:
                 return answer(_read(request_class, await self._health_intake.receive(context))).SerializeToString()
-            except GatekeyError as error:
+            except DomainError as error:
                 return Response.of(error)
 
         return handle
@@ -296,7 +296,7 @@ class GrpcServer:
             try:
                 with self._seat(f"{kind} {context.peer()}", most):
                     await answer(context)
-            except GatekeyError as error:
+            except DomainError as error:
                 await _send(context, Response.of(error))
             except asyncio.CancelledError:
                 if not self._is_over:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import structlog
 import uvloop
-from gatekey.core.errors import GatekeyError, Unavailable
+from gatekey.core.errors import DomainError, Unavailable
 from gatekey.core.secrets import Keyring, Mint
 
 from gatekey_server.commands import bootstrap
@@ -39,7 +39,7 @@ _OPEN_FILES = 100
 _OPEN_FILES_MAX = 65536
 
 _START_PROBLEMS = (
-    *(ConfigError, MaterialError, EmbeddedDatabaseError, GatekeyError),
+    *(ConfigError, MaterialError, EmbeddedDatabaseError, DomainError),
     *(schema.SchemaError, LockTimeoutError, UnfitError, DsnError),
 )
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import structlog
-from gatekey.core.errors import GatekeyError, Unavailable
+from gatekey.core.errors import DomainError, Unavailable
 from gatekey.core.invalidation_index import InvalidationIndex
 from gatekey.core.secrets import Keyring
 
@@ -127,7 +127,7 @@ async def serve(
 
 async def _say_goodbye(usage: UsageRecorder, recorder: PropagationRecorder, poller: ChangePoller) -> None:
     """Write what is pending, and unregister."""
-    with suppress(GatekeyError):
+    with suppress(DomainError):
         await usage.flush()
         await recorder.flush()
         await poller.leave()
@@ -239,7 +239,7 @@ async def _run_maintenance(settings: Settings, database: Database) -> None:
         await asyncio.sleep(settings.maintenance_interval_s * random.uniform(0.8, 1.2))  # noqa: S311
         try:
             removed = await maintenance.purge_expired(database, retention, utc_now())
-        except GatekeyError as error:
+        except DomainError as error:
             _log.warning("maintenance.postponed", reason=error.reason)
             continue
         if any(removed.values()):

@@ -20,7 +20,7 @@ _MAX_BACKOFF_S = 5.0
 _LIVED_LONG_S = 10.0
 _START_TIMEOUT_S = 60.0
 # A worker that takes this much longer than it should to stop is killed.
-_PATIENCE_S = 5.0
+_KILL_AFTER_S = 5.0
 
 READY_FD = "GATEKEY_WORKER_READY_FD"
 PARENT = "GATEKEY_WORKER_PARENT"
@@ -119,7 +119,7 @@ class Supervisor:
     async def _end(self, process: asyncio.subprocess.Process, ended: "asyncio.Task[int]") -> int:
         if not ended.done():
             process.send_signal(signal.SIGTERM)
-            await asyncio.wait([ended], timeout=self._settings.shutdown_grace_s + GOODBYE_S + _PATIENCE_S)
+            await asyncio.wait([ended], timeout=self._settings.shutdown_grace_s + GOODBYE_S + _KILL_AFTER_S)
         if not ended.done():
             _log.error("supervisor.worker_killed", pid=process.pid)
             process.kill()

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import asyncpg
 from gatekey.core.decisions import CompiledSpec, KeySnapshot, Owner, PrincipalKind
-from gatekey.core.errors import GatekeyError
+from gatekey.core.errors import DomainError
 from gatekey.core.grants import GrantSet
 from gatekey.core.names import ApiKeyName, format_key_id, parse_key_id
 from gatekey.core.secrets import Digest
@@ -57,7 +57,7 @@ async def load(database: Database, specs: CompiledSpecs, digests: Sequence[Diges
     try:
         known = specs.known()
         return await _to_loaded(specs, known, await database.fetch(_SNAPSHOTS_SQL, list(known), digests))
-    except GatekeyError:
+    except DomainError:
         raise
     except Exception as error:
         if not digests:

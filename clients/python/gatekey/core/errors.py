@@ -41,7 +41,7 @@ class Violation:
         return type(self)(f"{prefix}.{self.field}" if self.field else prefix, self.reason, self.description)
 
 
-class GatekeyError(Exception):
+class DomainError(Exception):
     """An error with a stable reason.
 
     `reason` is in UPPER_SNAKE_CASE and part of the API. `message` is for people. `metadata` holds values for programs,
@@ -63,7 +63,7 @@ class GatekeyError(Exception):
         self.violations = tuple(violations)
 
 
-class InvalidRequest(GatekeyError):
+class InvalidRequest(DomainError):
     """The request cannot be carried out in any state of the data."""
 
     unlisted = 0
@@ -92,31 +92,31 @@ class InvalidRequest(GatekeyError):
         return self.all(self.reason, [each.below(prefix) for each in self.violations], unlisted=self.unlisted)
 
 
-class Unauthenticated(GatekeyError):
+class Unauthenticated(DomainError):
     """The caller did not prove who it is."""
 
 
-class PermissionDenied(GatekeyError):
+class PermissionDenied(DomainError):
     """The caller is known, and may not do this."""
 
 
-class NotFound(GatekeyError):
+class NotFound(DomainError):
     """It does not exist, or the caller may not see it."""
 
 
-class AlreadyExists(GatekeyError):
+class AlreadyExists(DomainError):
     """The name is taken."""
 
 
-class Aborted(GatekeyError):
+class Aborted(DomainError):
     """It has changed since the caller last saw it."""
 
 
-class FailedPrecondition(GatekeyError):
+class FailedPrecondition(DomainError):
     """The data are in a state that forbids it."""
 
 
-class ResourceExhausted(GatekeyError):
+class ResourceExhausted(DomainError):
     """A limit is reached."""
 
 
@@ -127,11 +127,11 @@ class Overloaded(ResourceExhausted):
     """The earliest time for a retry."""
 
 
-class Unavailable(GatekeyError):
+class Unavailable(DomainError):
     """The request cannot be served now. A retry may help."""
 
 
-class Unreadable(GatekeyError):
+class Unreadable(DomainError):
     """The stored data of one entity cannot be read. The rest of a request is served.
 
     `product` is the product of the entity. A caller that may not see it must not get this error.

@@ -7,7 +7,7 @@ from functools import partial
 
 from gatekey.core.decisions import ALLOWED, PrincipalKind, Request
 from gatekey.core.entities import Product
-from gatekey.core.errors import GatekeyError, InvalidRequest
+from gatekey.core.errors import DomainError, InvalidRequest
 from gatekey.core.grants import parse_action, parse_path
 from gatekey.core.names import CheckConfigName, parse_id
 from gatekey.core.secrets import Keyring, Secret
@@ -84,9 +84,9 @@ class CheckServicer:
         question = _read(request, self._keyring.digests)
         return self._answer(*await checks.check_each(self._snapshots, token.digests, (question,), self._clock()))
 
-    def _answer(self, caller: Caller, results: Sequence[CheckResult | GatekeyError]) -> pb.CheckResponse:
+    def _answer(self, caller: Caller, results: Sequence[CheckResult | DomainError]) -> pb.CheckResponse:
         (result,) = results
-        if isinstance(result, GatekeyError):
+        if isinstance(result, DomainError):
             raise result
         self._record(caller, (result,))
         return _write(result)
@@ -134,7 +134,7 @@ class CheckServicer:
         return _write_config(await products.get_check_config(self._database, caller, name))
 
     async def _answer_batch(
-        self, batch: "_Batch", caller: Caller, results: Sequence[CheckResult | GatekeyError]
+        self, batch: "_Batch", caller: Caller, results: Sequence[CheckResult | DomainError]
     ) -> pb.BatchCheckResponse:
         self._record(caller, results)
         return pb.BatchCheckResponse(results=await pauses.each(batch.write(results)))
@@ -145,7 +145,7 @@ class CheckServicer:
         token: Secret,
         caller: Caller,
         questions: Sequence[Question],
-        results: Sequence[CheckResult | GatekeyError],
+        results: Sequence[CheckResult | DomainError],
     ) -> None:
         for name, question, result in zip(names, questions, results, strict=True):
             if isinstance(result, CheckResult):
@@ -155,7 +155,7 @@ class CheckServicer:
         # Identified first: a caller without a valid token learns nothing about its bad request.
         return callers.identify(await self._snapshots.get(token.digests), now)
 
-    def _record(self, caller: Caller, results: Iterable[CheckResult | GatekeyError]) -> None:
+    def _record(self, caller: Caller, results: Iterable[CheckResult | DomainError]) -> None:
         self._usage.record(caller.snapshot, caller.now)
         before = None
         for result in results:
@@ -172,18 +172,18 @@ def _read(request: pb.CheckRequest, digests: Callable[[str], Secret]) -> Questio
     if request.min_revision < 0:
         raise InvalidRequest.at("min_revision", "REVISION_INVALID", "a revision is not negative")
     tenant, product = request.tenant, request.product
-    wish = _read_wish(
+    fields = _read_request(
         request.resource,
         request.action,
         tenant if tenant or request.HasField("tenant") else None,
         product if product or request.HasField("product") else None,
     )
-    return Question(digests(request.key), wish, request.min_revision)
+    return Question(digests(request.key), fields, request.min_revision)
 
 
 # The same requests come again and again.
 @functools.lru_cache(maxsize=4096)
-def _read_wish(resource: str, action: str, tenant: str | None, product: str | None) -> Request:
+def _read_request(resource: str, action: str, tenant: str | None, product: str | None) -> Request:
     return Request(
         parse_path(resource, "resource"),
         parse_action(action, "action"),
@@ -223,7 +223,7 @@ class _Batch:
         self._read = read
         self.questions = [question for question in read if not isinstance(question, InvalidRequest)]
 
-    def write(self, results: Sequence[CheckResult | GatekeyError]) -> Iterator[pb.BatchCheckResult]:
+    def write(self, results: Sequence[CheckResult | DomainError]) -> Iterator[pb.BatchCheckResult]:
         """Return the responses, in the order of the requests."""
         decided, written = iter(results), dict[tuple[int, int, int], pb.BatchCheckResult]()
         for question in self._read:
@@ -238,7 +238,7 @@ class _Batch:
             yield written[same]
 
 
-def _write_error(error: GatekeyError) -> pb.BatchCheckResult:
+def _write_error(error: DomainError) -> pb.BatchCheckResult:
     return pb.BatchCheckResult(
         error=pb.CheckError(
             code=errors.status_code(error).value[0],
