@@ -31,7 +31,7 @@ func withDeadline(timeout time.Duration) grpc.UnaryClientInterceptor {
 	}
 }
 
-// withRequestID gives a mutation an id of its own where the caller chose none, so that a retry is no second mutation.
+// withRequestID gives a mutation an id if the caller chose none, so that a retry is not a second mutation.
 func withRequestID(
 	ctx context.Context, method string, request, reply any,
 	connection *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,

@@ -16,19 +16,19 @@ type Decision = gatekeyv1.CheckResponse
 // CheckOption narrows a check.
 type CheckOption func(*gatekeyv1.CheckRequest)
 
-// InTenant names the tenant that the request is about: a key of another one is denied. An empty id is an error, so
-// that one that got lost is not taken for any tenant.
+// InTenant names the tenant that the request is about: a key of another tenant is denied. An empty id is an error: a
+// lost id must not match every tenant.
 func InTenant(id string) CheckOption {
 	return func(r *gatekeyv1.CheckRequest) { r.Tenant = &id }
 }
 
-// OfProduct names the product that asks: a key of another one is unknown. For callers whose token lets them check
+// OfProduct names the product that asks: a key of another product is unknown. It is for callers whose token may check
 // several products. An empty id is an error.
 func OfProduct(id string) CheckOption {
 	return func(r *gatekeyv1.CheckRequest) { r.Product = &id }
 }
 
-// AtRevision demands a decision that is right as of this revision or a later one.
+// AtRevision requires a decision that is right as of this revision or a later one.
 func AtRevision(revision int64) CheckOption {
 	return func(r *gatekeyv1.CheckRequest) { r.MinRevision = revision }
 }
@@ -42,12 +42,12 @@ func NewCheck(key, resource, action string, opts ...CheckOption) *gatekeyv1.Chec
 	return request
 }
 
-// Check decides whether the holder of a key may do an action on a resource. A denial is no error.
+// Check returns the decision whether the holder of a key may do an action on a resource. A denial is not an error.
 func (c *Client) Check(ctx context.Context, key, resource, action string, opts ...CheckOption) (*Decision, error) {
 	return c.Checks.Check(ctx, NewCheck(key, resource, action, opts...))
 }
 
-// Require checks, and answers a denial as a *AccessDeniedError.
+// Require checks as Check does, and returns a denial as an *AccessDeniedError.
 func (c *Client) Require(ctx context.Context, key, resource, action string, opts ...CheckOption) (*Decision, error) {
 	decision, err := c.Check(ctx, key, resource, action, opts...)
 	if err != nil {
@@ -59,9 +59,9 @@ func (c *Client) Require(ctx context.Context, key, resource, action string, opts
 	return decision, nil
 }
 
-// CheckConfig answers what there is to check with the keys of a product, and where their holders present them. Call it
-// when a service starts: an error tells that its token cannot check the product's keys, all of which would be unknown. An
-// empty product stands for the only one that the token may check.
+// CheckConfig returns the resources and actions of a product that can be checked, and where holders present their keys.
+// Call it when a service starts. An error means that its token cannot check the product's keys; all of them would be
+// unknown. An empty product stands for the only one that the token may check.
 func (c *Client) CheckConfig(ctx context.Context, product string) (*gatekeyv1.CheckConfig, error) {
 	if product == "" {
 		product = "-"
@@ -70,14 +70,14 @@ func (c *Client) CheckConfig(ctx context.Context, product string) (*gatekeyv1.Ch
 	return c.Checks.GetCheckConfig(ctx, &gatekeyv1.GetCheckConfigRequest{Name: name})
 }
 
-// Result is the answer to one question of a batch. Err means that no decision was made; Decision is then nil, and
-// its GetAllowed false.
+// Result is the result of one question of a batch. A non-nil Err means that no decision was made. Decision is then nil,
+// and its GetAllowed is false.
 type Result struct {
 	Decision *Decision
 	Err      error
 }
 
-// BatchCheck answers up to 1000 questions at once, in their order. The error is about the batch as a whole.
+// BatchCheck returns the results of up to 1000 questions, in their order. The error is about the batch as a whole.
 func (c *Client) BatchCheck(ctx context.Context, checks ...*gatekeyv1.CheckRequest) ([]Result, error) {
 	answer, err := c.Checks.BatchCheck(ctx, &gatekeyv1.BatchCheckRequest{Checks: checks})
 	if err != nil {
@@ -97,7 +97,7 @@ func (c *Client) BatchCheck(ctx context.Context, checks ...*gatekeyv1.CheckReque
 	return results, nil
 }
 
-// errorOf makes the error that Check would have failed with.
+// errorOf returns the error that Check would have failed with.
 func errorOf(problem *gatekeyv1.CheckError) error {
 	code := codes.Code(problem.GetCode())
 	if code == codes.OK {

@@ -28,14 +28,14 @@ import (
 	"gatekey.example/gatekey/gatekeyv1"
 )
 
-// server answers over the network as it is told to, and remembers what came.
+// server responds over the network as a test sets it up, and records the requests.
 type server struct {
 	gatekeyv1.UnimplementedCheckServiceServer
 	gatekeyv1.UnimplementedApiKeyServiceServer
 
 	address string
 	grpc    *grpc.Server
-	// failures are the answers to the first attempts.
+	// failures are the responses to the first attempts.
 	failures []error
 	batch    *gatekeyv1.BatchCheckResponse
 
@@ -440,7 +440,7 @@ func TestARetriedMutationKeepsItsRequestID(t *testing.T) {
 func TestTheActorIsNamed(t *testing.T) {
 	s := start(t, "127.0.0.1:0")
 	client := plain(t, s)
-	// A name that got lost is for the server to refuse.
+	// The server must refuse a lost name.
 	for _, actor := range []string{"products/heyoo/tenants/acme/members/u", ""} {
 		ctx := gatekey.WithActor(t.Context(), actor)
 		if _, err := client.APIKeys.CreateApiKey(ctx, &gatekeyv1.CreateApiKeyRequest{}); err != nil {

@@ -10,19 +10,19 @@ import (
 
 const domain = "gatekey"
 
-// AccessDeniedError is the answer of Require to a denial.
+// AccessDeniedError is the error that Require returns for a denial.
 type AccessDeniedError struct {
 	Decision *Decision
 }
 
-// Error holds the reason and the sentence of the decision; it holds no secret.
+// Error returns the reason and the message of the decision. It holds no secret.
 func (e *AccessDeniedError) Error() string {
 	reason := strings.TrimPrefix(e.Decision.GetReason().String(), "REASON_")
 	return fmt.Sprintf("gatekey: denied: %s (%s)", e.Decision.GetMessage(), reason)
 }
 
-// Reason is the stable reason of an error of Gatekey, such as TOKEN_INVALID, or empty where the error did not come
-// from Gatekey itself. The code of an error is told by status.Code, its other details by status.Convert.
+// Reason returns the stable reason of an error of Gatekey, such as TOKEN_INVALID. It is empty if the error did not come
+// from Gatekey itself. status.Code returns the code of an error, and status.Convert its other details.
 func Reason(err error) string {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == domain {

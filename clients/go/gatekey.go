@@ -1,7 +1,7 @@
-// Package gatekey asks a Gatekey server whether the holder of an API key may do an action on a resource, and
+// Package gatekey asks a Gatekey server whether the holder of an API key may do an action on a resource. It also
 // administers products, tenants, members and keys.
 //
-// A denial is an answer, not an error. An error means that no decision was made, and is to be treated as a denial.
+// A denial is a decision, not an error. An error means that no decision was made. Treat it as a denial.
 package gatekey
 
 import (
@@ -21,15 +21,15 @@ import (
 )
 
 const (
-	// DefaultTimeout is how long a call may take, with all its retries, where its context has no deadline.
+	// DefaultTimeout is the time limit of a call, including its retries, if its context has no deadline.
 	DefaultTimeout = 5 * time.Second
 
-	// TokenVariable names the environment variable with the service token of a client that was given none.
+	// TokenVariable names the environment variable with the service token of a client without a token option.
 	TokenVariable = "GATEKEY_TOKEN"
 )
 
-// Any call may be retried: reads change nothing, and mutations carry a request id. A server that stops cancels what it
-// has not done; what is cancelled on this side is not retried.
+// Any call may be retried: reads change nothing, and mutations carry a request id. A server that stops cancels the
+// calls that it has not carried out. A call that this side cancels is not retried.
 const serviceConfig = `{
 	"loadBalancingConfig": [{"round_robin": {}}],
 	"methodConfig": [{
@@ -45,10 +45,10 @@ const serviceConfig = `{
 	"retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1}
 }`
 
-// Client is one connection to Gatekey, or several where its address stands for several servers. It is safe for
-// concurrent use; a program needs one.
+// Client is one connection to Gatekey, or several if its address stands for several servers. It is safe for concurrent
+// use. A program needs one.
 type Client struct {
-	// The generated stubs. What they send has the client's token, deadline and retries.
+	// The generated stubs. Their calls have the client's token, deadline and retries.
 	Checks       gatekeyv1.CheckServiceClient
 	Products     gatekeyv1.ProductServiceClient
 	Tenants      gatekeyv1.TenantServiceClient
@@ -60,11 +60,11 @@ type Client struct {
 	connection *grpc.ClientConn
 }
 
-// TokenSource gives the service token for an attempt at a call. It is asked every time, so that a token can be
-// replaced while the client is in use; it should keep the token rather than fetch it, and end with its context.
+// TokenSource returns the service token for an attempt at a call. The client calls it every time, so that a token can
+// be replaced while the client is in use. It should keep the token rather than fetch it, and end with its context.
 type TokenSource func(context.Context) (string, error)
 
-// Option changes how a Client is made.
+// Option is an option of New.
 type Option func(*options)
 
 type options struct {
@@ -76,24 +76,24 @@ type options struct {
 	dial      []grpc.DialOption
 }
 
-// WithToken gives the service token. Without it, and without WithTokenSource, it is that of GATEKEY_TOKEN.
+// WithToken sets the service token. Without it, and without WithTokenSource, the client uses GATEKEY_TOKEN.
 func WithToken(token string) Option {
 	return func(o *options) { o.token, o.fixed = nil, &token }
 }
 
-// WithTokenSource gives the service token by a function.
+// WithTokenSource sets a function that returns the service token.
 func WithTokenSource(source TokenSource) Option {
 	return func(o *options) { o.token, o.fixed = source, nil }
 }
 
-// WithTLS says whom to trust and, for mutual TLS, with which certificate to come. Without it the client trusts whom
-// the system trusts.
+// WithTLS sets the trusted authorities and, for mutual TLS, the client's certificate. Without it the client trusts the
+// authorities of the system.
 func WithTLS(config *tls.Config) Option {
 	return func(o *options) { o.tls = config }
 }
 
-// WithPlaintext does without TLS. Whoever can read the connection can take the token and the keys: it is for servers
-// on the same machine, and where something else encrypts.
+// WithPlaintext turns TLS off. Whoever can read the connection can take the token and the keys. Use it only for servers
+// on the same machine, or where something else encrypts.
 func WithPlaintext() Option {
 	return func(o *options) { o.plaintext = true }
 }
@@ -108,8 +108,8 @@ func WithDialOptions(dial ...grpc.DialOption) Option {
 	return func(o *options) { o.dial = append(o.dial, dial...) }
 }
 
-// New makes a client of the server at a target of grpc-go, such as "gatekey.internal:50051". It does not wait for a
-// connection. Of a name with several addresses all are used in turn.
+// New returns a client of the server at a target of grpc-go, such as "gatekey.internal:50051". It does not wait for a
+// connection. The client uses all addresses of a name in turn.
 func New(target string, opts ...Option) (*Client, error) {
 	settings := options{timeout: DefaultTimeout}
 	for _, option := range opts {
@@ -153,7 +153,7 @@ func (o *options) findToken() error {
 	if o.fixed != nil {
 		given, source = *o.fixed, "WithToken"
 	}
-	// A client certificate can stand for the token.
+	// A client certificate can replace the token.
 	mutual := o.tls != nil && (len(o.tls.Certificates) > 0 || o.tls.GetClientCertificate != nil)
 	if given == "" && o.fixed == nil {
 		if mutual {
@@ -174,7 +174,7 @@ func (o *options) dialOptions() []grpc.DialOption {
 	if !o.plaintext {
 		transport = credentials.NewTLS(o.tls)
 	}
-	// A server that was restarted is to be found soon, and not overrun.
+	// Find a restarted server soon, but do not overload it.
 	reconnect := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
 	dial := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),

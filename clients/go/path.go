@@ -6,23 +6,23 @@ import (
 	"unicode/utf8"
 )
 
-// PathError says that no resource can have the path: for whoever sent the id, a request that makes no sense.
+// PathError means that no resource can have the path: the request with the id is invalid.
 type PathError struct {
 	message string
 }
 
-// Error says what is wrong; it does not hold the id.
+// Error describes the problem. It does not hold the id.
 func (e *PathError) Error() string {
 	return "gatekey: " + e.message
 }
 
-// plain are the characters, beside letters and digits, that a segment of a path may hold as they are.
+// plain lists the characters, besides letters and digits, that a segment of a path holds unencoded.
 const plain = "-._~!$&'()+,;=:@"
 
-// Path makes the path of a resource of collections and ids in turns: Path("shipments", id). Each id is one segment,
-// whatever it holds: what cannot stand in a segment is percent-encoded, "%" and "/" included, so that different ids are
-// different segments. The error is a *PathError, where an id is empty, ".", ".." or "*", holds a control character or is
-// not UTF-8, and where a collection is without an id.
+// Path returns the path of a resource from alternating collections and ids: Path("shipments", id). Each id becomes one
+// segment, whatever it holds. Characters that a segment cannot hold are percent-encoded, "%" and "/" included, so that
+// different ids are different segments. The error is a *PathError if an id is empty, ".", ".." or "*", holds a control
+// character or is not UTF-8, and if a collection has no id.
 func Path(segments ...string) (string, error) {
 	if len(segments) == 0 || len(segments)%2 != 0 {
 		return "", &PathError{"a path has collections and ids in turns, and the last one is an id"}

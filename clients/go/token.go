@@ -9,10 +9,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// around is what editors, shells and mounted files put around a secret: white space of ASCII, and a byte order mark.
+// around lists the characters that editors, shells and mounted files put around a secret: ASCII white space, and a byte
+// order mark.
 const around = " \t\r\n\v\f\ufeff"
 
-// clean answers the token without what is around it. The error names where it came from, and does not hold it.
+// clean returns the token without the characters around it. The error names where the token came from, but does not
+// hold it.
 func clean(token, source string) (string, error) {
 	token = strings.Trim(token, around)
 	if token == "" {

@@ -1,9 +1,9 @@
-"""Verification of audit events, without a server: every hash is made anew and compared.
+"""Verification of audit events without a server: every hash is computed again and compared.
 
     with open("export.json") as file:  # what `gatekey audit list PRODUCT TENANT --output json` printed
         heads = gatekey.audit.verify(gatekey.audit.read(file))
 
-How the hashes are made is in `docs/audit.md`.
+`docs/audit.md` describes how the hashes are computed.
 """
 
 import base64
@@ -22,18 +22,18 @@ _HASH_BYTES = 32
 
 
 class ChainBroken(Exception):
-    """An event was changed, is missing or was put in between."""
+    """An event was changed, removed or inserted."""
 
     def __init__(self, parent: str, problem: str) -> None:
         super().__init__(f"{parent}: {problem}" if parent else problem)
         self.parent = parent
-        """The product or the tenant whose chain it is."""
+        """The product or tenant of the chain."""
         self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of a chain. As a text, `NUMBER:HASH` with the hash in base64, as in JSON."""
+    """The end of a chain. Its text is `NUMBER:HASH` with the hash in base64, as in JSON."""
 
     sequence: int = 0
     hash: bytes = GENESIS
@@ -46,7 +46,7 @@ class Head:
         """Read `NUMBER:HASH`. Raises `ValueError`."""
         number, _, hash_ = text.partition(":")
         try:
-            # Heads that were kept from before are in hexadecimal.
+            # Heads that were stored by earlier versions are in hexadecimal.
             data = bytes.fromhex(hash_) if len(hash_) == 2 * _HASH_BYTES else base64.b64decode(hash_, validate=True)
         except ValueError as error:
             raise ValueError(f"{text} is not NUMBER:HASH") from error
@@ -56,10 +56,10 @@ class Head:
 
 
 class Chain:
-    """The events of one product or tenant, from the first on, as far as they were added.
+    """The events of one product or tenant, from the first to the last that was added.
 
     Args:
-        head: an end that the chain had before, which must still be part of it.
+        head: an earlier end of the chain, which must still be part of it.
     """
 
     def __init__(self, parent: str, head: Head | None = None) -> None:
@@ -80,14 +80,14 @@ class Chain:
             raise ChainBroken(self.parent, f"event {number} is another one than before")
 
     def end(self) -> Head:
-        """Answer the head once all events were added. Raises `ChainBroken` where it ends before the head of before."""
+        """Return the head after the last event. Raises `ChainBroken` if the chain ends before the earlier head."""
         if self._wanted is not None and self.head.sequence < self._wanted.sequence:
             raise ChainBroken(self.parent, f"the chain ends at {self.head.sequence}, before {self._wanted.sequence}")
         return self.head
 
 
 def verify(events: Iterable[pb.AuditEvent]) -> dict[str, Head]:
-    """Verify whole chains; answers the head of each, by its product or tenant. Raises `ChainBroken`."""
+    """Verify whole chains, and return the head of each by its product or tenant. Raises `ChainBroken`."""
     chains: dict[str, Chain] = {}
     for event in events:
         chains.setdefault(event.parent, Chain(event.parent)).add(event)
@@ -95,9 +95,9 @@ def verify(events: Iterable[pb.AuditEvent]) -> dict[str, Head]:
 
 
 def read(file: TextIO) -> Iterator[pb.AuditEvent]:
-    """Read the events of an export: the JSON of `ListAuditEvents`, or several of them one after the other.
+    """Yield the events of an export: one or more JSON responses of `ListAuditEvents`, one after the other.
 
-    Raises `ValueError` for anything else.
+    Raises `ValueError` for any other text.
     """
     text, decoder, place = file.read(), json.JSONDecoder(), 0
     while text[place:].strip():
@@ -132,7 +132,7 @@ def _to_event(message: pb.AuditEvent) -> Event:
 
 
 def _plain(value: Any) -> Any:
-    """Undo what `Struct` does to whole numbers: events hold no others."""
+    """Return the value with floats as integers: `Struct` makes every number a float, and events hold only integers."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -46,21 +46,21 @@ def _batches(written: Iterable[pb.CheckRequest | Decision | CheckFailed]) -> Ite
 
 
 class Client(administration.Administration[administration.Caller]):
-    """Asks Gatekey whether holders of keys may do what they want to do, and administers it. For threads.
+    """A client of Gatekey for threads. It checks whether holders of keys may do an action, and administers Gatekey.
 
-    One client serves a whole program: it is safe to use from many threads, opens its connection with the first call,
-    and opens another one in a process that was forked. To be closed, or used in a `with`.
+    A program needs one client. It is safe to use from many threads. It opens its connection with the first call, and
+    another one in a forked process. Close it, or use it in a `with`.
 
-    - `address`: `HOST:PORT`; all addresses that the host stands for take turns. Or several IP addresses. Default:
+    - `address`: `HOST:PORT`; the client uses all addresses of the host in turn. Or several IP addresses. Default:
       `GATEKEY_ADDRESS`, or else `127.0.0.1:50051`.
-    - `token`: the service token, or a callable that yields it, which is called again when the token is refused.
-      Default: `GATEKEY_TOKEN`. With a client certificate there need not be one.
-    - `tls`: default: as `GATEKEY_CA`, `GATEKEY_CLIENT_CERTIFICATE` and `GATEKEY_CLIENT_KEY` say.
+    - `token`: the service token, or a callable that returns it. The client calls it again when the token is refused.
+      Default: `GATEKEY_TOKEN`. Optional with a client certificate.
+    - `tls`: default: from `GATEKEY_CA`, `GATEKEY_CLIENT_CERTIFICATE` and `GATEKEY_CLIENT_KEY`.
     - `insecure`: call other machines in plain text.
-    - `cache`: decide checks here, as far as what they depend on is known and still certain.
-    - `timeout`, `admin_timeout`: how many seconds a check, and any other call, may take, all attempts included.
+    - `cache`: decide checks in the client, by snapshots that are certain to be current.
+    - `timeout`, `admin_timeout`: the deadline in seconds of a check, and of any other call, all attempts included.
 
-    Raises `ValueError` for what cannot be used, files included.
+    Raises `ValueError` for unusable arguments and files.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Client(administration.Administration[administration.Caller]):
         min_revision: int = 0,
         timeout: float | None = None,
     ) -> Decision:
-        """Whether the holder of the key may do the action on the resource.
+        """Return the decision whether the holder of the key may do the action on the resource.
 
-        A denial is an answer. Raises `ApiError` where no decision was made; treat it as a denial.
+        A denial is a decision too. Raises `ApiError` if no decision was made; treat it as a denial.
         """
         if self._local_cache is not None and self._runner is not None:
             decision = self._local_cache.recall(key, resource, action, tenant, product, min_revision)
@@ -120,7 +120,7 @@ class Client(administration.Administration[administration.Caller]):
         min_revision: int = 0,
         timeout: float | None = None,
     ) -> Decision:
-        """As `check`, but a denial raises `AccessDenied`."""
+        """Return the decision as `check` does, but raise `AccessDenied` for a denial."""
         return self.check(
             key, resource, action, tenant=tenant, product=product, min_revision=min_revision, timeout=timeout
         ).require()
@@ -128,10 +128,10 @@ class Client(administration.Administration[administration.Caller]):
     def check_many(
         self, questions: Iterable[Question], *, timeout: float | None = None
     ) -> list[Decision | CheckFailed]:
-        """Ask many questions at once; the answers are in their order.
+        """Return the results of many questions, in their order.
 
-        One that cannot be decided is answered `CheckFailed` and leaves the others alone. Raises `ApiError` where
-        nothing can be decided.
+        The result of a question that cannot be decided is a `CheckFailed`; the others are not affected. Raises
+        `ApiError` if nothing can be decided.
         """
         asked = list(questions)
         written = [_recall_or_write(self._runner, question) for question in asked]
@@ -143,15 +143,15 @@ class Client(administration.Administration[administration.Caller]):
         return self._faults.note_all(asked, decisions.merge(written, results))
 
     def check_config(self, product: str | None = None, *, timeout: float | None = None) -> pb.CheckConfig:
-        """What there is to check with the keys of a product, and where their holders present them.
+        """Return the resources and actions of a product that can be checked, and where holders present their keys.
 
-        Call it when a service starts: it then learns whether its token may check the product's keys. Without a product:
-        of the only one that the token may check. Raises `ApiError`.
+        Call it when a service starts, to learn whether the token may check the product's keys. The default product is
+        the only one that the token may check. Raises `ApiError`.
         """
         return self._transport.make(_check_config(product), self._check_s(timeout))
 
     def close(self) -> None:
-        """Close the connection. A closed client answers nothing more."""
+        """Close the connection. A closed client makes no more calls."""
         if self._runner is not None:
             self._runner.close()
         self._transport.close()
@@ -185,10 +185,10 @@ class Client(administration.Administration[administration.Caller]):
 
 
 class AsyncClient(administration.Administration[administration.AsyncCaller]):
-    """The same as `Client`, for an event loop: the one in which the first call is made.
+    """The same as `Client`, for an event loop: the loop in which the first call is made.
 
     - `token` may also be a coroutine function.
-    - `batch`: checks that are asked in one tick of the event loop travel as one call.
+    - `batch`: send the checks of one tick of the event loop as one call.
     """
 
     def __init__(
@@ -224,9 +224,9 @@ class AsyncClient(administration.Administration[administration.AsyncCaller]):
         min_revision: int = 0,
         timeout: float | None = None,
     ) -> Decision:
-        """Whether the holder of the key may do the action on the resource.
+        """Return the decision whether the holder of the key may do the action on the resource.
 
-        A denial is an answer. Raises `ApiError` where no decision was made; treat it as a denial.
+        A denial is a decision too. Raises `ApiError` if no decision was made; treat it as a denial.
         """
         if self._local_cache is not None and self._runner is not None:
             decision = self._local_cache.recall(key, resource, action, tenant, product, min_revision)
@@ -251,7 +251,7 @@ class AsyncClient(administration.Administration[administration.AsyncCaller]):
         min_revision: int = 0,
         timeout: float | None = None,
     ) -> Decision:
-        """As `check`, but a denial raises `AccessDenied`."""
+        """Return the decision as `check` does, but raise `AccessDenied` for a denial."""
         decision = await self.check(
             key, resource, action, tenant=tenant, product=product, min_revision=min_revision, timeout=timeout
         )
@@ -260,10 +260,10 @@ class AsyncClient(administration.Administration[administration.AsyncCaller]):
     async def check_many(
         self, questions: Iterable[Question], *, timeout: float | None = None
     ) -> list[Decision | CheckFailed]:
-        """Ask many questions at once; the answers are in their order.
+        """Return the results of many questions, in their order.
 
-        One that cannot be decided is answered `CheckFailed` and leaves the others alone. Raises `ApiError` where
-        nothing can be decided.
+        The result of a question that cannot be decided is a `CheckFailed`; the others are not affected. Raises
+        `ApiError` if nothing can be decided.
         """
         asked = list(questions)
         written = [_recall_or_write(self._runner, question) for question in asked]
@@ -274,15 +274,15 @@ class AsyncClient(administration.Administration[administration.AsyncCaller]):
         return self._faults.note_all(asked, decisions.merge(written, results))
 
     async def check_config(self, product: str | None = None, *, timeout: float | None = None) -> pb.CheckConfig:
-        """What there is to check with the keys of a product, and where their holders present them.
+        """Return the resources and actions of a product that can be checked, and where holders present their keys.
 
-        Call it when a service starts: it then learns whether its token may check the product's keys. Without a product:
-        of the only one that the token may check. Raises `ApiError`.
+        Call it when a service starts, to learn whether the token may check the product's keys. The default product is
+        the only one that the token may check. Raises `ApiError`.
         """
         return await self._transport.make(_check_config(product), self._check_s(timeout))
 
     async def close(self) -> None:
-        """Close the connection. A closed client answers nothing more."""
+        """Close the connection. A closed client makes no more calls."""
         if self._batcher is not None:
             await self._batcher.close()
         if self._looking is not None:
@@ -317,7 +317,7 @@ class AsyncClient(administration.Administration[administration.AsyncCaller]):
         if isinstance(result, Decision):
             return result
         if isinstance(result.error, errors.Unavailable):
-            # The transport tries calls again, but not one question of a batch.
+            # The transport retries calls, but not one question of a batch.
             return await self._ask(request, ends - time.monotonic())
         raise result.error
 

@@ -1,4 +1,4 @@
-"""Questions and decisions, as values; and the error that carries a denial."""
+"""Questions and decisions as values, and the error that carries a denial."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gatekey.v1 import types_pb2
 T = TypeVar("T")
 
 _MAX_CHECKS = 1000
-# Half of what the server takes at most, so that one question too long spoils no other.
+# Half of the server's limit, so that one overlong question does not fail the others.
 _MAX_BATCH_BYTES = 512 << 10
 
 
 class Reason(enum.StrEnum):
-    """Why a check was answered as it was."""
+    """The reason of a decision."""
 
     ALLOWED = "ALLOWED"
     KEY_UNKNOWN = "KEY_UNKNOWN"
@@ -35,21 +35,21 @@ class Reason(enum.StrEnum):
     KEY_PERMISSION_MISSING = "KEY_PERMISSION_MISSING"
     OWNER_PERMISSION_MISSING = "OWNER_PERMISSION_MISSING"
     UNSPECIFIED = "UNSPECIFIED"
-    """One that this version of the client does not know."""
+    """A reason that this version of the client does not know."""
 
     @property
     def is_fault(self) -> bool:
-        """Whether it is the asking service that is at fault: it asks for what no key could be allowed."""
+        """Whether the asking service is at fault: no key could be allowed the resource or the action of its check."""
         return self in (Reason.RESOURCE_UNKNOWN, Reason.ACTION_UNKNOWN)
 
 
 class KeyKind(enum.StrEnum):
-    """What kind of credential a key is."""
+    """The kind of credential that a key is."""
 
     SECRET = "SECRET"  # noqa: S105 - the name of a kind
     PUBLISHABLE = "PUBLISHABLE"
     UNSPECIFIED = "UNSPECIFIED"
-    """There is no such key, or its kind is one that this version of the client does not know."""
+    """There is no such key, or this version of the client does not know its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,46 +69,46 @@ class Question:
     resource: str
     action: str
     tenant: str | None = None
-    """The id of the tenant that the request is about; a key of another one is denied."""
+    """The id of the tenant that the request is about; a key of another tenant is denied."""
     product: str | None = None
-    """The id of the product that asks; a key of another one is answered like an unknown key."""
+    """The id of the product that asks; a key of another product is denied like an unknown key."""
     min_revision: int = 0
-    """The decision is to be right as of this revision or a later one."""
+    """The decision must be right as of this revision or a later one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer, and whom it is about. True in a condition exactly when the action is allowed."""
+    """The decision, and whom it is about. True in a condition exactly when the action is allowed."""
 
     allowed: bool
     reason: Reason
     message: str
     """The reason in a sentence for people."""
     missing_permissions: tuple[Permission, ...] = ()
-    """What would have had to be granted."""
+    """The permissions that were not granted."""
     product: str = ""
-    """The id of the key's product. This and all below but `revision` are empty for an unknown key."""
+    """The id of the key's product. It and all fields below but `revision` are empty for an unknown key."""
     tenant: str = ""
     """The id of the key's tenant."""
     principal: str = ""
     """The resource name of the key's owner. Empty for publishable keys."""
     role: str = ""
-    """The owner's role, as it is now. Empty for publishable keys."""
+    """The owner's current role. Empty for publishable keys."""
     api_key: str = ""
     """The resource name of the key."""
     kind: KeyKind = KeyKind.UNSPECIFIED
     expire_time: datetime | None = None
     """When the presented secret stops working; None if never."""
     revision: int = 0
-    """The decision is right as of this revision, and maybe of later ones."""
+    """The decision is right as of this revision, and possibly as of later ones."""
     stale: bool = False
-    """Whether it may be older than what was changed since: only ever with `Cache.stale_s`, without a server."""
+    """Whether later changes may be missing from the decision: only with `Cache.stale_s`, without a server."""
 
     def __bool__(self) -> bool:
         return self.allowed
 
     def require(self) -> Decision:
-        """This decision, if it allows. Raises `AccessDenied`."""
+        """Return this decision if it allows the action. Raises `AccessDenied`."""
         if not self.allowed:
             raise AccessDenied(self)
         return self
@@ -126,13 +126,13 @@ class AccessDenied(errors.GatekeyError):
 
     @property
     def missing_permissions(self) -> tuple[Permission, ...]:
-        """What would have had to be granted, to the key or to the role of its owner."""
+        """The permissions that were not granted, to the key or to the role of its owner."""
         return self.decision.missing_permissions
 
 
 @dataclass(frozen=True, slots=True)
 class CheckFailed:
-    """No decision was made about one question of many; to be treated as a denial."""
+    """No decision was made about one question of many. Treat it as a denial."""
 
     error: errors.ApiError
     allowed: Literal[False] = False
@@ -158,18 +158,18 @@ _KINDS = {
 def write(
     key: str, resource: str, action: str, tenant: str | None, product: str | None, min_revision: int
 ) -> pb.CheckRequest:
-    """A question as a message. Raises `InvalidArgument` for text that cannot be sent."""
+    """Return a question as a message. Raises `InvalidArgument` for text that cannot be sent."""
     try:
         return pb.CheckRequest(
             key=key, resource=resource, action=action, tenant=tenant, product=product, min_revision=min_revision
         )
     except UnicodeEncodeError:
-        # Not with the error as its cause, which would tell the key.
+        # Without the error as its cause, which would reveal the key.
         raise errors.InvalidArgument("the question holds text that is not Unicode", "TEXT_INVALID") from None
 
 
 def try_to_write(asked: Question) -> pb.CheckRequest | CheckFailed:
-    """The question as a message, or why it cannot be one."""
+    """Return the question as a message, or the error if it cannot be sent."""
     try:
         return write(asked.key, asked.resource, asked.action, asked.tenant, asked.product, asked.min_revision)
     except errors.InvalidArgument as error:
@@ -177,7 +177,7 @@ def try_to_write(asked: Question) -> pb.CheckRequest | CheckFailed:
 
 
 def read(answer: pb.CheckResponse) -> Decision:
-    """The decision of a message."""
+    """Return the decision in a message."""
     missing = answer.missing_permissions
     return Decision(
         answer.allowed,
@@ -196,7 +196,7 @@ def read(answer: pb.CheckResponse) -> Decision:
 
 
 def read_results(answer: pb.BatchCheckResponse, count: int) -> list[Decision | CheckFailed]:
-    """The result of each question. Raises `InternalError` where there are not as many as there were questions."""
+    """Return the result of each question. Raises `InternalError` if their number is not the number of questions."""
     if len(answer.results) != count:
         raise errors.InternalError(f"{count} questions were answered with {len(answer.results)} results")
     return [_read_result(result) for result in answer.results]
@@ -212,7 +212,7 @@ def _read_result(result: pb.BatchCheckResult) -> Decision | CheckFailed:
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """The items in order, in batches that the server takes; `size_of` tells how many bytes an item's question has."""
+    """Yield the items in order, in batches that the server accepts. `size_of` returns an item's size in bytes."""
     batch: list[T] = []
     bytes_ = 0
     for item in items:
@@ -229,6 +229,6 @@ def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]
 def merge(
     written: Iterable[pb.CheckRequest | Decision | CheckFailed], results: Iterable[Decision | CheckFailed]
 ) -> list[Decision | CheckFailed]:
-    """The results of the questions that were asked, and what is known of the others, in order."""
+    """Return the results of all questions in order: the server's results, and those that were known before."""
     rest = iter(results)
     return [next(rest) if isinstance(each, pb.CheckRequest) else each for each in written]

@@ -1,4 +1,4 @@
-"""What can go wrong.
+"""The errors of this package.
 
 ::
 
@@ -21,7 +21,7 @@
         ├── SecretWithheld      the key was made, but the answer with its secret got lost on the way
         └── InternalError       anything else
 
-Treat an `ApiError` of a check as a denial. `AccessDenied` stands in `gatekey.decisions`, beside what it carries.
+Treat an `ApiError` of a check as a denial. `AccessDenied` is in `gatekey.decisions`, beside its decision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gatekey import _status
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One thing that is wrong with a request."""
+    """An error in one field of a request."""
 
     field: str
     """The path of the field: `api_key.grants[0].resource`."""
@@ -48,11 +48,11 @@ class FieldViolation:
 
 
 class GatekeyError(Exception):
-    """All errors of this package."""
+    """The base class of all errors of this package."""
 
 
 class Misconfigured(GatekeyError):
-    """A guard cannot work as it was made: its templates, its product, or the client's token."""
+    """A guard cannot work as it was made, because of its templates, its product, or the client's token."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -80,7 +80,7 @@ class ApiError(GatekeyError):
         self.metadata = dict(metadata or {})
         """Names and counts that belong to the reason."""
         self.violations = violations
-        """Which fields of the request are at fault, if any are."""
+        """The fields of the request that are at fault, if any."""
         self.code = code or self.code
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class InvalidArgument(ApiError):
 
 
 class InvalidPath(InvalidArgument, ValueError):
-    """No resource can have this path. Nothing was asked."""
+    """No resource can have this path. No call was made."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
@@ -109,7 +109,7 @@ class Unauthenticated(ApiError):
 
 
 class PermissionDenied(ApiError):
-    """This client's token, or the actor, may not do it. It is not about the holder of a key."""
+    """This client's token, or the actor, may not do it. The error is not about the holder of a key."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
@@ -127,7 +127,7 @@ class AlreadyExists(ApiError):
 
 
 class Aborted(ApiError):
-    """The etag is not the current one: read it again."""
+    """The etag is not the current one. Read the resource again."""
 
     code = grpc.StatusCode.ABORTED
 
@@ -145,27 +145,27 @@ class ResourceExhausted(ApiError):
 
 
 class Unavailable(ApiError):
-    """No answer could be had now, although it was tried several times."""
+    """No server responded, although the call was tried several times."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class DeadlineExceeded(ApiError):
-    """There was no answer in time; what was asked may still be done."""
+    """No response came in time. The call may still be carried out."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Cancelled(ApiError):
-    """The call was given up, because the client was closed."""
+    """The call was cancelled, because the client was closed."""
 
     code = grpc.StatusCode.CANCELLED
 
 
 class SecretWithheld(ApiError):
-    """The key was made, but the answer with its secret got lost on the way: rotate the key, or delete it.
+    """The key was made, but the response with its secret got lost. Rotate the key, or delete it.
 
-    Happens where the connection breaks at that moment, and the call is repeated. `metadata` names the key.
+    This happens if the connection breaks at that moment, and the call is repeated. `metadata` names the key.
     """
 
     code = grpc.StatusCode.UNKNOWN
@@ -201,12 +201,12 @@ def failure(
     metadata: Mapping[str, str] | None = None,
     violations: tuple[FieldViolation, ...] = (),
 ) -> ApiError:
-    """The error of a status code."""
+    """Return the error of a status code."""
     return _BY_CODE.get(code, InternalError)(message, reason, metadata, violations, code)
 
 
 def from_rpc(error: grpc.RpcError) -> ApiError:
-    """The error that a call ended with. What is in its details is taken over, what cannot be read of them is not."""
+    """Return the error that a call ended with, and its details. Unreadable details are left out."""
     # Named tuples, or plain ones from an event loop's channel.
     metadata = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
     details = next((value for key, value in metadata if key == _status.KEY), None)
@@ -221,6 +221,6 @@ def from_rpc(error: grpc.RpcError) -> ApiError:
 
 
 def from_number(code: int, message: str, reason: str, field: str) -> ApiError:
-    """The error of one question of a batch."""
+    """Return the error of one question of a batch."""
     violations = (FieldViolation(field, reason, message),) if field else ()
     return failure(_CODES.get(code, grpc.StatusCode.UNKNOWN), message, reason, None, violations)

@@ -7,7 +7,7 @@ app = FastAPI(lifespan=guard.lifespan)
 async def read_link(link: str, decision: Annotated[Decision, requires(guard, "links/{link}", "read")]): ...
 """
 
-# Without the future's annotations: FastAPI reads those of the dependency.
+# No `from __future__ import annotations`: FastAPI reads the annotations of the dependency.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -30,7 +30,7 @@ class KeyGuard(starlette.KeyGuard):
     __doc__ = starlette.KeyGuard.__doc__
 
     def _effective(self, routes: Iterable[Any]) -> Iterable[Any]:
-        # Newer versions keep included routers as they are, and tell what becomes of their routes.
+        # Newer versions keep included routers as they are, and yield their effective routes here.
         effective = getattr(fastapi.routing, "iter_route_contexts", None)
         return effective(routes) if effective else routes
 
@@ -52,12 +52,12 @@ def requires(
     *,
     tenant: str | Callable[[HTTPConnection], str] | None = None,
 ) -> Any:
-    """A dependency that yields the decision about the request's key, or refuses the request.
+    """Return a dependency that yields the decision about the request's key, or refuses the request.
 
-    `resource` and `tenant` are texts in which `{name}` stands for a parameter of the path, or functions of the request.
-    The answer to a refused request has the status 401, 403, 400, 429, 500 or 503, and tells the reason and the missing
-    permissions under `detail`; a web socket is closed with 1008. The decision is on the request as well:
-    `decision_of(request)`. Raises `ValueError` for texts that no request can be asked with.
+    `resource` and `tenant` are templates in which `{name}` stands for a parameter of the path, or functions of the
+    request. The response to a refused request has the status 401, 403, 400, 429, 500 or 503. Its `detail` holds the
+    reason and the missing permissions. A web socket is closed with 1008. `decision_of(request)` also returns the
+    decision. Raises `ValueError` for malformed templates.
     """
     requirement = Requirement(resource, action, tenant)
     guard.register(requirement)
@@ -75,7 +75,7 @@ def requires(
 
 
 class _Scheme(SecurityScheme):
-    """What the documentation of the service tells about its keys, as it is known by then; it refuses nothing."""
+    """The security scheme in the service's documentation, as far as it is known by then. It refuses no request."""
 
     def __init__(self, guard: starlette.KeyGuard) -> None:
         self._guard = guard

@@ -8,7 +8,7 @@
     interceptor.verify()
     server = grpc.server(pool, interceptors=[interceptor])
 
-In a method, `current_decision()` is the decision about its call.
+In a method, `current_decision()` returns the decision about its call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DECISION: ContextVar[Decision | None] = ContextVar("gatekey_decision", default=
 
 
 def current_decision() -> Decision:
-    """The decision about the call that is being answered. Raises `LookupError` where its key was not checked."""
+    """Return the decision about the call that is being served. Raises `LookupError` if its key was not checked."""
     decision = _DECISION.get()
     if decision is None:
         raise LookupError("the call's key was not checked")
@@ -47,7 +47,7 @@ def current_decision() -> Decision:
 
 
 class _Guard:
-    """What calls need, and how to ask about one."""
+    """The requirements of calls, and the question to ask about a call."""
 
     def __init__(
         self, requirements: Mapping[str, Requirement | None], product: str | None, credential: Credential | None
@@ -60,11 +60,11 @@ class _Guard:
         self.product.requirements += [requirement for requirement in requirements.values() if requirement is not None]
 
     def is_open(self, method: str) -> bool:
-        """Whether anybody may call the method. One that nobody has thought of is not open."""
+        """Return whether anybody may call the method. A method without an entry is not open."""
         return self._requirement(method, "") is None
 
     def question(self, method: str, request: Any, context: Any) -> Question:
-        """What to ask about a call; of a stream there is no message yet. Raises `AccessRefused`, and `InvalidPath`."""
+        """Return the question about a call; a stream has no message yet. Raises `AccessRefused` and `InvalidPath`."""
         requirement = self._requirement(method, None)
         if requirement is None:
             raise AccessRefused(403, "METHOD_UNKNOWN", f"it is not known what {method} needs")
@@ -84,7 +84,7 @@ class _Guard:
 
 
 def _check_fields(path: str, requirement: Requirement) -> None:
-    """Raise `ValueError` where a template names what the method's request has not, as far as that is known here."""
+    """Raise `ValueError` if a template names a field that the method's request lacks, if its descriptor is loaded."""
     service_name, _, method_name = path.removeprefix("/").rpartition("/")
     try:
         service = descriptor_pool.Default().FindServiceByName(service_name)
@@ -121,14 +121,14 @@ def _details(refusal: AccessRefused) -> tuple[tuple[str, bytes], ...]:
 
 
 class KeyInterceptor(grpc.ServerInterceptor):
-    """Answers only calls whose key allows what their method needs; for servers with threads.
+    """Serves only calls whose key meets the requirement of their method; for servers with threads.
 
-    - `requirements`: what each method needs, by its path, `/package.Service/Method` or `/package.Service/*`; None: no
-      key. A method that is not among them is refused.
-    - `product`: the id of the product whose keys are accepted. To be given where the client's token may check several.
-    - `credential`: where keys are presented. By default the server is asked, which knows it by the product's spec.
+    - `requirements`: the requirement of each method, by its path, `/package.Service/Method` or `/package.Service/*`;
+      None: the method needs no key. A method without an entry is refused.
+    - `product`: the id of the product whose keys are accepted. Required if the client's token may check several.
+    - `credential`: where keys are presented. By default the server returns it from the product's spec.
 
-    Raises `ValueError` where a template names what is no field of its method's request.
+    Raises `ValueError` if a template names something that is no field of its method's request.
     """
 
     def __init__(
@@ -144,10 +144,10 @@ class KeyInterceptor(grpc.ServerInterceptor):
         self._inquirer = Inquirer(client, self._guard.product)
 
     def verify(self) -> None:
-        """Find out before the first call whether calls can be answered: to be called when a service starts.
+        """Verify before the first call that calls can be served. Call it when a service starts.
 
-        Looks at what the product's spec declares, and whether the client's token may check the product. Raises
-        `Misconfigured`. Where no server responds, that is logged, and calls are refused until one does.
+        It verifies the requirements against the product's spec, and that the client's token may check the product.
+        Raises `Misconfigured`. If no server responds, it logs that, and calls are refused until a server responds.
         """
         self._guard.product.verify(self._inquirer.ask())
 
@@ -168,7 +168,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
             try:
                 return behavior(request, context)
             finally:
-                # The thread goes on to other calls.
+                # The thread serves other calls next.
                 _DECISION.set(None)
 
         def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -236,7 +236,7 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
             async for each in behavior(request, context):
                 yield each
 
-        # A method whose answers are a stream may also write them to its context.
+        # A method that responds with a stream may also write the messages to its context.
         return _replaced(handler, answers if inspect.isasyncgenfunction(behavior) else answer)
 
     async def _admit(self, method: str, request: Any, context: Any) -> Decision:

@@ -1,4 +1,4 @@
-"""Checks of keys for Starlette, and for whatever else speaks ASGI::
+"""Checks of keys for Starlette and other ASGI frameworks::
 
 guard = KeyGuard(gatekey.AsyncClient(), product="heyoo")
 
@@ -42,8 +42,8 @@ _POLICY_VIOLATION = 1008
 class KeyGuard:
     """Checks the keys of requests.
 
-    - `product`: the id of the product whose keys are accepted. To be given where the client's token may check several.
-    - `credential`: where keys are presented. By default the server is asked, which knows it by the product's spec.
+    - `product`: the id of the product whose keys are accepted. Required if the client's token may check several.
+    - `credential`: where keys are presented. By default the server returns it from the product's spec.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class KeyGuard:
 
     @property
     def credential(self) -> Credential:
-        """Where keys are presented, as far as that is known by now."""
+        """Where keys are presented, as far as it is known by now."""
         return self._product.presented
 
     def register(self, requirement: Requirement) -> None:
-        """Have `verify` look at what requests will need."""
+        """Add a requirement of requests, for `verify` to look at."""
         self._product.requirements.append(requirement)
 
     async def admit(self, request: HTTPConnection, requirement: Requirement) -> Decision:
@@ -83,24 +83,24 @@ class KeyGuard:
         return decision
 
     async def verify(self, app: Any = None) -> None:
-        """Find out before the first request whether requests can be served: to be called when a service starts.
+        """Verify before the first request that requests can be served. Call it when a service starts.
 
-        Looks at the templates of the application's routes, at what the product's spec declares, and whether the
-        client's token may check the product. Raises `Misconfigured`. Where no server responds, that is logged, and
-        requests are refused until one does.
+        It verifies the templates of the application's routes, the product's spec, and that the client's token may check
+        the product. Raises `Misconfigured`. If no server responds, it logs that, and requests are refused until a
+        server responds.
         """
         self._has_looked = app is not None
         problems = [] if app is None else list(self._problems_of_routes(app))
         self._product.verify(await self._inquirer.ask(), problems)
 
     def check_routes(self, app: Any) -> None:
-        """Look at the templates of the application's routes alone, once all are defined. Raises `Misconfigured`."""
+        """Verify only the templates of the application's routes, once all are defined. Raises `Misconfigured`."""
         if problems := list(self._problems_of_routes(app)):
             raise errors.Misconfigured(problems)
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncGenerator[None]:
-        """The lifespan of an application: `verify` when it starts, and close the client when it ends."""
+        """The lifespan of an application: call `verify` when it starts, and close the client when it ends."""
         try:
             await self.verify(app)
             yield
@@ -108,14 +108,14 @@ class KeyGuard:
             await self.client.close()
 
     def headers(self, refusal: AccessRefused) -> dict[str, str]:
-        """The headers that belong to the answer to a refused request."""
+        """Return the headers of the response to a refused request."""
         if refusal.status == 401:
             credential = self.credential
             return {"www-authenticate": credential.scheme or f'ApiKey header="{credential.header}"'}
         return {"retry-after": "1"} if refusal.status in (429, 503) else {}
 
     def _look_at_routes(self, scope: Scope) -> None:
-        """Log what is wrong with all routes when the first request comes, for services that do not `verify`."""
+        """Log the problems of all routes at the first request, for services that do not `verify`."""
         # A mounted application does not know the parameters of the path before it.
         if not self._has_looked and "app" in scope and "app_root_path" not in scope:
             self._has_looked = True
@@ -139,7 +139,7 @@ class KeyGuard:
     def _needs_of(
         self, routes: Iterable[Any], outer: frozenset[str]
     ) -> Iterator[tuple[str, frozenset[str], list[Requirement]]]:
-        """The path, the parameters and the needs of each route."""
+        """Yield the path, the parameters and the requirements of each route."""
         for route in self._effective(routes):
             parameters = outer | frozenset(getattr(route, "param_convertors", ()))
             if isinstance(getattr(route, "original_route", route), Mount):
@@ -160,10 +160,10 @@ class KeyGuard:
 
 
 class KeyMiddleware:
-    """Serves only requests whose key allows what they need.
+    """Serves only requests whose key meets their requirement.
 
-    `requirement` is what all requests need, or a function that tells it for each; None: the request needs no key. The
-    path's parameters can be used in it where the middleware belongs to a route.
+    `requirement` is the requirement of all requests, or a function that returns it for each request; None: the request
+    needs no key. The requirement can use the path's parameters if the middleware belongs to a route.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class KeyMiddleware:
             guard.register(requirement)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse it. Web sockets are closed with 1008 where requests are refused."""
+        """Serve a request, or refuse it. A refused web socket is closed with 1008."""
         if scope["type"] != "lifespan":
             request = HTTPConnection(scope)
             try:
@@ -203,7 +203,7 @@ class KeyMiddleware:
 
 
 def decision_of(request: HTTPConnection) -> Decision:
-    """The decision about a request that was allowed. Raises `LookupError` where there was none."""
+    """Return the decision about an allowed request. Raises `LookupError` if its key was not checked."""
     decision = getattr(request.state, "gatekey", None)
     if not isinstance(decision, Decision):
         raise LookupError("the request's key was not checked")

@@ -11,32 +11,32 @@ import { ProductService } from "./gen/gatekey/v1/product_service_pb.js";
 import { TenantService } from "./gen/gatekey/v1/tenant_service_pb.js";
 import { clean } from "./token.js";
 
-/** How long a call may take, with all its retries. */
+/** The time limit of a call, including its retries. */
 export const DEFAULT_TIMEOUT_MS = 5_000;
 
-/** The environment variable with the service token of a client that was given none. */
+/** The environment variable with the service token of a client without the option `token`. */
 export const TOKEN_VARIABLE = "GATEKEY_TOKEN";
 
-/** Whom to trust and, for mutual TLS, with which certificate to come; all as PEM. */
+/** The trusted authorities and, for mutual TLS, the client's certificate and key, all as PEM. */
 export interface TlsOptions {
-  /** The authorities that vouch for the server. Default: those that Node trusts. */
+  /** The trusted authorities. Default: those that Node trusts. */
   readonly ca?: Buffer | string;
   readonly certificate?: Buffer | string;
   readonly key?: Buffer | string;
 }
 
-/** How a client is made. */
+/** The options of a client. */
 export interface ClientOptions {
   /**
-   * The service token, or a function that gives it. The function is asked before every call, so that a token can be
-   * replaced while the client is in use; it should keep the token rather than fetch it. Default: `GATEKEY_TOKEN`.
+   * The service token, or a function that returns it. The client calls the function before every call, so that a token
+   * can be replaced while the client is in use. It should keep the token rather than fetch it. Default: `GATEKEY_TOKEN`.
    */
   readonly token?: string | TokenSource;
   /** Default: TLS with the authorities that Node trusts. */
   readonly tls?: TlsOptions;
   /**
-   * Does without TLS. Whoever can read the connection can take the token and the keys: it is for servers on the same
-   * machine, and where something else encrypts.
+   * Turns TLS off. Whoever can read the connection can take the token and the keys. Use it only for servers on the same
+   * machine, or where something else encrypts.
    */
   readonly plaintext?: boolean;
   /** Default: `DEFAULT_TIMEOUT_MS`. */
@@ -52,20 +52,20 @@ export interface Question {
   /** The path of the resource: `links`, `links/abc`. */
   readonly resource: string;
   readonly action: string;
-  /** The id of the tenant that the request is about: a key of another one is denied. */
+  /** The id of the tenant that the request is about: a key of another tenant is denied. */
   readonly tenant?: string;
-  /** The id of the product that asks, for callers whose token lets them check several: a key of another one is unknown. */
+  /** The id of the product that asks: a key of another product is unknown. For callers whose token may check several. */
   readonly product?: string;
-  /** The decision is to be right as of this revision or a later one. */
+  /** The decision must be right as of this revision or a later one. */
   readonly minRevision?: bigint;
 }
 
-/** The answer to one question of a batch. An error means that no decision was made. */
+/** The result of one question of a batch. An error means that no decision was made. */
 export type BatchResult =
   | { readonly decision: CheckResponse; readonly error?: undefined }
   | { readonly decision?: undefined; readonly error: ApiError };
 
-/** One connection to Gatekey, or several where its address stands for several servers. A program needs one. */
+/** One connection to Gatekey, or several if its address stands for several servers. A program needs one client. */
 export class Client {
   readonly checks: ServiceClient<typeof CheckService>;
   readonly products: ServiceClient<typeof ProductService>;
@@ -76,7 +76,7 @@ export class Client {
   readonly audit: ServiceClient<typeof AuditService>;
   readonly #connection: Connection;
 
-  /** Makes a client of the server at `HOST:PORT`; of a name with several addresses all are used in turn. */
+  /** Makes a client of the server at `HOST:PORT`. It uses all addresses of a name in turn. */
   constructor(address: string, options: ClientOptions = {}) {
     const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
     if (!(timeoutMs > 0)) throw new TypeError(`the timeout of ${timeoutMs} ms is not above 0`);
@@ -92,19 +92,19 @@ export class Client {
     this.audit = connection.service(AuditService);
   }
 
-  /** Decides whether the holder of a key may do an action on a resource. A denial is no error. */
+  /** Returns the decision whether the holder of a key may do an action on a resource. A denial is not an error. */
   async check(question: Question, options?: CallOptions): Promise<CheckResponse> {
     return this.checks.check(checked(question), options);
   }
 
-  /** Checks, and throws a denial as `AccessDenied`. */
+  /** Checks as `check` does, and throws a denial as `AccessDenied`. */
   async require(question: Question, options?: CallOptions): Promise<CheckResponse> {
     const decision = await this.check(question, options);
     if (!decision.allowed) throw new AccessDenied(decision);
     return decision;
   }
 
-  /** Answers up to 1000 questions at once, in their order. What is thrown is about the batch as a whole. */
+  /** Returns the results of up to 1000 questions, in their order. It throws an error only about the batch as a whole. */
   async batchCheck(questions: readonly Question[], options?: CallOptions): Promise<BatchResult[]> {
     const { results } = await this.checks.batchCheck({ checks: questions.map(checked) }, options);
     if (results.length !== questions.length) {
@@ -116,9 +116,9 @@ export class Client {
   }
 
   /**
-   * Answers what there is to check with the keys of a product, and where their holders present them. Call it when a service
-   * starts: it throws where the token cannot check the product's keys, all of which would be unknown. Without a product: of
-   * the only one that the token may check.
+   * Returns the resources and actions of a product that can be checked, and where holders present their keys. Call it when
+   * a service starts. It throws if the token cannot check the product's keys; all of them would be unknown. The default
+   * product is the only one that the token may check.
    */
   async checkConfig(product = "-", options?: CallOptions): Promise<CheckConfig> {
     return this.checks.getCheckConfig({ name: `products/${product}/checkConfig` }, options);
@@ -130,7 +130,7 @@ export class Client {
   }
 }
 
-/** Refuses an id that got lost, so that it is not taken for any tenant or product. */
+/** Throws a `TypeError` for a lost id, which must not match every tenant or product. */
 function checked(question: Question): Question {
   for (const name of ["tenant", "product"] as const) {
     if (name in question && typeof question[name] !== "string") {
@@ -159,7 +159,7 @@ function tokenOf({ token, tls }: ClientOptions): TokenSource | undefined {
     const cleaned = clean(given, token === undefined ? TOKEN_VARIABLE : "token");
     return () => cleaned;
   }
-  // A client certificate can stand for the token.
+  // A client certificate can replace the token.
   if (tls?.certificate) return undefined;
   throw new TypeError(`there is no service token: give one, or set ${TOKEN_VARIABLE}`);
 }

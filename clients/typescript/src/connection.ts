@@ -17,9 +17,9 @@ import * as grpc from "@grpc/grpc-js";
 import { fromCall, ApiError } from "./errors.js";
 import { clean } from "./token.js";
 
-/** What may be said about one call. */
+/** The options of one call. */
 export interface CallOptions {
-  /** How long the call may take, with all its retries. Default: the client's. */
+  /** The time limit of the call, including its retries. Default: the client's. */
   readonly timeoutMs?: number;
   /** Ends the call early. */
   readonly signal?: AbortSignal;
@@ -34,11 +34,11 @@ export type ServiceClient<Service extends DescService> = {
     : never;
 };
 
-/** Gives the service token for a call. */
+/** Returns the service token for a call. */
 export type TokenSource = () => string | Promise<string>;
 
-// Any call may be retried: reads change nothing, and mutations carry a request id. A server that stops cancels what it
-// has not done; what is cancelled on this side is not retried.
+// Any call may be retried: reads change nothing, and mutations carry a request id. A server that stops cancels the
+// calls that it has not carried out. A call that this side cancels is not retried.
 const SERVICE_CONFIG = {
   loadBalancingConfig: [{ round_robin: {} }],
   methodConfig: [
@@ -56,20 +56,20 @@ const SERVICE_CONFIG = {
   retryThrottling: { maxTokens: 1000, tokenRatio: 0.1 },
 };
 
-// A server that stops tells which call was the last that it saw, and answers none after it. Node then ends all calls of
-// the connection alike, and grpc-js calls that INTERNAL, which it is not: nobody has answered.
+// A server that stops names the last call that it accepted, and responds to none after it. Node then ends all calls of
+// the connection alike. grpc-js reports INTERNAL for them, although no server has responded.
 const CONNECTION_ENDED = "triggered by internal client error";
 const MAX_ENDED_CONNECTIONS = 4;
 
 const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
   "grpc.service_config_disable_resolution": 1,
-  // A server that was restarted is to be found soon, and not overrun.
+  // Find a restarted server soon, but do not overload it.
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 5_000,
 };
 
-/** Carries calls, each with the token, a deadline and, where it changes something, a request id. */
+/** Sends calls, each with the token and a deadline, and mutations with a request id. */
 export class Connection {
   readonly #client: grpc.Client;
   readonly #token: TokenSource | undefined;
@@ -159,7 +159,7 @@ function isUnary(method: DescMethod): method is DescMethodUnary {
   return method.methodKind === "unary";
 }
 
-/** Gives a mutation an id of its own where the caller chose none, so that a retry is no second mutation. */
+/** Gives a mutation an id if the caller chose none, so that a retry is not a second mutation. */
 function withRequestId<Desc extends DescMessage>(schema: Desc, request: MessageShape<Desc>): MessageShape<Desc> {
   const field = schema.fields.find(({ name }) => name === "request_id");
   if (!field || reflect(schema, request).isSet(field)) return request;
@@ -168,7 +168,7 @@ function withRequestId<Desc extends DescMessage>(schema: Desc, request: MessageS
   return copy;
 }
 
-/** Asks for the token, and waits no longer than the call may take. */
+/** Returns the token from its source. Waits until the deadline of the call at most. */
 async function before(deadline: number, signal: AbortSignal | undefined, source: TokenSource): Promise<string> {
   const { promise: over, end } = endOf(deadline, signal);
   let token: string;

@@ -8,20 +8,20 @@ import { StatusSchema } from "./gen/google/rpc/status_pb.js";
 
 const DOMAIN = "gatekey";
 
-/** What is wrong with one field of a request. */
+/** An error in one field of a request. */
 export interface FieldViolation {
   readonly field: string;
-  /** Stable, as the reason of an error. */
+  /** Stable, like the reason of an error. */
   readonly reason: string;
   readonly description: string;
 }
 
-/** No decision was made, or nothing was done: to be treated as a denial. */
+/** No decision was made, or a call was not carried out. Treat it as a denial. */
 export class ApiError extends Error {
   override readonly name: string = "ApiError";
-  /** The status code of gRPC. */
+  /** The gRPC status code. */
   readonly code: status;
-  /** The stable reason, such as `TOKEN_INVALID`; empty where the error did not come from Gatekey itself. */
+  /** The stable reason, such as `TOKEN_INVALID`; empty if the error did not come from Gatekey itself. */
   readonly reason: string;
   /** Names and counts that belong to the reason. */
   readonly metadata: Readonly<Record<string, string>>;
@@ -41,7 +41,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The answer of `require` to a denial. */
+/** The error that `require` throws for a denial. */
 export class AccessDenied extends Error {
   override readonly name: string = "AccessDenied";
 
@@ -50,12 +50,12 @@ export class AccessDenied extends Error {
   }
 }
 
-/** The error of a call that has failed. */
+/** Returns the error of a failed call. */
 export function fromCall(error: ServiceError): ApiError {
   return new ApiError(error.code, error.details, detailsOf(error.metadata), { cause: error });
 }
 
-/** The error that `check` would have failed with. */
+/** Returns the error that `check` would have failed with. */
 export function fromBatch(problem: CheckError | undefined): ApiError {
   if (!problem || problem.code === status.OK) {
     return new ApiError(status.INTERNAL, "the answer holds neither a decision nor an error");

@@ -1,8 +1,8 @@
 /**
- * Asks a Gatekey server whether the holder of an API key may do an action on a resource, and administers products,
+ * Asks a Gatekey server whether the holder of an API key may do an action on a resource. It also administers products,
  * tenants, members and keys.
  *
- * A denial is an answer, not an error. An error means that no decision was made, and is to be treated as a denial.
+ * A denial is a decision, not an error. An error means that no decision was made. Treat it as a denial.
  *
  * @module
  */

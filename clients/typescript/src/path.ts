@@ -3,10 +3,10 @@ import { status } from "@grpc/grpc-js";
 import { ApiError } from "./errors.js";
 
 /**
- * Makes the path of a resource of collections and ids in turns: `path("shipments", id)`. Each id is one segment, whatever it
- * holds: what cannot stand in a segment is percent-encoded, `%` and `/` included, so that different ids are different
- * segments. Throws a `ApiError` with the reason `RESOURCE_INVALID` where an id is empty, `.`, `..` or `*`, holds a
- * control character or is not Unicode, and where a collection is without an id.
+ * Returns the path of a resource from alternating collections and ids: `path("shipments", id)`. Each id becomes one segment,
+ * whatever it holds. Characters that a segment cannot hold are percent-encoded, `%` and `/` included, so that different ids
+ * are different segments. Throws an `ApiError` with the reason `RESOURCE_INVALID` if an id is empty, `.`, `..` or `*`,
+ * holds a control character or is not Unicode, and if a collection has no id.
  */
 export function path(...segments: string[]): string {
   if (segments.length === 0 || segments.length % 2 !== 0) {
@@ -26,7 +26,7 @@ function encode(id: string): string {
   } catch {
     throw invalid("an id is not Unicode");
   }
-  // It encodes some that a segment may hold, and leaves the wildcard.
+  // `encodeURIComponent` encodes some characters that a segment may hold, and leaves the wildcard.
   return encoded.replace(/%(?:24|26|2B|2C|3A|3B|3D|40)/g, decodeURIComponent).replaceAll("*", "%2A");
 }
 

@@ -1,7 +1,7 @@
-// What editors, shells and mounted files put around a secret: white space of ASCII, and a byte order mark.
+// The characters that editors, shells and mounted files put around a secret: ASCII white space, and a byte order mark.
 const AROUND = /^[ \t\r\n\v\f\ufeff]+|[ \t\r\n\v\f\ufeff]+$/g;
 
-/** The token without what is around it. Throws a `TypeError` that names where it came from, and does not hold it. */
+/** Returns the token without the characters around it. Throws a `TypeError` that names only the token's source. */
 export function clean(text: string, source: string): string {
   const token = text.replace(AROUND, "");
   if (!token) throw new TypeError(`${source}: there is no service token in it`);
