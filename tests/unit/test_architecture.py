@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support.server import ROOT
 
 PAGE = ROOT / "docs" / "architecture.md"
@@ -70,7 +72,7 @@ def test_every_package_is_named() -> None:
     assert [package for package in packages if f"`{package}`" not in text and package not in queries] == []
 
 
-def test_every_kind_of_change_has_its_places() -> None:
+def test_every_kind_of_change_has_places() -> None:
     _, places = PAGE.read_text().split("## Where does my line go")
     titles = re.findall(r"^### (.+)$", places, re.MULTILINE)
     assert len(titles) >= 9
@@ -118,3 +120,37 @@ def test_every_decision_has_a_status_and_a_date() -> None:
         assert re.search(r"^- Date: \d{4}-\d{2}-\d{2}$", head, re.MULTILINE), page.name
         if status[2]:
             assert f"[{int(page.name[:4])}]({page.name})" in (page.parent / status[2]).read_text(), page.name
+
+
+# One of each kind that exists: where it is named is where another one of its kind has to go.
+SAMPLES = {
+    "An RPC": r"DisableApiKey|disable_api_key|DISABLE_API_KEY",
+    "A reason of a denial": r"\b(?:REASON_)?TENANT_SUSPENDED\b",
+    "A reason of an error": r"\bKEY_OF_OTHER_MEMBER\b",
+    "A field of a product spec": r"\bown_keys_only\b",
+    "A table or a column": r"\brevoke_reason\b",
+    "A metric": r"\bgatekey_cache_resets\b",
+    "A variable of the configuration": r"\bkey_retention_days\b|GATEKEY_KEY_RETENTION_DAYS",
+}
+GENERATED = re.compile(r"/v1/|_methods\.py|gatekeyv1|src/gen/|node_modules")
+
+
+def section(heading: str) -> str:
+    """The text below a heading."""
+    found = re.search(rf"^### {heading}\n(.*?)(?=^##|\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None, heading
+    return found[1]
+
+
+@pytest.mark.parametrize("heading", SAMPLES)
+def test_the_places_of_a_change_are_those_of_an_earlier_one(heading: str) -> None:
+    """Every file of the product that names the sample is in the section, or the directory that it is in."""
+    named = [find(span.partition(":")[0]) for span in re.findall(r"`([^`\n]+)`", section(heading))]
+    known = [path for path in named if path is not None]
+    files = [path for root in (SERVER, CLIENT, ROOT / "protos") for path in root.rglob("*") if path.suffix in SUFFIXES]
+    found = [
+        path for path in files if not GENERATED.search(str(path)) and re.search(SAMPLES[heading], path.read_text())
+    ]
+    assert found
+    missing = [str(path.relative_to(ROOT)) for path in found if not {path, *path.parents} & set(known)]
+    assert missing == []
