@@ -344,7 +344,7 @@ class Recorder(gatekey.Client):
 
     def _make(self, call: Call[Any]) -> Any:
         self.calls.append(call)
-        return call.answer()
+        return call.response()
 
     def _list(self, listing: Listing[Any, Any]) -> Iterator[Any]:
         listing.items(self._make(listing.first))
@@ -380,7 +380,7 @@ def test_every_rpc_can_be_called() -> None:
     assert made == set(rpcs)
     for call in client.calls:
         rpc, request = rpcs[call.path], cast("Any", call.request)
-        assert (type(request), call.answer) == (GetMessageClass(rpc.input_type), GetMessageClass(rpc.output_type))
+        assert (type(request), call.response) == (GetMessageClass(rpc.input_type), GetMessageClass(rpc.output_type))
         # What changes something can be repeated.
         if "request_id" in rpc.input_type.fields_by_name:
             assert str(uuid.UUID(request.request_id)) == request.request_id

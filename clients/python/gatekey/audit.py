@@ -80,14 +80,14 @@ class Chain:
             raise ChainBroken(self.parent, f"event {number} is another one than before")
 
     def end(self) -> Head:
-        """Answer the head once all events were added. Raises `ChainBroken` where it ends before the head of before."""
+        """Return the head once all events were added. Raises `ChainBroken` where it ends before the earlier head."""
         if self._wanted is not None and self.head.sequence < self._wanted.sequence:
             raise ChainBroken(self.parent, f"the chain ends at {self.head.sequence}, before {self._wanted.sequence}")
         return self.head
 
 
 def verify(events: Iterable[pb.AuditEvent]) -> dict[str, Head]:
-    """Verify whole chains; answers the head of each, by its product or tenant. Raises `ChainBroken`."""
+    """Return the head of each chain, by its product or tenant, once all are verified. Raises `ChainBroken`."""
     chains: dict[str, Chain] = {}
     for event in events:
         chains.setdefault(event.parent, Chain(event.parent)).add(event)
