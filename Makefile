@@ -36,13 +36,13 @@ slow: $(VENV)/.dev ## Run the tests that take seconds each, mostly to start proc
 drills: $(VENV)/.dev ## Run the tests that take long or are about time, with nothing beside them
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/pytest -m drill $(ARGS)
 
-chaos: $(VENV)/.dev ## Look for stale answers under load and faults; ARGS="--help" says how
+chaos: $(VENV)/.dev ## Look for stale decisions under load and faults; ARGS="--help" says how
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.chaos $(ARGS)
 
 fuzz: $(VENV)/.dev ## Send random messages, bytes and specs to a server; ARGS="--seconds 300 --seed 1 --save DIRECTORY"
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.fuzz $(ARGS)
 
-attack: $(VENV)/.dev ## Attack a server in every known way while somebody asks; ARGS="--help" says how
+attack: $(VENV)/.dev ## Attack a server in every known way while a client checks; ARGS="--help" says how
 	@GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.attack $(ARGS)
 
 bench: $(VENV)/.bench ## Measure everything beside its peers; ARGS="throughput cache" for some of it

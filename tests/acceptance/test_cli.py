@@ -517,7 +517,7 @@ def test_who_has_no_server_is_told_how_to_start_one(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     refused = Cli(tmp_path)("products", "list", code=1, GATEKEY_TOKEN="gk_x", GATEKEY_ADDRESS=address)
-    assert refused.err.startswith(f"error: no Gatekey answers at {address} (UNAVAILABLE)\n")
+    assert refused.err.startswith(f"error: no Gatekey responds at {address} (UNAVAILABLE)\n")
     assert "`gatekey serve` starts one" in refused.err
     assert "(TOKEN_MISSING)" in Cli(tmp_path)("products", "list", code=1).err
 

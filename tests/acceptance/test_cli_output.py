@@ -191,7 +191,7 @@ def test_a_server_that_goes_away_in_the_middle_is_told_in_one_line(tmp_path: Pat
         listener.accept()[0].close()
     _, error = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert error.startswith(f"error: no Gatekey answers at {address} (UNAVAILABLE)\n")
+    assert error.startswith(f"error: no Gatekey responds at {address} (UNAVAILABLE)\n")
     assert "Traceback" not in error
 
 

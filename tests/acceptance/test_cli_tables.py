@@ -274,7 +274,7 @@ def test_a_token_in_quotes_is_told_so(tmp_path: Path) -> None:
 def test_a_name_that_stands_for_no_address_is_not_taken_for_tls(tmp_path: Path) -> None:
     variables = {"GATEKEY_ADDRESS": "gatekey.invalid:1", "GATEKEY_TOKEN": "gk_x"}
     refused = Cli(tmp_path)("products", "list", code=1, **variables).err
-    assert "error: no Gatekey answers at gatekey.invalid:1 (UNAVAILABLE)\n" in refused
+    assert "error: no Gatekey responds at gatekey.invalid:1 (UNAVAILABLE)\n" in refused
     assert "GATEKEY_CA" not in refused
 
 

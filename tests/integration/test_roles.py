@@ -149,7 +149,7 @@ async def test_a_server_can_do_everything_with_the_role(served: tuple[ServerProc
             await asyncio.sleep(0.1)
     assert verbs[:-1] == ["CreateTenant", "AddMember", "CreateApiKey", "RotateApiKey", "DeleteApiKey", "DeleteTenant"]
     assert "maintenance.postponed" not in "".join(server.output)
-    assert "usage.kept_back" not in "".join(server.output)
+    assert "usage.write_postponed" not in "".join(server.output)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_operators_are_told_every_metric() -> None:
 
 
 def test_operators_are_told_every_log_event() -> None:
-    logged = re.compile(r'_log\.(?:info|warning|error)\(\s*"([a-z_]+\.[a-z_]+)"')
+    logged = re.compile(r'_log\.(?:info|warning|error|exception)\(\s*"([a-z_]+\.[a-z_]+)"')
     events = {event for file in SERVER.rglob("*.py") for event in logged.findall(file.read_text())}
     text = (ROOT / "docs" / "operations.md").read_text()
     assert len(events) > 20

@@ -34,7 +34,7 @@ type ResolveRequest struct {
 	// The ids of the specs that the caller has. At most 256.
 	KnownSpecs [][]byte `protobuf:"bytes,3,rep,name=known_specs,json=knownSpecs,proto3" json:"known_specs,omitempty"`
 	// The last `cursor` of `Sync`: what the secrets stand for is then told as of it, or later in the same
-	// history. Answered `UNAVAILABLE` (`REVISION_NOT_REACHED`) by a server that has not applied it, also
+	// history. A server that has not applied it responds `UNAVAILABLE` (`REVISION_NOT_REACHED`), also
 	// where it has gone further in another history, as before the restore of a backup.
 	Cursor        []byte `protobuf:"bytes,4,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -28,7 +28,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Answers whether the holder of a key may do an action on a resource.
+// Decides whether the holder of a key may do an action on a resource.
 type CheckServiceClient interface {
 	// Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
 	// decision was made, and callers treat it as a denial.
@@ -91,7 +91,7 @@ func (c *checkServiceClient) GetCheckConfig(ctx context.Context, in *GetCheckCon
 // All implementations must embed UnimplementedCheckServiceServer
 // for forward compatibility.
 //
-// Answers whether the holder of a key may do an action on a resource.
+// Decides whether the holder of a key may do an action on a resource.
 type CheckServiceServer interface {
 	// Decides one request. A denial is a response (status OK, `allowed` false); an error means that no
 	// decision was made, and callers treat it as a denial.

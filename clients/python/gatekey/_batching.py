@@ -1,4 +1,4 @@
-"""Checks that are asked in one tick of the event loop travel together."""
+"""Checks that start in one tick of the event loop travel together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gatekey.v1 import check_service_pb2 as pb
 
 Result = Decision | CheckFailed
 Send = Callable[[Sequence[pb.CheckRequest], float], Awaitable[Sequence[Result]]]
-"""Asks the questions, within so many seconds. Raises `ApiError` where none of them was decided."""
+"""Sends the questions, with a timeout in seconds. Raises `ApiError` where none of them was decided."""
 
 
 class Batcher:
-    """Collects the questions of one tick. Each caller waits for its own answer, and no longer than it wants to."""
+    """Collects the questions of one tick. Each caller waits for its own result, and no longer than its timeout."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -24,7 +24,7 @@ class Batcher:
         self._batches: set[_InflightBatch] = set()
 
     async def ask(self, request: pb.CheckRequest, timeout: float) -> Result:
-        """Ask one question. Raises `ApiError` where all that travelled together was not decided."""
+        """Return the result of one question. Raises `ApiError` where nothing that travelled together was decided."""
         loop = asyncio.get_running_loop()
         waiter = _Waiter(request, loop.create_future(), timeout, loop.time() + timeout)
         if not self._waiting:
@@ -56,7 +56,7 @@ class Batcher:
 
 
 class _Waiter:
-    """A question, and who waits for its answer until when."""
+    """A question, and the caller that waits for its result, with its timeout."""
 
     __slots__ = ("batch", "ends", "future", "request", "timeout")
 
@@ -69,7 +69,7 @@ class _Waiter:
         self.ends = ends
         self.batch: _InflightBatch | None = None
 
-    def resolve(self, result: Result | BaseException) -> None:
+    def set_result(self, result: Result | BaseException) -> None:
         # As a value also where it is an error: one that nobody waits for any more would be complained about.
         if not self.future.done():
             self.future.set_result(result)
@@ -92,7 +92,7 @@ class _InflightBatch:
         self._task.add_done_callback(self._end)
 
     def cancel(self) -> asyncio.Task[None]:
-        """Answer nobody any more; the task ends soon."""
+        """Return the task of the batch, which is cancelled and ends soon."""
         self._task.cancel()
         return self._task
 
@@ -110,7 +110,7 @@ class _InflightBatch:
         except Exception as error:  # noqa: BLE001 - it is each asker's own
             results = [_own(error) for _ in self._waiters]
         for waiter, result in zip(self._waiters, results, strict=True):
-            waiter.resolve(result)
+            waiter.set_result(result)
 
     def _look(self) -> None:
         self._will_look = False
@@ -118,7 +118,7 @@ class _InflightBatch:
         now = self._loop.time()
         for waiter in self._waiters:
             if waiter.ends <= now:
-                waiter.resolve(errors.DeadlineExceeded(f"there was no answer in {waiter.timeout:g} s"))
+                waiter.set_result(errors.DeadlineExceeded(f"there was no response within {waiter.timeout:g} s"))
         waiting = [waiter.ends for waiter in self._waiters if not waiter.future.done()]
         if waiting:
             self._alarm = self._loop.call_at(min(waiting), self._look)
@@ -130,7 +130,7 @@ class _InflightBatch:
         self._ended(self)
         # Whoever still waits was in a batch that was cancelled.
         for waiter in self._waiters:
-            waiter.resolve(errors.Cancelled("the client was closed"))
+            waiter.set_result(errors.Cancelled("the client was closed"))
 
 
 def _own(error: Exception) -> Exception:

@@ -46,9 +46,9 @@ class Call(Generic[R_co]):
     actor: str = ""
     """The resource name of the principal on whose behalf; empty for none."""
     everywhere: bool = False
-    """Whether a change returns only when no client can answer by what was before it."""
+    """Whether a change returns only when no client cache decides by the state before it."""
     validate: Callable[[R_co], None] | None = None
-    """Looks at the answer, and raises if it is none to hand on."""
+    """Raises for a response that the caller must not get."""
 
     @property
     def extra(self) -> Metadata:
@@ -91,17 +91,17 @@ class Transport:
 
     def make(self, call: Call[R], timeout: float) -> R:
         """Make a call. Raises `ApiError`."""
-        answer: R = self._authenticated(self._method(call), call, timeout)
+        response: R = self._authenticated(self._method(call), call, timeout)
         if call.validate is not None:
-            call.validate(answer)
-        return answer
+            call.validate(response)
+        return response
 
     def make_with_trailers(self, call: Call[R], timeout: float) -> tuple[R, dict[str, str]]:
         """Make a call, and return its response with the text in its trailing metadata. Raises `ApiError`."""
-        answer, ended = self._authenticated(self._method(call).with_call, call, timeout)
+        response, ended = self._authenticated(self._method(call).with_call, call, timeout)
         if call.validate is not None:
-            call.validate(answer)
-        return answer, {key: value for key, value in ended.trailing_metadata() or () if isinstance(value, str)}
+            call.validate(response)
+        return response, {key: value for key, value in ended.trailing_metadata() or () if isinstance(value, str)}
 
     def close(self) -> None:
         """Give up what is under way, and close the connection. It is not opened again."""
@@ -179,15 +179,15 @@ class AsyncTransport:
         ends = time.monotonic() + timeout
         metadata = await self._tokens.metadata()
         try:
-            answer = await self._once(method, call, ends - time.monotonic(), metadata)
+            response = await self._once(method, call, ends - time.monotonic(), metadata)
         except errors.Unauthenticated:
             renewed = await self._tokens.renewed(metadata)
             if renewed == metadata:
                 raise
-            answer = await self._once(method, call, ends - time.monotonic(), renewed)
+            response = await self._once(method, call, ends - time.monotonic(), renewed)
         if call.validate is not None:
-            call.validate(answer)
-        return answer
+            call.validate(response)
+        return response
 
     async def close(self) -> None:
         """Give up what is under way, and close the connection. It is not opened again."""

@@ -21,7 +21,7 @@ ADMIN_S = 10.0
 PAGE_SIZE = 200
 
 # A page may hold that many of the largest things that the server accepts.
-_MAX_ANSWER_BYTES = PAGE_SIZE << 20
+_MAX_RESPONSE_BYTES = PAGE_SIZE << 20
 
 _SERVICES = ("Check", "Cache", "Product", "Tenant", "Member", "MachineUser", "ApiKey", "Audit")
 
@@ -50,7 +50,7 @@ OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # Not one that the name's owner publishes.
     ("grpc.service_config_disable_resolution", 1),
-    ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+    ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
     # A proxy for the web is not meant to see tokens in plain text.
     ("grpc.enable_http_proxy", 0),
     # A connection that no longer leads anywhere is given up within 25 s.

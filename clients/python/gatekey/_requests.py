@@ -1,4 +1,4 @@
-"""The calls of the administration, each described once for both clients: its parameters, its request and its answer."""
+"""The calls of the administration, each described once for both clients: parameters, request and response."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Wait(enum.Enum):
     """For what a change waits before it returns."""
 
     EVERYWHERE = enum.auto()
-    """Until no client with a cache of its own can answer by what was before the change, either: for 3.03 s."""
+    """Until no client cache decides by the state before the change, either: for 3.03 s."""
 
 
 EVERYWHERE = Wait.EVERYWHERE
@@ -63,7 +63,7 @@ class ChangeOptions(Options, total=False):
     request_id: str
     """A UUID: for 24 hours the same call with the same id does nothing again. One is made where none is given."""
     validate_only: bool
-    """Answer what the call would do, and change nothing."""
+    """Return what the call would do, and change nothing."""
     wait: Wait
     """Wait for the caches of all clients, not only for the servers."""
 
@@ -377,8 +377,8 @@ def create_key(
 
     `owner` is the resource name of a member, of a machine user, or of the tenant for a key that belongs to the tenant
     itself. Where nobody is named, the product's default owner. `new_machine_user` is the id of the new one; empty: one
-    is made. `grants` are actions by resource pattern; with them the mode is `RESTRICTED`. The answer is the only one
-    that holds the secret. `actor_required` is for service tokens. Raises `SecretWithheld` where the secret got lost.
+    is made. `grants` are actions by resource pattern; with them the mode is `RESTRICTED`. Only this response
+    holds the secret. `actor_required` is for service tokens. Raises `SecretWithheld` where the secret got lost.
     """
     owners = (owner, member, machine_user, new_machine_user)
     if sum(each is not None for each in owners) + publishable > 1:
@@ -486,7 +486,10 @@ def enable_key(scope: Scope, key: str, *, etag: str = "", **options: Unpack[Chan
 def revoke_key(
     scope: Scope, key: str, *, reason: str = "", etag: str = "", **options: Unpack[ChangeOptions]
 ) -> Call[keys_pb.ApiKey]:
-    """Switch a key off for good. Once this has returned, no check that starts is answered as if it still worked."""
+    """Revoke a key for good.
+
+    No check that starts after this call returns is decided by the key's earlier state.
+    """
     request = keys_pb.RevokeApiKeyRequest(name=scope.within("apiKeys", key), reason=reason, etag=etag)
     return _change(scope, methods.REVOKE_API_KEY, request, options)
 
@@ -496,7 +499,7 @@ def rotate_key(
 ) -> Call[keys_pb.RotateApiKeyResponse]:
     """Give a key a new secret; the old one works for `grace` longer, or no longer.
 
-    The answer is the only one that holds the new secret. Raises `SecretWithheld` where it got lost.
+    Only this response holds the new secret. Raises `SecretWithheld` where it got lost.
     """
     request = keys_pb.RotateApiKeyRequest(name=scope.within("apiKeys", key), grace=_duration(grace), etag=etag)
     return _change(scope, methods.ROTATE_API_KEY, request, options, _has_secret)
@@ -599,10 +602,10 @@ def _duration(duration: timedelta | None) -> Duration | None:
     return message
 
 
-def _has_secret(answer: keys_pb.CreateApiKeyResponse | keys_pb.RotateApiKeyResponse) -> None:
+def _has_secret(response: keys_pb.CreateApiKeyResponse | keys_pb.RotateApiKeyResponse) -> None:
     # The id of the request is ours and new: that the secret was shown before means that nobody saw it.
-    if answer.secret_withheld:
-        name = answer.api_key.name
+    if response.secret_withheld:
+        name = response.api_key.name
         raise errors.SecretWithheld(
             f"{name} has a secret that nobody has seen: rotate the key, or delete it", "SECRET_WITHHELD", {"name": name}
         )

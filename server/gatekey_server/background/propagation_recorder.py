@@ -57,5 +57,5 @@ class PropagationRecorder:
         try:
             await self._database.transaction(write)
         except DomainError as error:
-            _log.warning("propagation.kept_back", waits=len(waits), reason=error.reason)
+            _log.warning("propagation.write_postponed", waits=len(waits), reason=error.reason)
             self._pending = waits | self._pending

@@ -74,7 +74,7 @@ class UsageRecorder:
             try:
                 await self._write(batch)
             except DomainError as error:
-                _log.warning("usage.kept_back", keys=len(self._pending), reason=error.reason)
+                _log.warning("usage.write_postponed", keys=len(self._pending), reason=error.reason)
                 return
             for uid, time in batch.items():
                 if self._pending.get(uid) == time:

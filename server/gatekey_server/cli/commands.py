@@ -24,7 +24,7 @@ peppers = typer.Typer(no_args_is_help=True, help="Make the keys that secrets are
 def serve(
     listen: Annotated[str | None, typer.Option(help="HOST:PORT; port 0 picks a free one.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the embedded database is kept.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many processes answer.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of worker processes.")] = None,
     demo_specs: Annotated[
         Path | None,
         typer.Option("--demo", help="A directory of product specs to try: each gets a tenant, an owner and a key."),
@@ -77,7 +77,7 @@ def serve(
 
 
 def _say(text: str) -> bool:
-    """Print; answers whether that went well. A server goes on without anybody to hear it."""
+    """Return whether the text could be printed. A server continues where it could not."""
     try:
         print(text, flush=True)  # noqa: T201
     except OSError:

@@ -118,7 +118,7 @@ def _unless(reason: str) -> Iterator[None]:
 
 
 def _apply(gatekey: Connection, wanted: product_spec_pb2.ProductSpec) -> product_spec_pb2.ProductSpec:
-    """Answer the spec in force: what somebody has made of a product is theirs."""
+    """Return the spec in force. A product that exists keeps its own; only a missing one is created."""
     request = product_service_pb2.GetProductRequest(name=f"products/{wanted.product}")
     try:
         return gatekey.call(methods.GET_PRODUCT, request).spec

@@ -132,7 +132,7 @@ class ClientCaches:
         (await self.identify(token, now)).require_some_checks()
         synced = self.sync_at_once(token, cursor, now)
         if synced is None:
-            raise Unavailable("LEASE_NOT_HELD", "this server may not answer from memory at the moment")
+            raise Unavailable("LEASE_NOT_HELD", "this server holds no lease at the moment")
         return synced
 
     async def report_uses(self, caller: Caller, uses: Sequence[tuple[ApiKeyName, datetime]]) -> None:

@@ -102,7 +102,7 @@ class ChangePoller:
             if not poll.registered:
                 # Mutations do not wait for this process: it is new, or another process took it for dead.
                 if registered_at is not None:
-                    _log.warning("change_poller.given_up_for_dead", process=str(self.process))
+                    _log.warning("change_poller.registration_expired", process=str(self.process))
                 registered_at = asked_at
                 self._lease.release()
                 await link.register(self._index.applied)

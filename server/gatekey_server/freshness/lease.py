@@ -3,8 +3,9 @@
 import asyncio
 from datetime import datetime
 
-from gatekey.core.errors import Unavailable
 from gatekey.core.lease import Lease
+
+from gatekey_server.store.database import unavailable
 
 LEASE_WAIT_S = 1.0
 
@@ -44,7 +45,7 @@ class PrimaryLease(Lease):
         except TimeoutError:
             pass
         if not self.is_held():
-            raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
+            raise unavailable()
 
     def fail_waiters(self) -> None:
         """Fail all waits for a renewal, now and until there is one."""

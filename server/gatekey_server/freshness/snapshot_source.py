@@ -18,7 +18,7 @@ from gatekey.core.snapshot_cache import SnapshotCache
 from gatekey_server.freshness.lease import PrimaryLease
 from gatekey_server.freshness.loads import Loader
 from gatekey_server.store import snapshots
-from gatekey_server.store.database import Connection, Database
+from gatekey_server.store.database import Connection, Database, unavailable
 from gatekey_server.store.products import CompiledSpecs
 from gatekey_server.store.snapshots import LoadResult
 
@@ -237,7 +237,7 @@ class SnapshotSource:
             if loaded.server == self._lease.server:
                 return loaded
             await self._database.expire_connections()
-        raise Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
+        raise unavailable()
 
     def _drop_what_a_reset_left(self) -> None:
         if self._resets != self._index.resets:

@@ -1,1 +1,1 @@
-"""The edge: gRPC and protobuf on the one side, commands and domain values on the other."""
+"""The edge: gRPC and protobuf on the one side, commands and values of `gatekey.core` on the other."""

@@ -1,4 +1,4 @@
-"""Errors on the wire: one table from the domain's errors to status codes."""
+"""Errors on the wire: one table from the errors of `gatekey.core` to status codes."""
 
 from collections.abc import Mapping
 

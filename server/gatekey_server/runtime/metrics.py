@@ -57,10 +57,10 @@ class _Metrics(Collector):
         lookups.add_metric(["no_lease"], counts.without_lease)
         yield lookups
         yield CounterMetricFamily("gatekey_snapshot_loads", "Queries for snapshots", value=counts.loads)
+        yield GaugeMetricFamily("gatekey_cache_entries", "Secrets with a cached snapshot", value=snapshots.entries)
         yield GaugeMetricFamily(
-            "gatekey_cache_entries", "Secrets whose snapshots are remembered", value=snapshots.entries
+            "gatekey_cache_bytes", "Memory of the cached snapshots, by an estimate", value=snapshots.weight
         )
-        yield GaugeMetricFamily("gatekey_cache_bytes", "Memory that they take, by an estimate", value=snapshots.weight)
 
     def _freshness(self) -> Iterator[Metric]:
         sources, now = self._sources, clock.now()
@@ -74,7 +74,7 @@ class _Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "gatekey_lease_remaining_seconds",
-            "How long the memory may answer",
+            "Seconds for which checks may be decided from memory",
             value=max(0.0, sources.lease.until - now),
         )
         yield GaugeMetricFamily(
@@ -85,11 +85,9 @@ class _Metrics(Collector):
         yield CounterMetricFamily(
             "gatekey_change_connections", "Connections made for polling", value=sources.poller.connections
         )
-        yield CounterMetricFamily(
-            "gatekey_cache_resets", "How often everything known was dropped", value=sources.index.resets
-        )
+        yield CounterMetricFamily("gatekey_cache_resets", "Times the cache was dropped", value=sources.index.resets)
         mode = GaugeMetricFamily(
-            "gatekey_mode", "How checks are answered now: 1 for the mode that holds", labels=["mode"]
+            "gatekey_mode", "Mode in which checks are decided: 1 for the current one", labels=["mode"]
         )
         mode.add_metric(["cached"], float(has_lease))
         mode.add_metric(["unavailable"], float(not has_lease))
@@ -103,7 +101,7 @@ class _Metrics(Collector):
             buckets.append((str(bound), float(total)))
         waits = HistogramMetricFamily(
             "gatekey_receipt_wait_seconds",
-            "How long mutations waited until no process could answer from older snapshots",
+            "How long mutations waited until no process could decide from older snapshots",
         )
         waits.add_metric([], buckets, sum_value=barrier.seconds)
         return waits

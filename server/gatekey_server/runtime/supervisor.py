@@ -76,7 +76,7 @@ class Supervisor:
             if stop.is_set():
                 return
             if not started.done():
-                raise StartError(f"a worker ended with exit code {code} before it answered; its messages are above")
+                raise StartError(f"a worker ended with exit code {code} before it was ready; its messages are above")
             _log.error("supervisor.worker_died", worker=number, exit_code=code)
             backoff = _FIRST_BACKOFF_S if loop.time() - began_at > _LIVED_LONG_S else min(backoff * 2, _MAX_BACKOFF_S)
             await _wait(stop, backoff)

@@ -389,8 +389,8 @@ async def _with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 def unavailable() -> Unavailable:
-    """Return the error for a database that cannot serve now."""
-    return Unavailable("DATABASE_UNAVAILABLE", "the database cannot answer now; try again")
+    """Return the error for a database that is unavailable at the moment."""
+    return Unavailable("DATABASE_UNAVAILABLE", "the database is unavailable; try again")
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _options(
 
 
 def run() -> int:
-    """Run one command; answers its exit code, which docs/configuration.md lists. Nothing is raised."""
+    """Return the exit code of one command, which docs/configuration.md lists. Raises nothing."""
     streams.open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -118,13 +118,13 @@ def _transport_failure(error: errors.ApiError, endpoint: Endpoint, timeout_s: fl
     text = error.message if error.message != code else ""
     if isinstance(error, errors.Unavailable):
         return Failure(
-            f"no Gatekey answers at {endpoint.address}",
+            f"no Gatekey responds at {endpoint.address}",
             *(line for line in (text, *_hints(text, endpoint)) if line),
             "`gatekey serve` starts one; GATEKEY_ADDRESS and GATEKEY_TOKEN name another",
             reason=code,
         )
     if isinstance(error, errors.DeadlineExceeded):
-        return Failure(f"{endpoint.address} did not answer within {timeout_s:g} s; {_MAY_BE_DONE}", reason=code)
+        return Failure(f"{endpoint.address} did not respond within {timeout_s:g} s; {_MAY_BE_DONE}", reason=code)
     if code == "UNIMPLEMENTED":
         return Failure(f"what listens at {endpoint.address} is no Gatekey, or an older one", text, reason=code)
     return Failure(text or "the call failed", reason=code)

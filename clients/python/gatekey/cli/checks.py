@@ -17,13 +17,13 @@ DENIED = 3
 _MAX_KEY_BYTES = 4096
 
 _COLUMNS: Columns[pb.CheckResponse] = (
-    ("Reason", lambda answer: reason_text(answer.reason)),
-    ("Key", lambda answer: answer.api_key),
-    ("Kind", lambda answer: enum_text(types_pb2.KeyKind, answer.kind, "KEY_KIND_")),
-    ("Owner", lambda answer: answer.principal),
-    ("Role", lambda answer: answer.role),
-    ("Missing", lambda answer: " ".join(f"{each.resource}:{each.action}" for each in answer.missing_permissions)),
-    ("Expires", lambda answer: time_text(answer.expire_time if answer.HasField("expire_time") else None)),
+    ("Reason", lambda response: reason_text(response.reason)),
+    ("Key", lambda response: response.api_key),
+    ("Kind", lambda response: enum_text(types_pb2.KeyKind, response.kind, "KEY_KIND_")),
+    ("Owner", lambda response: response.principal),
+    ("Role", lambda response: response.role),
+    ("Missing", lambda response: " ".join(f"{each.resource}:{each.action}" for each in response.missing_permissions)),
+    ("Expires", lambda response: time_text(response.expire_time if response.HasField("expire_time") else None)),
 )
 
 
@@ -40,12 +40,12 @@ def check(
     """Check a key. Ends with 0 if the action is allowed, with 3 if it is denied, with 1 if nothing was decided."""
     request = pb.CheckRequest(key=read_secret(key), resource=resource, action=action, tenant=tenant, product=product)
     with connect() as gatekey:
-        answer = gatekey.call(methods.CHECK, request)
-        hint = _hint(gatekey, product) if answer.reason == pb.CheckResponse.REASON_KEY_UNKNOWN else ""
+        response = gatekey.call(methods.CHECK, request)
+        hint = _hint(gatekey, product) if response.reason == pb.CheckResponse.REASON_KEY_UNKNOWN else ""
     if output is Output.TABLE:
-        typer.echo("Allowed" if answer.allowed else f"Denied: {answer.message}")
-    show(answer, output, (*_COLUMNS, ("Hint", lambda _: hint)))
-    if not answer.allowed:
+        typer.echo("Allowed" if response.allowed else f"Denied: {response.message}")
+    show(response, output, (*_COLUMNS, ("Hint", lambda _: hint)))
+    if not response.allowed:
         raise typer.Exit(DENIED)
 
 

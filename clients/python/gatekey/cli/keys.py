@@ -383,8 +383,8 @@ def delete(
     name = names.resolve(ids, names.API_KEY)
     request = pb.DeleteApiKeyRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(methods.DELETE_API_KEY, request)
-    show_deleted(name, answer, output, dry_run=dry_run)
+        response = gatekey.call(methods.DELETE_API_KEY, request)
+    show_deleted(name, response, output, dry_run=dry_run)
 
 
 def describe(key: pb.ApiKey, description: str | None, labels: Sequence[str] | None) -> None:
@@ -421,30 +421,30 @@ def create_key(
 
 
 def _show_with_secret(
-    answer: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse, output: Output, what: str, *, dry_run: bool
+    response: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse, output: Output, what: str, *, dry_run: bool
 ) -> None:
-    if answer.secret_withheld and not dry_run:
-        raise _lost(answer, "the connection broke when its secret was on the way")
+    if response.secret_withheld and not dry_run:
+        raise _lost(response, "the connection broke when its secret was on the way")
     try:
         if output is Output.JSON:
-            show_json(answer)
+            show_json(response)
         else:
-            show(answer.api_key, output, _DETAILS, dry_run=dry_run)
-            if answer.secret:
-                typer.echo(f"\nPresent it as `{credential_text(answer.credential)}`.")
-                show_secret(answer.secret, what)
+            show(response.api_key, output, _DETAILS, dry_run=dry_run)
+            if response.secret:
+                typer.echo(f"\nPresent it as `{credential_text(response.credential)}`.")
+                show_secret(response.secret, what)
         sys.stdout.flush()
     except (OSError, KeyboardInterrupt) as error:
         if dry_run:
             raise
         streams.discard_output()
         why = error.strerror if isinstance(error, OSError) else "interrupted"
-        raise _lost(answer, f"its secret could not be written: {why}") from None
+        raise _lost(response, f"its secret could not be written: {why}") from None
 
 
-def _lost(answer: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse, why: str) -> SecretLost:
-    name = answer.api_key.name
-    was_rotated = isinstance(answer, pb.RotateApiKeyResponse)
+def _lost(response: pb.CreateApiKeyResponse | pb.RotateApiKeyResponse, why: str) -> SecretLost:
+    name = response.api_key.name
+    was_rotated = isinstance(response, pb.RotateApiKeyResponse)
     return SecretLost(
         f"{name} was {'rotated' if was_rotated else 'created'}, but {why}",
         "the secret cannot be shown again. For another one:",

@@ -90,8 +90,8 @@ def delete(
     name = names.resolve(ids, names.MACHINE_USER)
     request = pb.DeleteMachineUserRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(methods.DELETE_MACHINE_USER, request)
-    show_deleted(name, answer, output, dry_run=dry_run)
+        response = gatekey.call(methods.DELETE_MACHINE_USER, request)
+    show_deleted(name, response, output, dry_run=dry_run)
 
 
 def _show(user: pb.MachineUser, output: Output, *, dry_run: bool = False) -> None:

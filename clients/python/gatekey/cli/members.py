@@ -118,8 +118,8 @@ def remove(
     name = names.resolve(ids, names.MEMBER)
     request = pb.RemoveMemberRequest(name=name, force=force, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(methods.REMOVE_MEMBER, request)
-    show_deleted(name, answer, output, dry_run=dry_run)
+        response = gatekey.call(methods.REMOVE_MEMBER, request)
+    show_deleted(name, response, output, dry_run=dry_run)
 
 
 def _who(person: pb.Person) -> pb.Member | machine_user_service_pb2.MachineUser:

@@ -23,7 +23,7 @@ _COUNTS_STOP_AT = 100_000
 
 
 class Output(enum.StrEnum):
-    """How an answer is printed."""
+    """How a response is printed."""
 
     TABLE = "table"
     JSON = "json"
@@ -78,7 +78,7 @@ def show_json_line(message: Message) -> None:
 
 
 def show_pages(pages: Iterator[P], field: str, output: Output, columns: Columns[Any], *, dry_run: bool = False) -> P:
-    """Print a list page by page, as it comes; answers the last page, of which there must be one.
+    """Print a list page by page, as it comes. Return the last page, of which there must be one.
 
     As JSON, the items of all pages stand under the field's name, next to the other fields of the last page.
     """
@@ -100,12 +100,12 @@ class _Deletion(Protocol):
     def deleted(self) -> types_pb2.DeletionCounts: ...
 
 
-def show_deleted(what: str, answer: _Deletion, output: Output, *, dry_run: bool) -> None:
+def show_deleted(what: str, response: _Deletion, output: Output, *, dry_run: bool) -> None:
     """Say what was deleted, or would be, and how much went with it."""
     if output is Output.JSON:
-        show_json(cast("Message", answer))
+        show_json(cast("Message", response))
         return
-    counts = answer.deleted
+    counts = response.deleted
     parts = (
         (counts.tenants, "tenants"),
         (counts.members, "members"),

@@ -147,8 +147,8 @@ def delete(
     name = names.resolve([product], names.PRODUCT)
     request = pb.DeleteProductRequest(name=name, force=force, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(methods.DELETE_PRODUCT, request, _DELETE_TENANTS_S if force else ADMIN_S)
-    show_deleted(name, answer, output, dry_run=dry_run)
+        response = gatekey.call(methods.DELETE_PRODUCT, request, _DELETE_TENANTS_S if force else ADMIN_S)
+    show_deleted(name, response, output, dry_run=dry_run)
 
 
 def _read_all(files: list[Path]) -> list[tuple[Path, ProductSpec]]:

@@ -124,8 +124,8 @@ def delete(
     name = names.resolve(ids, names.TENANT)
     request = pb.DeleteTenantRequest(name=name, etag=etag, validate_only=dry_run)
     with connect() as gatekey:
-        answer = gatekey.call(methods.DELETE_TENANT, request)
-    show_deleted(name, answer, output, dry_run=dry_run)
+        response = gatekey.call(methods.DELETE_TENANT, request)
+    show_deleted(name, response, output, dry_run=dry_run)
 
 
 def _show(tenant: pb.Tenant, output: Output, *, dry_run: bool = False) -> None:

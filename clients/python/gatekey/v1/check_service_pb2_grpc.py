@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CheckServiceStub:
-    """Answers whether the holder of a key may do an action on a resource.
+    """Decides whether the holder of a key may do an action on a resource.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class CheckServiceStub:
 
 
 class CheckServiceServicer:
-    """Answers whether the holder of a key may do an action on a resource.
+    """Decides whether the holder of a key may do an action on a resource.
     """
 
     def Check(self, request, context):
@@ -115,7 +115,7 @@ def add_CheckServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CheckService:
-    """Answers whether the holder of a key may do an action on a resource.
+    """Decides whether the holder of a key may do an action on a resource.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CheckServiceStub:
-    """Answers whether the holder of a key may do an action on a resource."""
+    """Decides whether the holder of a key may do an action on a resource."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -56,7 +56,7 @@ class CheckServiceStub:
 
 @_typing.type_check_only
 class CheckServiceAsyncStub(CheckServiceStub):
-    """Answers whether the holder of a key may do an action on a resource."""
+    """Decides whether the holder of a key may do an action on a resource."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_check_service_pb2.CheckRequest, _check_service_pb2.CheckResponse]  # type: ignore[assignment]
@@ -81,7 +81,7 @@ class CheckServiceAsyncStub(CheckServiceStub):
     """
 
 class CheckServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers whether the holder of a key may do an action on a resource."""
+    """Decides whether the holder of a key may do an action on a resource."""
 
     @_abc_1.abstractmethod
     def Check(

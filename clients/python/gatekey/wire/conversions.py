@@ -1,4 +1,4 @@
-"""Enums, times and grants: protobuf on the one side, domain values on the other."""
+"""Enums, times and grants: protobuf on the one side, values of `gatekey.core` on the other."""
 
 import enum
 from collections.abc import Iterable, Sequence
@@ -43,7 +43,7 @@ class Wrapper(Protocol[V_co]):
 
 
 class EnumMapping(Generic[E, V]):
-    """A domain enum and protobuf's: the names are the same but for the prefix."""
+    """An enum of `gatekey.core` and protobuf's: the names are the same but for the prefix."""
 
     def __init__(self, values: type[E], wrapper: Wrapper[V], prefix: str) -> None:
         self._numbers: dict[E | None, V] = {value: wrapper.Value(f"{prefix}{value.name}") for value in values}

@@ -1,1 +1,1 @@
-"""Conversions between protobuf messages and values of the domain."""
+"""Conversions between protobuf messages and values of `gatekey.core`."""

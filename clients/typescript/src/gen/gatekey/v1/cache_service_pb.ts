@@ -48,7 +48,7 @@ export type ResolveRequest = Message<"gatekey.v1.ResolveRequest"> & {
 
   /**
    * The last `cursor` of `Sync`: what the secrets stand for is then told as of it, or later in the same
-   * history. Answered `UNAVAILABLE` (`REVISION_NOT_REACHED`) by a server that has not applied it, also
+   * history. A server that has not applied it responds `UNAVAILABLE` (`REVISION_NOT_REACHED`), also
    * where it has gone further in another history, as before the restore of a backup.
    *
    * @generated from field: bytes cursor = 4;

@@ -481,7 +481,7 @@ export const CheckResponse_ReasonSchema: GenEnum<CheckResponse_Reason> = /*@__PU
   enumDesc(file_gatekey_v1_check_service, 7, 0);
 
 /**
- * Answers whether the holder of a key may do an action on a resource.
+ * Decides whether the holder of a key may do an action on a resource.
  *
  * @generated from service gatekey.v1.CheckService
  */
