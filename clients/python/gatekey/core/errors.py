@@ -1,6 +1,6 @@
 """The errors of Gatekey, as one tree.
 
-GatekeyError
+DomainError
 ├── InvalidRequest       the request cannot be carried out in any state of the data
 ├── Unauthenticated      the caller did not prove who it is
 ├── PermissionDenied     the caller is known, and may not do this
